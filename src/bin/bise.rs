@@ -1,0 +1,3 @@
+//! The `bise` command line.
+
+fn main() {}

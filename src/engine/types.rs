@@ -1,0 +1,262 @@
+//! What goes into the engine and what comes out: plain data, the same for the
+//! browser and the command line.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How weights are stored on the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightMode {
+    /// Every tensor in the checkpoint's own precision.
+    Checkpoint,
+    /// Linear weights as F8_E4M3 with one scale per output row.
+    #[default]
+    F8,
+}
+
+/// Options of a load.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct LoadOptions {
+    /// How to store weights.
+    pub weights: WeightMode,
+    /// Positions to reserve key/value cache for; default: the model's own limit, at most 4096.
+    pub context_length: Option<u32>,
+}
+
+/// How far a load is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Units done in this phase: bytes for `weights`, pipelines for `shaders`.
+    pub done: u64,
+    /// Units in all, once known; else 0.
+    pub total: u64,
+}
+
+/// The phases of a load, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Requesting the adapter and device.
+    Adapter,
+    /// Reading config, tokenizer and shard headers.
+    Config,
+    /// Streaming weights.
+    Weights,
+    /// Compiling shaders.
+    Shaders,
+}
+
+/// A chat message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// `system`, `user` or `assistant`; the template decides.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+/// What to continue.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prompt {
+    /// Chat messages, rendered with the checkpoint's template.
+    Messages(Vec<Message>),
+    /// Text, encoded with the tokenizer's own special tokens.
+    Text(String),
+    /// Token ids, taken as they are.
+    Ids(Vec<u32>),
+}
+
+/// One generation request. Absent numbers mean: the checkpoint's
+/// generation_config.json, else the neutral value.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// What to continue: `{messages: [...]}`, `{text: "..."}` or `{ids: [...]}`.
+    pub prompt: Prompt,
+    /// 0 is greedy; at least 0.
+    #[serde(default)]
+    pub temperature: Option<f32>,
+    /// Keep the smallest set of tokens with at least this probability, (0, 1].
+    #[serde(default)]
+    pub top_p: Option<f32>,
+    /// Keep this many tokens; 0: all.
+    #[serde(default)]
+    pub top_k: Option<u32>,
+    /// Drop tokens below this share of the best one's probability, [0, 1].
+    #[serde(default)]
+    pub min_p: Option<f32>,
+    /// Tokens to generate at most; default: what the context holds.
+    #[serde(default)]
+    pub max_tokens: Option<u32>,
+    /// Strings that end the text; they are not part of it.
+    #[serde(default)]
+    pub stop: Vec<String>,
+    /// Seed of the draw; absent: a random one.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// Added to the logits of these token ids (keys are decimal ids), [-100, 100].
+    #[serde(default)]
+    pub logit_bias: BTreeMap<String, f32>,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; above 0.
+    #[serde(default)]
+    pub repetition_penalty: Option<f32>,
+    /// Subtracted per occurrence in the output, [-2, 2].
+    #[serde(default)]
+    pub frequency_penalty: Option<f32>,
+    /// Subtracted once if it occurs in the output, [-2, 2].
+    #[serde(default)]
+    pub presence_penalty: Option<f32>,
+    /// Go on after an end-of-sequence token.
+    #[serde(default)]
+    pub ignore_eos: bool,
+    /// Report log-probabilities with this many alternatives per token (0: the token's own only), at most 20.
+    #[serde(default)]
+    pub logprobs: Option<u32>,
+}
+
+/// Log-probability of one token under the model's own distribution (before temperature and cuts).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Alternative {
+    /// Token id.
+    pub id: u32,
+    /// The token's text, with U+FFFD where it is only part of a character.
+    pub token: String,
+    /// The token's bytes.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+/// A generated token with its alternatives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TokenLogprob {
+    /// The chosen token.
+    #[serde(flatten)]
+    pub chosen: Alternative,
+    /// The likeliest tokens, likeliest first.
+    pub top: Vec<Alternative>,
+}
+
+/// What one step added to the text. `text` may be empty while a character or a
+/// possible stop string is incomplete.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Delta {
+    /// New text.
+    pub text: String,
+    /// The generated token's id.
+    pub id: u32,
+    /// Only if asked for.
+    pub logprobs: Option<TokenLogprob>,
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// An end-of-sequence token or a stop string.
+    Stop,
+    /// `max_tokens` or the context was reached.
+    Length,
+}
+
+/// Where the time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Timings {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// From the request to the first token, milliseconds.
+    pub prompt_ms: f64,
+    /// Tokens generated.
+    pub completion_tokens: u32,
+    /// From the first token to the last, milliseconds.
+    pub completion_ms: f64,
+    /// Tokens after the first, per second between them; 0 where there was one or none.
+    pub tokens_per_second: f64,
+}
+
+/// A finished generation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Output {
+    /// The prompt as tokens.
+    pub prompt_ids: Vec<u32>,
+    /// The generated tokens, a final end-of-sequence token included.
+    pub ids: Vec<u32>,
+    /// Their text, without end-of-sequence token and stop string.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// One per generated token, only if asked for.
+    pub logprobs: Option<Vec<TokenLogprob>>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// The adapter, as far as it says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterInfo {
+    /// Name or description.
+    pub name: String,
+    /// Vendor.
+    pub vendor: String,
+    /// Whether it is a software adapter.
+    pub software: bool,
+    /// Whether subgroup operations are used.
+    pub subgroups: bool,
+    /// Which FP8 decoder its self-test allows: `fast` or `safe`.
+    pub fp8_decoder: String,
+}
+
+/// Bytes on the device, by purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Weights and their scales.
+    pub weights: u64,
+    /// Key/value cache.
+    pub kv_cache: u64,
+    /// Activations, tables and staging.
+    pub activations: u64,
+    /// All of them.
+    pub total: u64,
+}
+
+/// What is loaded.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Info {
+    /// `model_type` of config.json.
+    pub architecture: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Positions a conversation may take here.
+    pub context_length: u32,
+    /// Positions the model was made for.
+    pub max_context_length: u32,
+    /// Sliding window, if any.
+    pub sliding_window: Option<u32>,
+    /// Layers.
+    pub layers: u32,
+    /// Vocabulary size.
+    pub vocab: u32,
+    /// How weights are stored.
+    pub weights: WeightMode,
+    /// `webgpu`.
+    pub backend: String,
+    /// The adapter.
+    pub adapter: AdapterInfo,
+    /// Device memory.
+    pub memory: Memory,
+    /// Whether the checkpoint has a chat template.
+    pub chat: bool,
+    /// Whether the checkpoint has a tokenizer.
+    pub tokenizer: bool,
+}

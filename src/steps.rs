@@ -1,0 +1,204 @@
+//! The interface of a decoder's steps, implemented once per backend.
+//!
+//! `model::decoder` is written against [`Steps`] alone, so the decoder exists
+//! once: `kernels` runs the steps as WGSL dispatches, `reference` as plain loops.
+//! Activations are named by role ([`Slot`]); a backend owns their storage.
+
+use crate::dtype::Dtype;
+
+/// Activations of one forward pass, all f32, row-major. T = tokens of the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// Residual stream. `(T, hidden)`
+    X,
+    /// Normalised input of the next product. `(T, hidden)`
+    Normed,
+    /// Queries, keys and values of one layer, side by side. `(T, q_width + 2 * kv_width)`
+    Qkv,
+    /// Attention output before the output projection. `(T, q_width)`
+    AttnOut,
+    /// `silu(gate) * up`. `(T, intermediate)`
+    Mlp,
+    /// Normalised residual of the batch's last token. `(1, hidden)`
+    LastNormed,
+    /// Logits of the batch's last token. `(1, vocab)`
+    Logits,
+}
+
+/// Whether a product replaces its destination or is added to it (residual).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Write {
+    /// `y = x W^T`
+    Set,
+    /// `y += x W^T`
+    Add,
+}
+
+/// Sizes that a backend needs before the first tensor arrives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderShape {
+    /// Width of the residual stream.
+    pub hidden: u32,
+    /// Width of the MLP.
+    pub intermediate: u32,
+    /// Number of layers.
+    pub layers: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Width of one head, even.
+    pub head_dim: u32,
+    /// Rows of the embedding table and of the output head.
+    pub vocab: u32,
+    /// Epsilon of every RMSNorm.
+    pub norm_epsilon: f32,
+    /// Keys visible to a query, itself included; `None`: all before it.
+    pub window: Option<u32>,
+    /// Positions a sequence may have.
+    pub context: u32,
+    /// Tokens that one forward pass may hold.
+    pub max_batch: u32,
+    /// Rotary frequencies in radians per position. `(head_dim / 2)`
+    pub inv_freq: Vec<f32>,
+    /// Factor on the cosine and sine tables (1 except for scaled rope types).
+    pub rope_scale: f32,
+}
+
+impl DecoderShape {
+    /// Width of all query heads together.
+    pub fn q_width(&self) -> u32 {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key heads together, and of all value heads.
+    pub fn kv_width(&self) -> u32 {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Width of the fused q/k/v product.
+    pub fn qkv_width(&self) -> u32 {
+        self.q_width() + 2 * self.kv_width()
+    }
+
+    /// Slots of the rolling key/value cache: the context, or the window plus what
+    /// one batch may write before its first query has read the window behind it.
+    pub fn cache_slots(&self) -> u32 {
+        match self.window {
+            Some(window) => self.context.min(window.saturating_add(self.max_batch)),
+            None => self.context,
+        }
+    }
+
+    /// Width of `slot` in f32 elements per row.
+    pub fn width(&self, slot: Slot) -> u32 {
+        match slot {
+            Slot::X | Slot::Normed | Slot::LastNormed => self.hidden,
+            Slot::Qkv => self.qkv_width(),
+            Slot::AttnOut => self.q_width(),
+            Slot::Mlp => self.intermediate,
+            Slot::Logits => self.vocab,
+        }
+    }
+
+    /// Rows of `slot` in a batch of `tokens`.
+    pub fn rows(&self, slot: Slot, tokens: u32) -> u32 {
+        match slot {
+            Slot::LastNormed | Slot::Logits => 1,
+            _ => tokens,
+        }
+    }
+
+    /// Cosines and sines for `tokens` positions from `position`, angles in f32 as
+    /// transformers computes them. `(T, head_dim / 2)` pairs.
+    pub fn rope_table(&self, position: u32, tokens: u32) -> Vec<[f32; 2]> {
+        let angles = (position..position + tokens)
+            .flat_map(|p| self.inv_freq.iter().map(move |frequency| p as f32 * frequency));
+        angles.map(|a| [a.cos() * self.rope_scale, a.sin() * self.rope_scale]).collect()
+    }
+}
+
+/// One weight matrix, `(rows, cols)` row-major: y = x W^T.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatrixSpec {
+    /// Name for error messages and GPU labels.
+    pub label: String,
+    /// Output features.
+    pub rows: u32,
+    /// Input features.
+    pub cols: u32,
+    /// How the elements are stored: F32, F16, BF16, F8_E4M3 or F8_E5M2.
+    pub dtype: Dtype,
+    /// Scales per row, each for `ceil(cols / scale_cols)` neighbouring columns; 0: none.
+    pub scale_cols: u32,
+}
+
+/// Tokens that one forward pass processes, consecutive in one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Token ids, each below the vocabulary size; at most `max_batch`.
+    pub ids: &'a [u32],
+    /// Position of the first of them in the sequence.
+    pub position: u32,
+    /// Whether these tokens are a prompt. Prompts always take the matrix-matrix
+    /// path, so that a token's result does not depend on how a prompt was cut.
+    pub prompt: bool,
+}
+
+/// Where weights go: allocation and upload, in whole rows.
+pub trait Store {
+    /// A weight matrix on this backend.
+    type Matrix;
+    /// A vector of f32, such as a norm's weight.
+    type Vector;
+    /// What may go wrong.
+    type Error: std::error::Error + 'static;
+
+    /// Allocates an uninitialised matrix.
+    fn matrix(&mut self, spec: &MatrixSpec) -> Result<Self::Matrix, Self::Error>;
+
+    /// Writes whole rows from `first_row` on, tightly packed in the matrix's dtype.
+    fn write_rows(&mut self, matrix: &Self::Matrix, first_row: u32, bytes: &[u8]) -> Result<(), Self::Error>;
+
+    /// Writes scales for whole rows from `first_row` on. `(rows, scale_cols)`
+    fn write_scales(
+        &mut self,
+        matrix: &Self::Matrix,
+        first_row: u32,
+        scales: &[f32],
+    ) -> Result<(), Self::Error>;
+
+    /// Allocates and fills a vector.
+    fn vector(&mut self, label: &str, values: &[f32]) -> Result<Self::Vector, Self::Error>;
+
+    /// Waits until the writes so far have left host memory and reports any failure among them.
+    async fn flush(&mut self) -> Result<(), Self::Error>;
+}
+
+/// The steps of the decoder, in the order in which a layer takes them.
+pub trait Steps: Store {
+    /// Starts a forward pass.
+    fn begin(&mut self, batch: &Batch) -> Result<(), Self::Error>;
+
+    /// `X[t] = table[ids[t]]`.
+    fn embed(&mut self, table: &Self::Matrix) -> Result<(), Self::Error>;
+
+    /// `y = x / rms(x) * weight`, by row; into [`Slot::LastNormed`] the last row only.
+    fn rms_norm(&mut self, x: Slot, weight: &Self::Vector, y: Slot) -> Result<(), Self::Error>;
+
+    /// `y = x W^T` or `y += x W^T`.
+    fn linear(&mut self, x: Slot, weight: &Self::Matrix, y: Slot, write: Write) -> Result<(), Self::Error>;
+
+    /// `Mlp = silu(x Wg^T) * (x Wu^T)`.
+    fn gated_linear(&mut self, x: Slot, gate: &Self::Matrix, up: &Self::Matrix) -> Result<(), Self::Error>;
+
+    /// Rotates the queries in [`Slot::Qkv`] in place and stores rotated keys, and values, in the
+    /// layer's cache at the batch's positions.
+    fn rope_store(&mut self, layer: u32) -> Result<(), Self::Error>;
+
+    /// Attention of the batch's queries over the layer's cache, into [`Slot::AttnOut`].
+    fn attend(&mut self, layer: u32) -> Result<(), Self::Error>;
+
+    /// Submits the pass. With `logits`, waits and returns [`Slot::Logits`]. `(vocab)`
+    async fn finish(&mut self, logits: bool) -> Result<Option<Vec<f32>>, Self::Error>;
+}
