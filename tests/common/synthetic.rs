@@ -1,0 +1,1 @@
+//! A checkpoint of any size that is computed, never stored.
