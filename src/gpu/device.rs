@@ -323,7 +323,8 @@ async fn find_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> Result
         wanted.is_none_or(|part| adapter.get_info().name.to_lowercase().contains(&part.to_lowercase()))
     };
     adapters.into_iter().filter(matches).min_by_key(rank).ok_or_else(|| GpuError::NoAdapter {
-        wanted: wanted.map_or_else(|| "on this machine".into(), |part| format!("whose name contains {part:?}")),
+        wanted: wanted
+            .map_or_else(|| "on this machine".into(), |part| format!("whose name contains {part:?}")),
         found: if names.is_empty() { "none".into() } else { names.join(", ") },
     })
 }
