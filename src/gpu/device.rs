@@ -232,7 +232,8 @@ impl Gpu {
         let made = allocate();
         let after: u64 = self.accounts.0.iter().map(Cell::get).sum();
         let (validation, memory) = (validation.pop(), memory.pop());
-        for error in [validation.await, memory.await].into_iter().flatten() {
+        let errors = [validation.await, memory.await];
+        if let Some(error) = errors.into_iter().flatten().next() {
             return Err(from_wgpu(label, after.saturating_sub(before), &error));
         }
         self.check()?;
