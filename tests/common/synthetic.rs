@@ -69,7 +69,11 @@ fn mistral_tensors(config_json: &str) -> Vec<TensorSpec> {
     let vocab = number("vocab_size").unwrap();
     let mut tensors = Vec::new();
     let mut add = |name: String, shape: &[u64]| {
-        tensors.push(TensorSpec { name: format!("{name}.weight"), dtype: Dtype::Bf16, shape: shape.to_vec() });
+        tensors.push(TensorSpec {
+            name: format!("{name}.weight"),
+            dtype: Dtype::Bf16,
+            shape: shape.to_vec(),
+        });
     };
     add("model.embed_tokens".into(), &[vocab, hidden]);
     for layer in 0..number("num_hidden_layers").unwrap() {
