@@ -146,6 +146,7 @@ pub struct Batch<'a> {
 }
 
 /// Where weights go: allocation and upload, in whole rows.
+#[allow(async_fn_in_trait, reason = "single-threaded by design: no future here needs Send")]
 pub trait Store {
     /// A weight matrix on this backend.
     type Matrix;
@@ -176,6 +177,7 @@ pub trait Store {
 }
 
 /// The steps of the decoder, in the order in which a layer takes them.
+#[allow(async_fn_in_trait, reason = "single-threaded by design: no future here needs Send")]
 pub trait Steps: Store {
     /// Starts a forward pass.
     fn begin(&mut self, batch: &Batch) -> Result<(), Self::Error>;
