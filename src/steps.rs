@@ -169,8 +169,11 @@ pub trait Store {
         scales: &[f32],
     ) -> Result<(), Self::Error>;
 
-    /// Allocates and fills a vector.
-    fn vector(&mut self, label: &str, values: &[f32]) -> Result<Self::Vector, Self::Error>;
+    /// Allocates a vector of `len` zeros.
+    fn vector(&mut self, label: &str, len: u32) -> Result<Self::Vector, Self::Error>;
+
+    /// Fills a vector.
+    fn write_vector(&mut self, vector: &Self::Vector, values: &[f32]) -> Result<(), Self::Error>;
 
     /// Waits for the device's verdict on the allocations so far.
     async fn allocated(&mut self) -> Result<(), Self::Error>;

@@ -82,6 +82,8 @@ pub enum CheckpointError {
     Unlisted { tensor: String, shard: String },
     #[error("tensor {tensor} lies in both {first} and {second}")]
     DuplicateTensor { tensor: String, first: String, second: String },
+    #[error("the checkpoint has no tensor {tensor}")]
+    UnknownTensor { tensor: String },
 
     // Quantisation.
     #[error("quantization_config: {key} is {found}, which is not supported; {supported}")]

@@ -22,7 +22,8 @@ use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::header::{Header, LENGTH_BYTES, TensorInfo};
 use crate::checkpoint::index::{INDEX_FILE, Index, SINGLE_FILE};
 use crate::checkpoint::source::{ByteSource, ByteStream, Opened, SourceError, collect, read_all};
-use crate::checkpoint::stream::StreamParser;
+use crate::checkpoint::stream::{Event, StreamParser};
+use crate::dtype::widen;
 
 /// Bytes fetched to begin with: most headers are shorter.
 const FIRST_BYTES: u64 = 64 << 10;
@@ -123,6 +124,43 @@ impl Manifest {
     /// Size of all tensors together, in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.header.data_bytes()).sum()
+    }
+
+    /// Reads one tensor as f32: meant for scales and norms, which are needed as a whole.
+    ///
+    /// # Errors
+    /// [`CheckpointError::UnknownTensor`]; [`SourceError::TooLarge`] beyond `limit_bytes`; a NaN or
+    /// an infinity; a dtype that holds no floats; what [`ShardStream`] reports.
+    pub async fn read_f32<S: ByteSource>(
+        &self,
+        source: &S,
+        name: &str,
+        limit_bytes: u64,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<f32>, CheckpointError> {
+        let unknown = || CheckpointError::UnknownTensor { tensor: name.to_owned() };
+        let (shard, position) = self.find(name).ok_or_else(unknown)?;
+        let (file, tensor) = (&shard.file, name.to_owned());
+        let (_, info) = self.get(name).ok_or_else(unknown)?;
+        if info.bytes() > limit_bytes {
+            let (file, bytes) = (format!("{file}: {tensor}"), info.bytes());
+            return Err(SourceError::TooLarge { file, bytes, limit: limit_bytes }.into());
+        }
+        let mut values = Vec::new();
+        let mut stream = ShardStream::open(source, shard, position..position + 1, cancelled).await?;
+        let mut parser = stream.parser()?;
+        let mut sink = |event: Event<'_>| {
+            let Event::Chunk(chunk) = event else { return Ok(()) };
+            chunk.check_finite(file)?;
+            let failed =
+                |source| CheckpointError::Values { file: file.clone(), tensor: tensor.clone(), source };
+            widen(info.dtype, chunk.bytes, &mut values).map_err(failed)
+        };
+        while let Some(piece) = stream.next_piece().await? {
+            parser.write(&piece, &mut sink)?;
+        }
+        parser.end(&mut sink)?;
+        Ok(values)
     }
 
     fn check_index(&self, index: &Index) -> Result<(), CheckpointError> {

@@ -7,6 +7,7 @@
 //! stream    push parser: bytes -> chunks of whole rows
 //! manifest  a whole checkpoint, and the streams over it
 //! scales    which FP8 format this is: weight -> scale
+//! sink      where files are written to
 //! writer    the inverse: tensors -> files and index
 //! ```
 
@@ -18,6 +19,7 @@ pub mod index;
 pub mod stream;
 pub mod manifest;
 pub mod scales;
+pub mod sink;
 pub mod writer;
 
 pub use error::CheckpointError;

@@ -35,6 +35,7 @@ pub struct BackendInfo {
 /// A norm's weight in GPU memory.
 pub struct GpuVector {
     id: u32,
+    len: u32,
     buffer: GpuBuffer,
 }
 
@@ -411,12 +412,20 @@ impl Store for WebGpu {
         self.uploader.scales(&self.gpu, matrix, first_row, scales)
     }
 
-    fn vector(&mut self, label: &str, values: &[f32]) -> Result<GpuVector, GpuError> {
+    fn vector(&mut self, label: &str, len: u32) -> Result<GpuVector, GpuError> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let words = (values.len() as u64).next_multiple_of(u64::from(PITCH));
-        let buffer = self.gpu.buffer(label, words * 4, usage, Purpose::Weights)?;
-        self.uploader.bytes(&self.gpu, &buffer, 0, bytemuck::cast_slice(values));
-        Ok(GpuVector { id: self.next_id(), buffer })
+        let bytes = u64::from(len.next_multiple_of(PITCH)) * 4;
+        let buffer = self.gpu.buffer(label, bytes, usage, Purpose::Weights)?;
+        Ok(GpuVector { id: self.next_id(), len, buffer })
+    }
+
+    fn write_vector(&mut self, vector: &GpuVector, values: &[f32]) -> Result<(), GpuError> {
+        if values.len() != vector.len as usize {
+            let detail = format!("{} values for a vector of {}", values.len(), vector.len);
+            return Err(GpuError::Shape { label: "vector".into(), detail });
+        }
+        self.uploader.bytes(&self.gpu, &vector.buffer, 0, bytemuck::cast_slice(values));
+        Ok(())
     }
 
     async fn allocated(&mut self) -> Result<(), GpuError> {
