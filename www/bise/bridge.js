@@ -89,7 +89,7 @@ export class Bridge {
   #receive(message) {
     this.#heard = true;
     if (message.type === "crashed") {
-      this.#end(new BiseError("device-lost", `The engine crashed: ${message.message}. Load the model again.`));
+      this.#end(new BiseError("device-lost", `The engine crashed: ${message.message} (the browser's console says more). Load the model again.`));
       return;
     }
     const waiting = this.#waiting.get(message.id);

@@ -25,14 +25,17 @@ export function checkNames(given, known, what) {
 }
 
 /**
- * The known name that takes the fewest edits.
+ * The known name that begins so, else the one that takes the fewest edits.
  *
  * @param {string} name
  * @param {readonly string[]} known
  */
 export function nearest(name, known) {
   const plain = (/** @type {string} */ text) => text.toLowerCase().replaceAll(/[^a-z0-9]/g, "");
-  const ranked = known.map((each) => ({ each, edits: distance(plain(name), plain(each)) }));
+  const wanted = plain(name);
+  const begun = wanted === "" ? undefined : known.find((each) => plain(each).startsWith(wanted));
+  if (begun !== undefined) return begun;
+  const ranked = known.map((each) => ({ each, edits: distance(wanted, plain(each)) }));
   ranked.sort((a, b) => a.edits - b.edits);
   return ranked[0]?.each ?? "";
 }

@@ -1,4 +1,4 @@
-/** Numbers for people. */
+/** Text for people, and from them. Pure functions. */
 
 /** @param {number} bytes */
 export function formatBytes(bytes) {
@@ -43,4 +43,29 @@ export class Rate {
     if (first === undefined || at - first.at < 50) return 0;
     return ((count - first.count) * 1000) / (at - first.at);
   }
+}
+
+/**
+ * @param {number} done
+ * @param {number} total
+ * @param {number} perSecond
+ */
+export function weightsLine(done, total, perSecond) {
+  const parts = [total > 0 ? `${formatBytes(done)} of ${formatBytes(total)}` : formatBytes(done)];
+  if (perSecond > 0) parts.push(`${formatBytes(perSecond)}/s`);
+  if (perSecond > 0 && total > done) parts.push(`${formatDuration((total - done) / perSecond)} left`);
+  return parts.join(", ");
+}
+
+/**
+ * People paste the address of a model's page: its hub name is meant.
+ *
+ * @param {string} text
+ * @param {string} hubUrl
+ */
+export function fromHubPage(text, hubUrl) {
+  if (!text.startsWith(`${hubUrl}/`)) return text;
+  const parts = /^\/([\w.-]+\/[\w.-]+)(?:\/tree\/([^/?#]+))?\/?(?:[?#].*)?$/.exec(text.slice(hubUrl.length));
+  if (parts === null) return text;
+  return parts[2] === undefined ? `${parts[1]}` : `${parts[1]}@${decodeURIComponent(parts[2])}`;
 }

@@ -2,7 +2,7 @@
 
 import { BiseError, Engine, HUB_URL } from "../pkg/index.js";
 import { byId } from "./dom.js";
-import { Rate, formatBytes, formatDuration } from "./format.js";
+import { Rate, fromHubPage, weightsLine } from "./format.js";
 
 /** @typedef {import("../pkg/index.js").Engine} LoadedEngine */
 /** @typedef {Parameters<typeof Engine.load>[0]} Model */
@@ -40,7 +40,7 @@ export class ModelsPanel {
     }
     byId("models-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
-      const address = fromHubPage(this.#address.value.trim());
+      const address = fromHubPage(this.#address.value.trim(), HUB_URL);
       if (address === "") this.#address.focus();
       else void this.load(address, address);
     });
@@ -154,28 +154,4 @@ export class ModelsPanel {
       if (!(thrown instanceof DOMException && thrown.name === "AbortError")) this.#events.onFailed(thrown, () => void this.#pickFolder(fallback));
     }
   }
-}
-
-/**
- * @param {number} done
- * @param {number} total
- * @param {number} perSecond
- */
-export function weightsLine(done, total, perSecond) {
-  const parts = [total > 0 ? `${formatBytes(done)} of ${formatBytes(total)}` : formatBytes(done)];
-  if (perSecond > 0) parts.push(`${formatBytes(perSecond)}/s`);
-  if (perSecond > 0 && total > done) parts.push(`${formatDuration((total - done) / perSecond)} left`);
-  return parts.join(", ");
-}
-
-/**
- * People paste the address of a model's page: its hub name is meant.
- *
- * @param {string} text
- */
-export function fromHubPage(text) {
-  if (!text.startsWith(`${HUB_URL}/`)) return text;
-  const parts = /^\/([\w.-]+\/[\w.-]+)(?:\/tree\/([^/]+))?\/?(?:[?#].*)?$/.exec(text.slice(HUB_URL.length));
-  if (parts === null) return text;
-  return parts[2] === undefined ? `${parts[1]}` : `${parts[1]}@${decodeURIComponent(parts[2])}`;
 }
