@@ -101,9 +101,17 @@ export class ChatPanel {
     const options = this.#around.sampling.read();
     if (options === null) return;
     this.#prompt.value = "";
+    this.#dropUnanswered();
     this.#messages.push({ role: "user", content: text });
     this.#log.append(element("article", { className: "turn user", ariaLabel: "You", textContent: text }));
     this.#ended = this.#reply(options);
+  }
+
+  /** Takes back a message without a reply, since templates want the roles to alternate. */
+  #dropUnanswered() {
+    if (this.#messages.at(-1)?.role !== "user") return "";
+    this.#log.lastElementChild?.remove();
+    return this.#messages.pop()?.content ?? "";
   }
 
   #regenerate() {
@@ -201,6 +209,8 @@ export class ChatPanel {
   #finish(turn, text, note, failure) {
     if (text !== "") this.#messages.push({ role: "assistant", content: text });
     else turn.remove();
+    // Stopped before the first word: the message goes back to where it was written.
+    if (text === "" && note === "stopped") this.#prompt.value ||= this.#dropUnanswered();
     if (failure !== undefined) {
       this.#around.status.speed(null);
       this.#announcer.textContent = "";

@@ -6,7 +6,7 @@ import { button, byId, element } from "./dom.js";
 /** @type {Record<import("../pkg/index.js").BiseError["code"], string>} */
 const TITLES = {
   "no-webgpu": "This browser cannot run models yet",
-  "device-lost": "The graphics device was lost",
+  "device-lost": "The engine was lost",
   "out-of-memory": "Not enough GPU memory",
   "unsupported-model": "This kind of model is not supported",
   "bad-checkpoint": "The model’s files are damaged or incomplete",
@@ -21,7 +21,7 @@ const TITLES = {
 /** @type {Partial<Record<import("../pkg/index.js").BiseError["code"], string>>} */
 const REMEDIES = {
   "no-webgpu": "bise computes on the graphics card, through WebGPU. On Linux it may have to be switched on in the browser’s settings first.",
-  "device-lost": "Other programs, a driver update or a sleeping computer can take it away. Loading the model again usually helps.",
+  "device-lost": "Other programs, a driver update or a sleeping computer can take the graphics device away. Loading the model again usually helps.",
   "out-of-memory": "Close other tabs, keep the weights as FP8, or take a smaller model.",
   network: "Check the name or address and your connection. Gated models cannot be fetched without an account: download such a model and open its folder.",
 };
