@@ -1,4 +1,10 @@
 //! Element types of safetensors and exact scalar codecs between them and f32.
+//!
+//! All bytes are little-endian. Narrowing rounds to nearest, ties to even; FP8
+//! clamps to the format's largest finite value (torch's own cast does not, and
+//! turns what is out of range into NaN).
+
+use half::{bf16, f16};
 
 /// Element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,7 +37,66 @@ pub enum Dtype {
     Bool,
 }
 
+/// What can go wrong when values change their type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DtypeError {
+    /// An integer or scale type where a float was needed.
+    #[error("{0} holds no float weights")]
+    NotFloat(Dtype),
+    /// The bytes are no whole number of elements.
+    #[error("{bytes} bytes are no whole number of {dtype} elements")]
+    Ragged {
+        /// Element type.
+        dtype: Dtype,
+        /// Length given.
+        bytes: usize,
+    },
+    /// Input and output differ in length.
+    #[error("{values} values do not fit {slots} places")]
+    Length {
+        /// Length of the input in elements.
+        values: usize,
+        /// Length of the output in elements.
+        slots: usize,
+    },
+    /// NaN or infinity where a weight should be.
+    #[error("element {element} is not finite")]
+    NotFinite {
+        /// Index of the first such element.
+        element: usize,
+    },
+}
+
+/// Every type with its safetensors name.
+const NAMES: [(Dtype, &str); 13] = [
+    (Dtype::F64, "F64"),
+    (Dtype::F32, "F32"),
+    (Dtype::F16, "F16"),
+    (Dtype::Bf16, "BF16"),
+    (Dtype::F8E4m3, "F8_E4M3"),
+    (Dtype::F8E5m2, "F8_E5M2"),
+    (Dtype::F8E8m0, "F8_E8M0"),
+    (Dtype::I64, "I64"),
+    (Dtype::I32, "I32"),
+    (Dtype::I16, "I16"),
+    (Dtype::I8, "I8"),
+    (Dtype::U8, "U8"),
+    (Dtype::Bool, "BOOL"),
+];
+
 impl Dtype {
+    /// All types that bise reads.
+    pub const ALL: [Dtype; 13] = {
+        let mut all = [Dtype::F64; 13];
+        let mut i = 0;
+        #[allow(clippy::indexing_slicing, reason = "evaluated at compile time, where it cannot panic later")]
+        while i < 13 {
+            all[i] = NAMES[i].0;
+            i += 1;
+        }
+        all
+    };
+
     /// Size of one element in bytes.
     pub fn size_bytes(self) -> u64 {
         match self {
@@ -41,4 +106,244 @@ impl Dtype {
             Dtype::F8E4m3 | Dtype::F8E5m2 | Dtype::F8E8m0 | Dtype::I8 | Dtype::U8 | Dtype::Bool => 1,
         }
     }
+
+    /// The type of that safetensors name. Anything else is `None`: the FNUZ variants of FP8, for
+    /// one, have the same size and other values.
+    pub fn parse(name: &str) -> Option<Dtype> {
+        NAMES.iter().find(|(_, n)| *n == name).map(|(dtype, _)| *dtype)
+    }
+
+    /// The safetensors name.
+    pub fn name(self) -> &'static str {
+        NAMES.iter().find(|(dtype, _)| *dtype == self).map_or("", |(_, name)| name)
+    }
+
+    /// Whether the type holds float values by itself, so that [`widen`] takes it.
+    pub fn is_float(self) -> bool {
+        matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F8E4m3 | Dtype::F8E5m2)
+    }
+
+    /// Whether the type is an 8-bit float with a mantissa.
+    pub fn is_f8(self) -> bool {
+        matches!(self, Dtype::F8E4m3 | Dtype::F8E5m2)
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Largest finite F8_E4M3 value.
+pub const E4M3_MAX: f32 = 448.0;
+/// Largest finite F8_E5M2 value.
+pub const E5M2_MAX: f32 = 57344.0;
+
+/// Values of all F8_E4M3 codes.
+pub static E4M3: [f32; 256] = table::<3, 7>(0x7f);
+/// Values of all F8_E5M2 codes.
+pub static E5M2: [f32; 256] = table::<2, 15>(0x7c);
+
+/// Values of an 8-bit float with that many mantissa bits. Codes from `first_special` on are NaN,
+/// but for the first of E5M2, which is infinity.
+const fn table<const MANTISSA: u32, const BIAS: i32>(first_special: u32) -> [f32; 256] {
+    let mut values = [0.0; 256];
+    let mut code = 0u32;
+    while code < 256 {
+        let magnitude = code & 0x7f;
+        let fraction = magnitude & ((1 << MANTISSA) - 1);
+        let exponent = magnitude >> MANTISSA;
+        let value = if magnitude >= first_special {
+            if MANTISSA == 2 && fraction == 0 { f32::INFINITY } else { f32::NAN }
+        } else if exponent == 0 {
+            // Subnormal: fraction * 2^(1 - bias - mantissa), both factors exact in f32.
+            fraction as f32 * f32::from_bits(((128 - BIAS - MANTISSA as i32) as u32) << 23)
+        } else {
+            f32::from_bits(((exponent as i32 - BIAS + 127) as u32) << 23 | fraction << (23 - MANTISSA))
+        };
+        let sign = (code & 0x80) << 24;
+        #[allow(clippy::indexing_slicing, reason = "evaluated at compile time; code < 256")]
+        {
+            values[code as usize] = f32::from_bits(value.to_bits() | sign);
+        }
+        code += 1;
+    }
+    values
+}
+
+/// Value of an F8_E4M3 code.
+pub fn decode_e4m3(code: u8) -> f32 {
+    *E4M3.get(usize::from(code)).unwrap_or(&f32::NAN)
+}
+
+/// Value of an F8_E5M2 code.
+pub fn decode_e5m2(code: u8) -> f32 {
+    *E5M2.get(usize::from(code)).unwrap_or(&f32::NAN)
+}
+
+/// Whether an F8_E4M3 code is NaN; the format has no infinity.
+pub fn is_nan_e4m3(code: u8) -> bool {
+    code & 0x7f == 0x7f
+}
+
+/// Whether an F8_E5M2 code is NaN.
+pub fn is_nan_e5m2(code: u8) -> bool {
+    code & 0x7f > 0x7c
+}
+
+/// Whether an F8_E5M2 code is NaN or infinite.
+pub fn is_non_finite_e5m2(code: u8) -> bool {
+    code & 0x7f >= 0x7c
+}
+
+/// Nearest F8_E4M3 code, ties to even, clamped to +-448; NaN stays NaN.
+pub fn encode_e4m3(value: f32) -> u8 {
+    if value.is_nan() { sign_bit(value) | 0x7f } else { round_to_f8::<3, 7>(value, E4M3_MAX) }
+}
+
+/// Nearest F8_E5M2 code, ties to even, clamped to +-57344; NaN stays NaN.
+pub fn encode_e5m2(value: f32) -> u8 {
+    if value.is_nan() { sign_bit(value) | 0x7f } else { round_to_f8::<2, 15>(value, E5M2_MAX) }
+}
+
+fn sign_bit(value: f32) -> u8 {
+    (value.to_bits() >> 24) as u8 & 0x80
+}
+
+/// The rounding itself, without a branch, so that loops over it vectorise. `value` is no NaN.
+#[inline(always)]
+fn round_to_f8<const MANTISSA: u32, const BIAS: u32>(value: f32, max: f32) -> u8 {
+    let sign = (value.to_bits() >> 24) & 0x80;
+    let magnitude = if value.abs() < max { value.abs() } else { max };
+    let bits = magnitude.to_bits();
+    let shift = 23 - MANTISSA;
+    // Normal: add just under half of the last place kept, plus one where that place is odd.
+    let normal = (bits + (1 << (shift - 1)) - 1 + ((bits >> shift) & 1)) >> shift;
+    let normal = normal.wrapping_sub((127 - BIAS) << MANTISSA);
+    // Subnormal: adding a number whose last place is the format's smallest step lets the f32
+    // addition round, and leaves the number of steps in the low bits.
+    let magic = f32::from_bits((127 + 23 + 1 - BIAS - MANTISSA) << 23);
+    let subnormal = (magnitude + magic).to_bits().wrapping_sub(magic.to_bits());
+    let smallest_normal = (127 + 1 - BIAS) << 23;
+    (sign | if bits < smallest_normal { subnormal } else { normal }) as u8
+}
+
+/// Elements per step of the loops below: a fixed count vectorises even where the compiler
+/// optimises for size.
+const LANES: usize = 16;
+
+/// Quantises one row to F8_E4M3: returns `scale = absmax / 448` and writes
+/// `q = encode_e4m3(w / scale)`, so that `w ~ q * scale`. The scale is 1 where absmax / 448 is
+/// zero, as in a row of zeros.
+///
+/// # Errors
+/// A NaN or infinity in the row, or `out` of another length.
+pub fn quantize_row_e4m3(row: &[f32], out: &mut [u8]) -> Result<f32, DtypeError> {
+    if row.len() != out.len() {
+        return Err(DtypeError::Length { values: row.len(), slots: out.len() });
+    }
+    // For magnitudes the order of the bits is the order of the values, NaN and infinity on top:
+    // one integer maximum finds absmax and what is not finite.
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    let mut maxima = [0u32; LANES];
+    for block in blocks {
+        for (maximum, w) in maxima.iter_mut().zip(block) {
+            *maximum = (*maximum).max(w.to_bits() & 0x7fff_ffff);
+        }
+    }
+    let all = maxima.into_iter().chain(rest.iter().map(|w| w.to_bits() & 0x7fff_ffff));
+    let absmax = f32::from_bits(all.fold(0, u32::max));
+    if !absmax.is_finite() {
+        let element = row.iter().position(|w| !w.is_finite()).unwrap_or(0);
+        return Err(DtypeError::NotFinite { element });
+    }
+    let scale = match absmax / E4M3_MAX {
+        0.0 => 1.0,
+        scale => scale,
+    };
+    let (codes, codes_rest) = out.as_chunks_mut::<LANES>();
+    for (block, codes) in blocks.iter().zip(codes) {
+        for (code, w) in codes.iter_mut().zip(block) {
+            *code = round_to_f8::<3, 7>(w / scale, E4M3_MAX);
+        }
+    }
+    for (code, w) in codes_rest.iter_mut().zip(rest) {
+        *code = round_to_f8::<3, 7>(w / scale, E4M3_MAX);
+    }
+    Ok(scale)
+}
+
+/// Appends the values of `bytes` to `out`; F64 is rounded to f32.
+///
+/// # Errors
+/// A type that holds no floats, or a length that is no whole number of elements.
+pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> Result<(), DtypeError> {
+    fn append<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, value: impl Fn([u8; N]) -> f32) {
+        out.extend(bytes.as_chunks::<N>().0.iter().map(|element| value(*element)));
+    }
+    check_float(dtype, bytes)?;
+    match dtype {
+        Dtype::F64 => append(bytes, out, |b| f64::from_le_bytes(b) as f32),
+        Dtype::F32 => append(bytes, out, f32::from_le_bytes),
+        Dtype::F16 => append(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::Bf16 => append(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+        Dtype::F8E4m3 => append(bytes, out, |[code]| decode_e4m3(code)),
+        Dtype::F8E5m2 => append(bytes, out, |[code]| decode_e5m2(code)),
+        _ => return Err(DtypeError::NotFloat(dtype)),
+    }
+    Ok(())
+}
+
+/// Appends `values` as elements of `dtype` to `out`. F16 and BF16 overflow to infinity, as torch
+/// has it; FP8 clamps.
+///
+/// # Errors
+/// A type that holds no floats.
+pub fn narrow(dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<(), DtypeError> {
+    match dtype {
+        Dtype::F64 => out.extend(values.iter().flat_map(|v| f64::from(*v).to_le_bytes())),
+        Dtype::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        Dtype::F16 => out.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
+        Dtype::Bf16 => out.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+        Dtype::F8E4m3 => out.extend(values.iter().map(|v| encode_e4m3(*v))),
+        Dtype::F8E5m2 => out.extend(values.iter().map(|v| encode_e5m2(*v))),
+        _ => return Err(DtypeError::NotFloat(dtype)),
+    }
+    Ok(())
+}
+
+/// Index of the first element that is NaN or infinite, straight from the stored bits.
+///
+/// # Errors
+/// A type that holds no floats, or a length that is no whole number of elements.
+pub fn find_non_finite(dtype: Dtype, bytes: &[u8]) -> Result<Option<usize>, DtypeError> {
+    /// Blocks first, since a sum without early exit vectorises; then the place within the block.
+    fn find<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool) -> Option<usize> {
+        let elements = bytes.as_chunks::<N>().0;
+        let any = |block: &[[u8; N]]| block.iter().fold(false, |any, element| any | bad(*element));
+        let block = elements.chunks(256).position(any)?;
+        let within = elements.iter().skip(block * 256).position(|element| bad(*element))?;
+        Some(block * 256 + within)
+    }
+    check_float(dtype, bytes)?;
+    Ok(match dtype {
+        Dtype::F64 => find(bytes, |b| !f64::from_le_bytes(b).is_finite()),
+        Dtype::F32 => find(bytes, |b| !f32::from_le_bytes(b).is_finite()),
+        Dtype::F16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+        Dtype::Bf16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
+        Dtype::F8E4m3 => find(bytes, |[code]| is_nan_e4m3(code)),
+        Dtype::F8E5m2 => find(bytes, |[code]| is_non_finite_e5m2(code)),
+        _ => return Err(DtypeError::NotFloat(dtype)),
+    })
+}
+
+fn check_float(dtype: Dtype, bytes: &[u8]) -> Result<(), DtypeError> {
+    if !dtype.is_float() {
+        return Err(DtypeError::NotFloat(dtype));
+    }
+    if !(bytes.len() as u64).is_multiple_of(dtype.size_bytes()) {
+        return Err(DtypeError::Ragged { dtype, bytes: bytes.len() });
+    }
+    Ok(())
 }

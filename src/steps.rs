@@ -90,6 +90,11 @@ impl DecoderShape {
         }
     }
 
+    /// Bytes of the whole key/value cache: two f16 per element and position.
+    pub fn cache_bytes(&self) -> u64 {
+        u64::from(self.layers) * u64::from(self.cache_slots()) * u64::from(self.kv_width()) * 4
+    }
+
     /// Width of `slot` in f32 elements per row.
     pub fn width(&self, slot: Slot) -> u32 {
         match slot {
@@ -146,6 +151,7 @@ pub struct Batch<'a> {
 }
 
 /// Where weights go: allocation and upload, in whole rows.
+#[allow(async_fn_in_trait, reason = "single-threaded by design: no future here needs Send")]
 pub trait Store {
     /// A weight matrix on this backend.
     type Matrix;
@@ -168,15 +174,36 @@ pub trait Store {
         scales: &[f32],
     ) -> Result<(), Self::Error>;
 
-    /// Allocates and fills a vector.
-    fn vector(&mut self, label: &str, values: &[f32]) -> Result<Self::Vector, Self::Error>;
+    /// Allocates a vector of `len` zeros.
+    fn vector(&mut self, label: &str, len: u32) -> Result<Self::Vector, Self::Error>;
 
-    /// Waits until the writes so far have left host memory and reports any failure among them.
+    /// Fills a vector.
+    fn write_vector(&mut self, vector: &Self::Vector, values: &[f32]) -> Result<(), Self::Error>;
+
+    /// Waits for the device's verdict on the allocations so far.
+    async fn allocated(&mut self) -> Result<(), Self::Error>;
+
+    /// Waits until all but a bounded part of the writes so far has left host memory, and
+    /// reports any failure among them. Called after every chunk.
+    async fn relieve(&mut self) -> Result<(), Self::Error>;
+
+    /// Waits until all writes so far have left host memory.
     async fn flush(&mut self) -> Result<(), Self::Error>;
 }
 
 /// The steps of the decoder, in the order in which a layer takes them.
+#[allow(async_fn_in_trait, reason = "single-threaded by design: no future here needs Send")]
 pub trait Steps: Store {
+    /// From here on steps are only noted, not run, until [`Steps::compile`]: a decoder that
+    /// goes once through each kind of pass tells which kernels it will need.
+    fn plan(&mut self);
+
+    /// Ends planning and starts to compile what was noted.
+    fn compile(&mut self);
+
+    /// Waits for the compilation; `progress` hears how many kernels are done, of how many.
+    async fn compiled(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Self::Error>;
+
     /// Starts a forward pass.
     fn begin(&mut self, batch: &Batch) -> Result<(), Self::Error>;
 

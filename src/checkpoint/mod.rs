@@ -1,1 +1,29 @@
-//! checkpoint
+//! Bytes to tensors: safetensors checkpoints, streamed. No GPU, no web.
+//!
+//! ```text
+//! source    ByteSource, the one door to the outside
+//! header    one file's header -> TensorInfo
+//! index     tensor -> file
+//! stream    push parser: bytes -> chunks of whole rows
+//! manifest  a whole checkpoint, and the streams over it
+//! scales    which FP8 format this is: weight -> scale
+//! sink      where files are written to
+//! writer    the inverse: tensors -> files and index
+//! ```
+
+pub mod source;
+pub mod error;
+mod unique;
+pub mod header;
+pub mod index;
+pub mod stream;
+pub mod manifest;
+pub mod scales;
+pub mod sink;
+pub mod writer;
+
+pub use error::CheckpointError;
+pub use header::{Header, TensorInfo};
+pub use manifest::{Manifest, Shard, ShardStream};
+pub use source::{ByteSource, ByteStream, Opened, SourceError};
+pub use stream::{Event, StreamParser, TensorChunk};

@@ -1,1 +1,15 @@
-//! gpu
+//! Buffers: device, tensors, upload, pipelines, readback. Knows no kernel and no model.
+
+mod device;
+mod error;
+mod pipeline;
+mod readback;
+mod tensor;
+mod upload;
+
+pub use device::{DeviceTier, Gpu, GpuBuffer, GpuOptions, LimitChoice, Purpose};
+pub use error::GpuError;
+pub use pipeline::{Access, Binding, BindingKind, Kernel, Kernels, Pipeline};
+pub use readback::read_buffer;
+pub use tensor::{GpuMatrix, Part};
+pub use upload::Uploader;

@@ -1,1 +1,18 @@
-//! text
+//! Tokens <-> text: the tokenizer, its streaming decoder, chat templates, the
+//! sampler and stop strings. Nothing here knows a model or a device.
+
+mod decode;
+mod error;
+mod pipeline;
+mod python;
+mod sampler;
+mod stop;
+mod template;
+mod tokenizer;
+
+pub use decode::DecodeStream;
+pub use error::TextError;
+pub use sampler::{Sampler, SamplerOptions, log_probs};
+pub use stop::{StopMatcher, StopOutcome};
+pub use template::{ChatTemplate, TemplateFiles};
+pub use tokenizer::Tokenizer;

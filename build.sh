@@ -1,0 +1,206 @@
+#!/usr/bin/env bash
+# The one entry: builds, serves and tests bise, and installs what that needs.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: ./build.sh [COMMAND]
+
+  build            pkg/: wasm, its glue, the client and its types (the default)
+  serve [--port N] build, then serve the site on http://localhost:8000
+  site [DIR]       write a folder that any static host serves (default: target/site)
+  test [STAGE...]  every check, or the stages named (./build.sh test --list)
+  clean            remove what was built; installed tools stay
+TEXT
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+TARGET=${CARGO_TARGET_DIR:-target} # what cargo builds; everything else lies in target/
+STAMPS=target/stamps               # what a step was last made from
+WASM_TARGET=wasm32-unknown-unknown
+BROTLI_LIMIT_BYTES=800000
+
+# --- small helpers -----------------------------------------------------------
+
+say() { printf '%s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2 && exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Hash of the standard input.
+hash_stdin() { if have sha256sum; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1; }
+
+# Whether step $1 was last made from the state $2.
+is_fresh() { [ "$(cat "$STAMPS/$1" 2>/dev/null)" = "$2" ]; }
+mark_fresh() { mkdir -p "$STAMPS" && printf '%s\n' "$2" >"$STAMPS/$1"; }
+
+# Installs Debian packages; without the right to, says what to install.
+install_packages() {
+    local command="apt-get install --no-install-recommends -y $*"
+    have apt-get || die "please install what Debian calls: $*"
+    [ "$(id -u)" = 0 ] || die "missing packages, please run: sudo $command"
+    say "installing $*"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive $command -qq >/dev/null
+}
+
+# --- tools -------------------------------------------------------------------
+
+need_rust() {
+    have cc || install_packages build-essential
+    have cargo || die "cargo is missing: install Rust with rustup (https://rustup.rs)"
+    local std
+    std=$(rustc --print target-libdir --target "$WASM_TARGET" 2>/dev/null) || std=/nonexistent
+    compgen -G "$std/libstd-*" >/dev/null && return
+    have rustup || die "Rust's $WASM_TARGET target is missing: install it, or use rustup (https://rustup.rs)"
+    say "installing Rust's $WASM_TARGET target"
+    rustup target add "$WASM_TARGET"
+}
+
+need_node() {
+    if ! have node || ! have npm; then install_packages nodejs npm; fi
+    node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ||
+        die "node $(node --version) is too old: install Node.js 20 or newer (https://nodejs.org)"
+    local lock
+    lock=$(hash_stdin <tests/package-lock.json)
+    is_fresh npm "$lock" && [ -d tests/node_modules ] && return
+    say "installing the npm tools"
+    (cd tests && npm ci --loglevel=error --no-progress)
+    mark_fresh npm "$lock"
+}
+
+# The wasm-bindgen command of exactly the crate's version, in $WASM_BINDGEN.
+need_wasm_bindgen() {
+    local version
+    version=$(awk '/^name = "wasm-bindgen"$/ { getline; gsub(/[^0-9.]/, ""); print; exit }' Cargo.lock)
+    for WASM_BINDGEN in wasm-bindgen "$PWD/.tools/bin/wasm-bindgen"; do
+        [ "$("$WASM_BINDGEN" --version 2>/dev/null)" = "wasm-bindgen $version" ] && return
+    done
+    say "installing wasm-bindgen $version (some minutes, once)"
+    cargo install wasm-bindgen-cli --version "$version" --root .tools --force --quiet
+}
+
+# A wasm-opt of binaryen 120 or newer, in $WASM_OPT.
+need_wasm_opt() {
+    local version
+    version=$(wasm-opt --version 2>/dev/null | sed 's/[^0-9]*\([0-9]*\).*/\1/') || version=0
+    if [ "${version:-0}" -ge 120 ]; then
+        WASM_OPT=wasm-opt
+    else
+        need_node
+        WASM_OPT=tests/node_modules/.bin/wasm-opt
+    fi
+}
+
+# --- build -------------------------------------------------------------------
+
+# What rustc emits for wasm32 by default, and SIMD.
+WASM_FEATURES="--enable-bulk-memory --enable-bulk-memory-opt --enable-call-indirect-overlong --enable-multivalue
+    --enable-mutable-globals --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext --enable-simd"
+
+build_wasm() {
+    need_rust
+    need_wasm_bindgen
+    need_wasm_opt
+    cargo build --release --lib --target "$WASM_TARGET"
+    local raw=$TARGET/$WASM_TARGET/release/bise.wasm out=target/wasm state
+    state=$(cat "$raw" "$(command -v "$WASM_BINDGEN")" build.sh tests/package-lock.json | hash_stdin)
+    if ! is_fresh wasm "$state" || [ ! -f pkg/wasm/bise_bg.wasm ]; then
+        say "wasm-bindgen, wasm-opt"
+        rm -rf "$out" pkg/wasm
+        "$WASM_BINDGEN" --target web --out-dir "$out" --out-name bise "$raw"
+        # shellcheck disable=SC2086 # a list of flags
+        "$WASM_OPT" -Os $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
+        mv "$out/opt.wasm" "$out/bise_bg.wasm"
+        mkdir -p pkg && mv "$out" pkg/wasm
+        measure_wasm >target/wasm-size
+        mark_fresh wasm "$state"
+    fi
+    cat target/wasm-size
+    local brotli
+    brotli=$(sed 's/.* \([0-9]*\) brotli.*/\1/' target/wasm-size)
+    [ "$brotli" -le "$BROTLI_LIMIT_BYTES" ] ||
+        die "pkg/wasm/bise_bg.wasm is $brotli bytes with brotli, more than $BROTLI_LIMIT_BYTES"
+}
+
+measure_wasm() {
+    need_node
+    # shellcheck disable=SC2016 # JavaScript's own expressions
+    node -e '
+        const wasm = require("node:fs").readFileSync("pkg/wasm/bise_bg.wasm");
+        const { gzipSync, brotliCompressSync } = require("node:zlib");
+        const [gzip, brotli] = [gzipSync(wasm, { level: 9 }), brotliCompressSync(wasm)];
+        console.log(`bise_bg.wasm: ${wasm.length} bytes, ${gzip.length} gzip, ${brotli.length} brotli`);'
+}
+
+# The client: www/bise/*.js and, made from their JSDoc, the types.
+build_client() {
+    need_node
+    local state
+    state=$(cat www/bise/*.js pkg/wasm/bise.d.ts tests/tsconfig*.json tests/package-lock.json | hash_stdin)
+    is_fresh client "$state" && [ -f pkg/index.js ] && [ -f pkg/index.d.ts ] && return
+    rm -f pkg/*.js pkg/*.d.ts
+    cp -p www/bise/*.js pkg/
+    tests/node_modules/.bin/tsc -p tests/tsconfig.types.json
+    mark_fresh client "$state"
+}
+
+build() {
+    build_wasm
+    build_client
+}
+
+# --- site --------------------------------------------------------------------
+
+# The page and the package side by side in $1. Modification times stay, so that browsers revalidate.
+assemble_site() {
+    local dir=$1 entry
+    if [ -d "$dir" ] && [ -n "$(ls -A "$dir")" ] && [ ! -f "$dir/pkg/wasm/bise_bg.wasm" ]; then
+        die "$dir is not empty and holds no bise site: name another folder"
+    fi
+    mkdir -p "$dir"
+    for entry in www/* pkg; do
+        [ "$entry" = www/bise ] && continue # the page takes the client from pkg/
+        rm -rf "${dir:?}/$(basename "$entry")"
+        cp -Rp "$entry" "$dir/"
+    done
+}
+
+# shellcheck disable=SC2120 # its argument comes from the command line
+site() {
+    local dir=${1:-target/site}
+    build
+    assemble_site "$dir"
+    say "site in $dir"
+}
+
+serve() {
+    build
+    assemble_site target/site
+    cargo build --bin bise
+    exec "$TARGET/debug/bise" serve --dir target/site "$@"
+}
+
+clean() {
+    rm -rf pkg/wasm pkg/*.js pkg/*.d.ts target/site target/stamps target/wasm target/wasm-size target/models
+    cargo clean
+}
+
+main() {
+    local command=${1:-build}
+    [ $# -eq 0 ] || shift
+    case $command in
+        build | site | serve | clean) "$command" "$@" ;;
+        test)
+            # shellcheck source=tests/stages.sh
+            . tests/stages.sh
+            run_tests "$@"
+            ;;
+        -h | --help | help) usage ;;
+        *)
+            usage >&2
+            exit 2
+            ;;
+    esac
+}
+
+main "$@"

@@ -1,0 +1,348 @@
+//! All tensors of a checkpoint, known before the first weight is fetched, and the streams that
+//! then fetch them.
+//!
+//! ```text
+//! let manifest = Manifest::read(&source).await?;
+//! for shard in &manifest.shards {
+//!     let mut stream = ShardStream::open(&source, shard, shard.all(), &cancelled).await?;
+//!     let mut parser = stream.parser()?;
+//!     while let Some(piece) = stream.next_piece().await? {
+//!         parser.write(&piece, &mut sink)?;
+//!         store.flush().await?;                // back-pressure: nothing is fetched meanwhile
+//!     }
+//!     parser.end(&mut sink)?;
+//! }
+//! ```
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::checkpoint::error::CheckpointError;
+use crate::checkpoint::header::{Header, LENGTH_BYTES, TensorInfo};
+use crate::checkpoint::index::{INDEX_FILE, Index, SINGLE_FILE};
+use crate::checkpoint::source::{ByteSource, ByteStream, Opened, SourceError, collect, read_all};
+use crate::checkpoint::stream::{Event, StreamParser};
+use crate::dtype::widen;
+
+/// Bytes fetched to begin with: most headers are shorter.
+const FIRST_BYTES: u64 = 64 << 10;
+/// Largest index that is read; that of a model of 400 billion parameters has about 100 KiB.
+const INDEX_LIMIT_BYTES: u64 = 16 << 20;
+/// Data that came along with the headers and is kept, in bytes over all shards.
+const HELD_LIMIT_BYTES: usize = 4 << 20;
+
+/// One file of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// File name.
+    pub file: String,
+    /// Its tensors.
+    pub header: Arc<Header>,
+    /// The first bytes of its data, which came along with the header.
+    held: Vec<u8>,
+    /// Whether the source knew the file's length, which then matches the header.
+    length_known: bool,
+}
+
+impl Shard {
+    /// All of its tensors, as indices for [`ShardStream::open`].
+    pub fn all(&self) -> Range<usize> {
+        0..self.header.tensors.len()
+    }
+}
+
+/// A checkpoint's tensors, shard by shard.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// The files, by name.
+    pub shards: Vec<Shard>,
+    /// Tensor name to shard and position there.
+    places: HashMap<String, (usize, usize)>,
+}
+
+impl Manifest {
+    /// Reads the index, if there is one, and the header of every shard. Fetches no data beyond
+    /// what the first request of 64 KiB per shard brings along; that is kept, not fetched again.
+    ///
+    /// # Errors
+    /// What the source meets; any violation of the format; files of the wrong length, where the
+    /// source knows it; an index that does not match the shards.
+    pub async fn read(source: &impl ByteSource) -> Result<Manifest, CheckpointError> {
+        let index = match read_all(source, INDEX_FILE, None, INDEX_LIMIT_BYTES).await {
+            Ok(json) => Some(Index::parse(&json)?),
+            Err(SourceError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let files = index.as_ref().map_or(vec![SINGLE_FILE], Index::shards);
+        let mut shards = Vec::new();
+        let mut held_bytes = 0;
+        for file in files {
+            let mut shard = match read_shard(source, file).await {
+                Err(CheckpointError::Source(SourceError::NotFound { .. })) if index.is_none() => {
+                    let looked_for = format!("{INDEX_FILE} and {SINGLE_FILE}");
+                    return Err(CheckpointError::NoWeights { looked_for });
+                }
+                shard => shard?,
+            };
+            held_bytes += shard.held.len();
+            if held_bytes > HELD_LIMIT_BYTES {
+                // Rather fetched twice than held for thousands of shards.
+                held_bytes -= std::mem::take(&mut shard.held).len();
+            }
+            shards.push(shard);
+        }
+        if shards.iter().all(|shard| shard.header.tensors.is_empty()) {
+            return Err(CheckpointError::NoWeights {
+                looked_for: format!("tensors in {} files", shards.len()),
+            });
+        }
+        let manifest = Manifest { places: places(&shards)?, shards };
+        if let Some(index) = &index {
+            manifest.check_index(index)?;
+        }
+        Ok(manifest)
+    }
+
+    /// Every tensor with its shard, in the order in which streaming meets them.
+    pub fn tensors(&self) -> impl Iterator<Item = (&Shard, &TensorInfo)> {
+        self.shards.iter().flat_map(|shard| shard.header.tensors.iter().map(move |info| (shard, info)))
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<(&Shard, &TensorInfo)> {
+        let (shard, position) = self.find(name)?;
+        Some((shard, shard.header.tensors.get(position)?))
+    }
+
+    /// The tensor of that name as shard and position there, for [`ShardStream::open`].
+    pub fn find(&self, name: &str) -> Option<(&Shard, usize)> {
+        let (shard, position) = self.places.get(name)?;
+        Some((self.shards.get(*shard)?, *position))
+    }
+
+    /// Size of all tensors together, in bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.header.data_bytes()).sum()
+    }
+
+    /// Reads one tensor as f32: meant for scales and norms, which are needed as a whole.
+    ///
+    /// # Errors
+    /// [`CheckpointError::UnknownTensor`]; [`SourceError::TooLarge`] beyond `limit_bytes`; a NaN or
+    /// an infinity; a dtype that holds no floats; what [`ShardStream`] reports.
+    pub async fn read_f32<S: ByteSource>(
+        &self,
+        source: &S,
+        name: &str,
+        limit_bytes: u64,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<f32>, CheckpointError> {
+        let unknown = || CheckpointError::UnknownTensor { tensor: name.to_owned() };
+        let (shard, position) = self.find(name).ok_or_else(unknown)?;
+        let (file, tensor) = (&shard.file, name.to_owned());
+        let (_, info) = self.get(name).ok_or_else(unknown)?;
+        if info.bytes() > limit_bytes {
+            let (file, bytes) = (format!("{file}: {tensor}"), info.bytes());
+            return Err(SourceError::TooLarge { file, bytes, limit: limit_bytes }.into());
+        }
+        let mut values = Vec::new();
+        let mut stream = ShardStream::open(source, shard, position..position + 1, cancelled).await?;
+        let mut parser = stream.parser()?;
+        let mut sink = |event: Event<'_>| {
+            let Event::Chunk(chunk) = event else { return Ok(()) };
+            chunk.check_finite(file)?;
+            let failed =
+                |source| CheckpointError::Values { file: file.clone(), tensor: tensor.clone(), source };
+            widen(info.dtype, chunk.bytes, &mut values).map_err(failed)
+        };
+        while let Some(piece) = stream.next_piece().await? {
+            parser.write(&piece, &mut sink)?;
+        }
+        parser.end(&mut sink)?;
+        Ok(values)
+    }
+
+    fn check_index(&self, index: &Index) -> Result<(), CheckpointError> {
+        for (tensor, listed) in &index.weight_map {
+            let (tensor, listed) = (tensor.clone(), listed.clone());
+            match self.get(&tensor) {
+                Some((shard, _)) if shard.file == listed => {}
+                Some((shard, _)) => {
+                    let found = shard.file.clone();
+                    return Err(CheckpointError::WrongShard { tensor, listed, found });
+                }
+                None => return Err(CheckpointError::MissingTensor { tensor, shard: listed }),
+            }
+        }
+        let unlisted = self.tensors().find(|(_, info)| !index.weight_map.contains_key(&info.name));
+        match unlisted {
+            None => Ok(()),
+            Some((shard, info)) => {
+                Err(CheckpointError::Unlisted { tensor: info.name.clone(), shard: shard.file.clone() })
+            }
+        }
+    }
+}
+
+fn places(shards: &[Shard]) -> Result<HashMap<String, (usize, usize)>, CheckpointError> {
+    let mut places: HashMap<String, (usize, usize)> = HashMap::new();
+    for (number, shard) in shards.iter().enumerate() {
+        for (position, info) in shard.header.tensors.iter().enumerate() {
+            if let Some((first, _)) = places.insert(info.name.clone(), (number, position)) {
+                return Err(CheckpointError::DuplicateTensor {
+                    tensor: info.name.clone(),
+                    first: shards.get(first).map_or_else(String::new, |shard| shard.file.clone()),
+                    second: shard.file.clone(),
+                });
+            }
+        }
+    }
+    Ok(places)
+}
+
+/// Reads one file's header, in one request where it is short enough.
+async fn read_shard(source: &impl ByteSource, file: &str) -> Result<Shard, CheckpointError> {
+    let Opened { mut stream, file_bytes } = source.open(file, Some(0..FIRST_BYTES)).await?;
+    let mut bytes = collect(&mut stream, file, FIRST_BYTES).await?;
+    let truncated = |bytes: u64, expected: u64| {
+        let file = file.to_owned();
+        CheckpointError::HeaderTruncated { file, bytes, expected }
+    };
+    let Some(prefix) = bytes.first_chunk() else {
+        return Err(truncated(bytes.len() as u64, LENGTH_BYTES));
+    };
+    let data_start = LENGTH_BYTES + Header::json_bytes(file, *prefix)?;
+    if let Some(known) = file_bytes.filter(|known| *known < data_start) {
+        return Err(truncated(known, data_start));
+    }
+    let got = bytes.len() as u64;
+    if got < data_start {
+        let rest = read_all(source, file, Some(got..data_start), data_start - got).await?;
+        bytes.extend_from_slice(&rest);
+    }
+    // At most the limit of a header, so it fits usize.
+    let Some((head, held)) = bytes.split_at_checked(data_start as usize) else {
+        return Err(truncated(bytes.len() as u64, data_start));
+    };
+    let header = Header::parse(file, head.get(LENGTH_BYTES as usize..).unwrap_or_default())?;
+    header.check_rows(file)?;
+    let expected = header.file_bytes();
+    let (held, surplus) = held.split_at(header.data_bytes().min(held.len() as u64) as usize);
+    match file_bytes {
+        Some(bytes) if bytes != expected => {
+            return Err(CheckpointError::FileLength { file: file.to_owned(), bytes, expected });
+        }
+        _ if !surplus.is_empty() => {
+            return Err(CheckpointError::TrailingBytes { file: file.to_owned(), expected });
+        }
+        _ => {}
+    }
+    let length_known = file_bytes.is_some();
+    Ok(Shard { file: file.to_owned(), header: Arc::new(header), held: held.to_vec(), length_known })
+}
+
+/// The bytes of neighbouring tensors of one shard, pulled piece by piece: nothing is requested
+/// between two calls, so the caller's pace is the transfer's. Holds no piece itself.
+pub struct ShardStream<'a, S: ByteSource> {
+    shard: &'a Shard,
+    tensors: Range<usize>,
+    cancelled: &'a dyn Fn() -> bool,
+    /// What was held of the shard and is still to be returned.
+    held: &'a [u8],
+    stream: Option<S::Stream>,
+    /// Next byte of the file, and the byte after the last.
+    at: u64,
+    end: u64,
+}
+
+impl<'a, S: ByteSource> ShardStream<'a, S> {
+    /// Opens the range of these tensors (indices in the shard's header), less what is held.
+    /// `cancelled` is asked before and after every piece.
+    ///
+    /// # Errors
+    /// What the source meets.
+    pub async fn open(
+        source: &S,
+        shard: &'a Shard,
+        tensors: Range<usize>,
+        cancelled: &'a dyn Fn() -> bool,
+    ) -> Result<ShardStream<'a, S>, CheckpointError> {
+        if cancelled() {
+            return Err(SourceError::Aborted.into());
+        }
+        let Header { tensors: infos, data_start, .. } = &*shard.header;
+        let chosen = infos.get(tensors.clone()).unwrap_or_default();
+        let begin = chosen.first().map_or(0, |first| first.begin);
+        let end = chosen.last().map_or(begin, |last| last.end);
+        let held_end = shard.held.len() as u64;
+        // Both are at most the length of what is held, so they fit usize.
+        let held = begin.min(held_end) as usize..end.min(held_end) as usize;
+        let held = shard.held.get(held).unwrap_or_default();
+        let rest = data_start + begin + held.len() as u64..data_start + end;
+        let stream = if rest.is_empty() {
+            None
+        } else {
+            // One byte more than the header describes shows a file that goes on after it.
+            let to_the_end = end == shard.header.data_bytes() && !shard.length_known;
+            let range = rest.start..rest.end + u64::from(to_the_end);
+            Some(source.open(&shard.file, Some(range)).await?.stream)
+        };
+        Ok(ShardStream { shard, tensors, cancelled, held, stream, at: data_start + begin, end: rest.end })
+    }
+
+    /// The parser that takes this stream's pieces.
+    ///
+    /// # Errors
+    /// [`CheckpointError::RowTooLong`].
+    pub fn parser(&self) -> Result<StreamParser, CheckpointError> {
+        StreamParser::at_tensors(&self.shard.file, self.shard.header.clone(), self.tensors.clone())
+    }
+
+    /// The next piece; `None` once all bytes came.
+    ///
+    /// # Errors
+    /// [`SourceError::Cut`] where the source ends early, [`SourceError::Aborted`] once
+    /// `cancelled` says so, [`CheckpointError::TrailingBytes`], and what the source meets.
+    pub async fn next_piece(&mut self) -> Result<Option<Vec<u8>>, CheckpointError> {
+        if (self.cancelled)() {
+            return Err(self.close(SourceError::Aborted.into()));
+        }
+        let piece = if !self.held.is_empty() {
+            Some(std::mem::take(&mut self.held).to_vec())
+        } else if let Some(stream) = &mut self.stream {
+            match stream.next().await {
+                Ok(piece) => piece,
+                Err(error) => return Err(self.close(error.into())),
+            }
+        } else {
+            None
+        };
+        // The wait may have been long.
+        if (self.cancelled)() {
+            return Err(self.close(SourceError::Aborted.into()));
+        }
+        let file = || self.shard.file.clone();
+        let Some(piece) = piece else {
+            if self.at < self.end {
+                let cut = SourceError::Cut { file: file(), offset: self.at, expected: self.end };
+                return Err(self.close(cut.into()));
+            }
+            self.stream = None;
+            return Ok(None);
+        };
+        self.at += piece.len() as u64;
+        if self.at > self.end {
+            let expected = self.end;
+            return Err(self.close(CheckpointError::TrailingBytes { file: file(), expected }));
+        }
+        Ok(Some(piece))
+    }
+
+    /// Ends the transfer; calls after the error find nothing more to fetch.
+    fn close(&mut self, error: CheckpointError) -> CheckpointError {
+        self.stream = None;
+        self.held = &[];
+        error
+    }
+}

@@ -1,0 +1,238 @@
+//! The one door to the outside: named files, read as ranges of bytes in pieces.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Why bytes did not come.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each variant names its fields")]
+pub enum SourceError {
+    #[error("{file}: not found")]
+    NotFound { file: String },
+    #[error("{file}: the server answered {status}")]
+    Status { file: String, status: u16 },
+    #[error("{file}: the server ignores byte ranges; serve the checkpoint from a host that supports them")]
+    RangeIgnored { file: String },
+    #[error("{file}: the connection was cut at byte {offset} of {expected}; try again")]
+    Cut { file: String, offset: u64, expected: u64 },
+    #[error("{file}: network failure: {detail}")]
+    Network { file: String, detail: String },
+    #[error("{file}: {detail}")]
+    Io { file: String, detail: String },
+    #[error("aborted")]
+    Aborted,
+    #[error("{file}: is larger than {limit} bytes ({bytes} or more); that cannot be right")]
+    TooLarge { file: String, bytes: u64, limit: u64 },
+}
+
+/// A place that holds a checkpoint's files.
+#[allow(async_fn_in_trait, reason = "single-threaded by design")]
+pub trait ByteSource {
+    /// The bytes of one opened range.
+    type Stream: ByteStream;
+
+    /// Opens `range` of `file`; `None` is the whole file. A range that passes the end is clamped;
+    /// one that starts there or later is an empty stream.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`] where there is no such file, and whatever the source meets.
+    async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError>;
+}
+
+impl<S: ByteSource> ByteSource for &S {
+    type Stream = S::Stream;
+
+    async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
+        (**self).open(file, range).await
+    }
+}
+
+/// An opened range.
+#[derive(Debug)]
+pub struct Opened<S> {
+    /// Its bytes.
+    pub stream: S,
+    /// Length of the whole file in bytes, where the source knows it.
+    pub file_bytes: Option<u64>,
+}
+
+/// Bytes in pieces of any size.
+#[allow(async_fn_in_trait, reason = "single-threaded by design")]
+pub trait ByteStream {
+    /// The next piece; `None` at the end. Dropping the stream ends the transfer.
+    ///
+    /// # Errors
+    /// Whatever the source meets; the stream is then at its end.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError>;
+}
+
+/// Reads a range into memory.
+///
+/// # Errors
+/// [`SourceError::TooLarge`] as soon as more than `limit_bytes` came: side files are not trusted.
+pub async fn read_all(
+    source: &impl ByteSource,
+    file: &str,
+    range: Option<Range<u64>>,
+    limit_bytes: u64,
+) -> Result<Vec<u8>, SourceError> {
+    let mut stream = source.open(file, range).await?.stream;
+    collect(&mut stream, file, limit_bytes).await
+}
+
+/// Drains `stream` into memory, at most `limit_bytes`.
+pub(super) async fn collect(
+    stream: &mut impl ByteStream,
+    file: &str,
+    limit_bytes: u64,
+) -> Result<Vec<u8>, SourceError> {
+    let mut all = Vec::new();
+    while let Some(piece) = stream.next().await? {
+        let bytes = all.len() as u64 + piece.len() as u64;
+        if bytes > limit_bytes {
+            return Err(SourceError::TooLarge { file: file.to_owned(), bytes, limit: limit_bytes });
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(all)
+}
+
+/// `range` within a file of `length` bytes.
+fn clamp(range: Option<Range<u64>>, length: u64) -> Range<u64> {
+    let range = range.unwrap_or(0..length);
+    let end = range.end.min(length);
+    range.start.min(end)..end
+}
+
+/// Files in memory.
+#[derive(Clone, Debug)]
+pub struct MemorySource {
+    /// Name to content.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Longest piece in bytes; at least 1.
+    pub piece_bytes: usize,
+}
+
+impl MemorySource {
+    /// A source of these files, in pieces of 64 KiB.
+    pub fn new(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> MemorySource {
+        MemorySource { files: files.into_iter().collect(), piece_bytes: 64 << 10 }
+    }
+}
+
+impl ByteSource for MemorySource {
+    type Stream = MemoryStream;
+
+    async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<MemoryStream>, SourceError> {
+        let not_found = || SourceError::NotFound { file: file.to_owned() };
+        let content = self.files.get(file).ok_or_else(not_found)?;
+        let length = content.len() as u64;
+        let range = clamp(range, length);
+        // Both ends lie within a slice, so they fit usize.
+        let bytes = content.get(range.start as usize..range.end as usize).unwrap_or_default().to_vec();
+        let stream = MemoryStream { bytes, at: 0, piece_bytes: self.piece_bytes.max(1) };
+        Ok(Opened { stream, file_bytes: Some(length) })
+    }
+}
+
+/// A range of a [`MemorySource`]'s file.
+#[derive(Clone, Debug)]
+pub struct MemoryStream {
+    bytes: Vec<u8>,
+    at: usize,
+    piece_bytes: usize,
+}
+
+impl ByteStream for MemoryStream {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let piece = rest.get(..self.piece_bytes.min(rest.len())).unwrap_or_default();
+        self.at += piece.len();
+        Ok((!piece.is_empty()).then(|| piece.to_vec()))
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use native::{FileSource, FileStream};
+
+#[cfg(not(target_arch = "wasm32"))]
+mod native {
+    use std::fs::File;
+    use std::io::{ErrorKind, Read, Seek, SeekFrom};
+    use std::ops::Range;
+    use std::path::{Path, PathBuf};
+
+    use super::{ByteSource, ByteStream, Opened, SourceError, clamp};
+
+    /// Bytes per read.
+    const PIECE_BYTES: u64 = 1 << 20;
+
+    /// The files of one directory.
+    #[derive(Clone, Debug)]
+    pub struct FileSource {
+        directory: PathBuf,
+    }
+
+    impl FileSource {
+        /// A source of the files directly in `directory`.
+        pub fn new(directory: impl AsRef<Path>) -> FileSource {
+            FileSource { directory: directory.as_ref().to_owned() }
+        }
+    }
+
+    impl ByteSource for FileSource {
+        type Stream = FileStream;
+
+        async fn open(
+            &self,
+            file: &str,
+            range: Option<Range<u64>>,
+        ) -> Result<Opened<FileStream>, SourceError> {
+            let failed = |error: std::io::Error| match error.kind() {
+                ErrorKind::NotFound => SourceError::NotFound { file: file.to_owned() },
+                _ => SourceError::Io { file: file.to_owned(), detail: error.to_string() },
+            };
+            // Names come from the checkpoint's index: they must not leave the directory.
+            if !crate::checkpoint::index::is_plain_name(file) {
+                let detail = "not the name of a file in the checkpoint's directory".to_owned();
+                return Err(SourceError::Io { file: file.to_owned(), detail });
+            }
+            let mut handle = File::open(self.directory.join(file)).map_err(failed)?;
+            let metadata = handle.metadata().map_err(failed)?;
+            if !metadata.is_file() {
+                let detail = "is not a file".to_owned();
+                return Err(SourceError::Io { file: file.to_owned(), detail });
+            }
+            let range = clamp(range, metadata.len());
+            handle.seek(SeekFrom::Start(range.start)).map_err(failed)?;
+            let stream = FileStream { file: file.to_owned(), handle, left: range.end - range.start };
+            Ok(Opened { stream, file_bytes: Some(metadata.len()) })
+        }
+    }
+
+    /// A range of a [`FileSource`]'s file.
+    #[derive(Debug)]
+    pub struct FileStream {
+        file: String,
+        handle: File,
+        left: u64,
+    }
+
+    impl ByteStream for FileStream {
+        async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+            let mut piece = Vec::with_capacity(self.left.min(PIECE_BYTES) as usize);
+            let limit = self.left.min(PIECE_BYTES);
+            match (&mut self.handle).take(limit).read_to_end(&mut piece) {
+                Ok(0) => Ok(None),
+                Ok(read) => {
+                    self.left -= read as u64;
+                    Ok(Some(piece))
+                }
+                Err(error) => {
+                    self.left = 0;
+                    Err(SourceError::Io { file: self.file.clone(), detail: error.to_string() })
+                }
+            }
+        }
+    }
+}

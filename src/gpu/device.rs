@@ -1,0 +1,348 @@
+//! Adapter, limits and features, decided once; device loss, handled once.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use super::GpuError;
+
+/// WebGPU's default `maxStorageBufferBindingSize`, bytes.
+const DEFAULT_BINDING_BYTES: u64 = 128 << 20;
+
+/// Which limits to ask the adapter for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LimitChoice {
+    /// Whatever the adapter offers.
+    #[default]
+    Adapter,
+    /// WebGPU's defaults, as on the least of devices.
+    Default,
+    /// The defaults with storage bindings of at most this many bytes: forces splits in tests.
+    Binding(u64),
+}
+
+/// How to open a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuOptions {
+    /// Part of the adapter's name, case-insensitive; `None`: the system's choice.
+    pub adapter: Option<String>,
+    /// Limits to ask for.
+    pub limits: LimitChoice,
+}
+
+/// What the device can do, decided when it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceTier {
+    /// Adapter name or description.
+    pub name: String,
+    /// Graphics API behind it.
+    pub api: String,
+    /// Driver, where known.
+    pub driver: String,
+    /// Whether it computes on the CPU.
+    pub software: bool,
+    /// Largest storage binding, bytes.
+    pub max_binding_bytes: u64,
+}
+
+/// What a buffer is for: memory is reported by purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Weights and their scales.
+    Weights,
+    /// Key/value cache.
+    KvCache,
+    /// Everything else: activations, tables, uniforms, staging.
+    Activations,
+}
+
+/// Bytes allocated now, by purpose.
+#[derive(Debug, Default)]
+struct Accounts([Cell<u64>; 3]);
+
+impl Accounts {
+    fn cell(&self, purpose: Purpose) -> &Cell<u64> {
+        let [weights, kv_cache, activations] = &self.0;
+        match purpose {
+            Purpose::Weights => weights,
+            Purpose::KvCache => kv_cache,
+            Purpose::Activations => activations,
+        }
+    }
+}
+
+/// A buffer that is destroyed, not merely forgotten, when dropped: a browser
+/// would otherwise keep its memory until the garbage collector finds it.
+#[derive(Debug)]
+pub struct GpuBuffer {
+    raw: wgpu::Buffer,
+    purpose: Purpose,
+    accounts: Rc<Accounts>,
+}
+
+impl GpuBuffer {
+    /// The WebGPU buffer.
+    pub fn raw(&self) -> &wgpu::Buffer {
+        &self.raw
+    }
+}
+
+impl Drop for GpuBuffer {
+    fn drop(&mut self) {
+        let account = self.accounts.cell(self.purpose);
+        account.set(account.get().saturating_sub(self.raw.size()));
+        self.raw.destroy();
+    }
+}
+
+/// An open device.
+pub struct Gpu {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    tier: DeviceTier,
+    fault: Arc<Mutex<Option<GpuError>>>,
+    accounts: Rc<Accounts>,
+}
+
+impl Gpu {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`] and [`GpuError::NoDevice`].
+    pub async fn open(options: &GpuOptions) -> Result<Gpu, GpuError> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
+        let info = adapter.get_info();
+        let limits = required_limits(&adapter.limits(), options.limits);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("bise"),
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| GpuError::NoDevice { adapter: info.name.clone(), detail: e.to_string() })?;
+
+        let fault = Arc::new(Mutex::new(None));
+        let lost = fault.clone();
+        device.set_device_lost_callback(move |reason, detail| {
+            if !matches!(reason, wgpu::DeviceLostReason::Destroyed) {
+                record(&lost, GpuError::Lost { detail });
+            }
+        });
+        let uncaptured = fault.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            record(&uncaptured, from_wgpu("a call", 0, &error));
+        }));
+
+        let tier = DeviceTier {
+            name: if info.name.is_empty() { "unnamed adapter".into() } else { info.name.clone() },
+            api: format!("{:?}", info.backend),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            software: is_software(&info),
+            max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+        };
+        Ok(Gpu { device, queue, tier, fault, accounts: Rc::default() })
+    }
+
+    /// What the device can do.
+    pub fn tier(&self) -> &DeviceTier {
+        &self.tier
+    }
+
+    /// The WebGPU device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// Its queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// Bytes allocated now for `purpose`.
+    pub fn allocated_bytes(&self, purpose: Purpose) -> u64 {
+        self.accounts.cell(purpose).get()
+    }
+
+    /// Fails with what has gone wrong behind the program's back: a lost device or
+    /// an error that no scope caught.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`] for ever after a loss; any other error once.
+    pub fn check(&self) -> Result<(), GpuError> {
+        let Ok(mut fault) = self.fault.lock() else { return Ok(()) };
+        match fault.take() {
+            None => Ok(()),
+            Some(error) => {
+                if matches!(error, GpuError::Lost { .. }) {
+                    *fault = Some(error.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Allocates a zeroed buffer. Failure is reported by the next awaited scope or
+    /// [`Gpu::check`], since WebGPU reports it late.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`] beyond the binding limit.
+    pub fn buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        purpose: Purpose,
+    ) -> Result<GpuBuffer, GpuError> {
+        let size = bytes.max(16).next_multiple_of(16);
+        if size > self.tier.max_binding_bytes.next_multiple_of(16) {
+            return Err(GpuError::TooLarge {
+                label: label.into(),
+                bytes,
+                limit: self.tier.max_binding_bytes,
+                advice: "use a shorter context or a device with larger limits",
+            });
+        }
+        let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        let account = self.accounts.cell(purpose);
+        account.set(account.get() + size);
+        Ok(GpuBuffer { raw, purpose, accounts: self.accounts.clone() })
+    }
+
+    /// Runs `allocate` and waits for the device's verdict on the buffers it made.
+    ///
+    /// # Errors
+    /// What `allocate` returns, [`GpuError::OutOfMemory`], [`GpuError::Rejected`].
+    pub async fn guarded<T>(
+        &self,
+        label: &str,
+        allocate: impl FnOnce() -> Result<T, GpuError>,
+    ) -> Result<T, GpuError> {
+        let before: u64 = self.accounts.0.iter().map(Cell::get).sum();
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = allocate();
+        let after: u64 = self.accounts.0.iter().map(Cell::get).sum();
+        let (validation, memory) = (validation.pop(), memory.pop());
+        for error in [validation.await, memory.await].into_iter().flatten() {
+            return Err(from_wgpu(label, after.saturating_sub(before), &error));
+        }
+        self.check()?;
+        made
+    }
+
+    /// Waits until all submitted work is done.
+    ///
+    /// # Errors
+    /// What [`Gpu::check`] finds.
+    pub async fn idle(&self) -> Result<(), GpuError> {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            // The receiver is gone only if nobody waits any more.
+            let _ = sender.send(());
+        });
+        self.poll();
+        let _ = receiver.await;
+        self.check()
+    }
+
+    /// Drives callbacks on native builds; browsers do so by themselves.
+    pub(super) fn poll(&self) {
+        // A failed wait means a lost device, which `check` reports.
+        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        self.device.destroy();
+    }
+}
+
+fn record(slot: &Mutex<Option<GpuError>>, error: GpuError) {
+    if let Ok(mut fault) = slot.lock()
+        && (fault.is_none() || matches!(error, GpuError::Lost { .. }))
+    {
+        *fault = Some(error);
+    }
+}
+
+pub(super) fn from_wgpu(label: &str, bytes: u64, error: &wgpu::Error) -> GpuError {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory { label: label.into(), bytes },
+        other => GpuError::Rejected { label: label.into(), detail: other.to_string() },
+    }
+}
+
+fn required_limits(adapter: &wgpu::Limits, choice: LimitChoice) -> wgpu::Limits {
+    let mut limits = wgpu::Limits::default().or_worse_values_from(adapter);
+    match choice {
+        LimitChoice::Adapter => {
+            limits.max_storage_buffer_binding_size = adapter.max_storage_buffer_binding_size;
+            limits.max_buffer_size = adapter.max_buffer_size;
+        }
+        LimitChoice::Default => {
+            limits.max_storage_buffer_binding_size =
+                limits.max_storage_buffer_binding_size.min(DEFAULT_BINDING_BYTES);
+        }
+        LimitChoice::Binding(bytes) => {
+            limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(bytes);
+        }
+    }
+    limits
+}
+
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    let name = info.name.to_lowercase();
+    // Browsers do not all set the fallback flag for these.
+    info.device_type == wgpu::DeviceType::Cpu
+        || ["llvmpipe", "lavapipe", "swiftshader", "microsoft basic render", "warp"]
+            .iter()
+            .any(|software| name.contains(software))
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+async fn find_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> Result<wgpu::Adapter, GpuError> {
+    let adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
+    let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
+    let rank = |adapter: &wgpu::Adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::Cpu => 3,
+        _ => 2,
+    };
+    let matches = |adapter: &wgpu::Adapter| {
+        wanted.is_none_or(|part| adapter.get_info().name.to_lowercase().contains(&part.to_lowercase()))
+    };
+    adapters.into_iter().filter(matches).min_by_key(rank).ok_or_else(|| GpuError::NoAdapter {
+        wanted: wanted.map_or_else(|| "on this machine".into(), |part| format!("whose name contains {part:?}")),
+        found: if names.is_empty() { "none".into() } else { names.join(", ") },
+    })
+}
+
+#[cfg(target_arch = "wasm32")]
+async fn find_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> Result<wgpu::Adapter, GpuError> {
+    let options = wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..Default::default()
+    };
+    let adapter = instance.request_adapter(&options).await.map_err(|e| GpuError::NoAdapter {
+        wanted: "in this browser".into(),
+        found: format!("none ({e})"),
+    })?;
+    let name = adapter.get_info().name;
+    match wanted {
+        Some(part) if !name.to_lowercase().contains(&part.to_lowercase()) => {
+            Err(GpuError::NoAdapter { wanted: format!("whose name contains {part:?}"), found: name })
+        }
+        _ => Ok(adapter),
+    }
+}

@@ -1,0 +1,99 @@
+//! The start-up test of weight decoders, and the choice that follows from it.
+
+use crate::dtype::Dtype;
+use crate::gpu::{Binding, Gpu, GpuError, Kernel, Kernels, Purpose, read_buffer};
+
+use super::weights::{self, Decoder};
+
+/// Group 0, in order.
+pub const BINDINGS: &[Binding] = &[Binding::read("codes"), Binding::write("values")];
+
+/// The kernel for a decoder; `None` for a dtype that shaders do not read.
+pub fn kernel(dtype: Dtype, decoder: Decoder) -> Option<Kernel> {
+    Some(Kernel {
+        name: "decode_fp8",
+        parts: vec![weights::wgsl(dtype, decoder)?, include_str!("decode_fp8.wgsl")],
+        constants: Vec::new(),
+        bindings: BINDINGS,
+    })
+}
+
+/// What the adapter makes of `bytes`, whole 16-byte loads of `dtype`, with `decoder`.
+///
+/// # Errors
+/// [`GpuError::Shape`] for a dtype that shaders do not read; whatever the device reports.
+pub async fn run(
+    gpu: &Gpu,
+    kernels: &mut Kernels,
+    dtype: Dtype,
+    decoder: Decoder,
+    bytes: &[u8],
+) -> Result<Vec<f32>, GpuError> {
+    let Some(kernel) = kernel(dtype, decoder) else {
+        let detail = format!("no shader reads {dtype:?}");
+        return Err(GpuError::Shape { label: "decode_fp8".into(), detail });
+    };
+    let pipeline = kernels.start(gpu, kernel);
+    kernels.finish(&mut |_, _| ()).await?;
+    let loads = (bytes.len() / 16) as u32;
+    let words = loads * weights::per_load(dtype);
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+    let input = gpu.buffer("fp8 codes", bytes.len() as u64, usage, Purpose::Activations)?;
+    let output = gpu.buffer("fp8 values", u64::from(words) * 4, usage, Purpose::Activations)?;
+    let staging = gpu.buffer(
+        "fp8 readback",
+        u64::from(words) * 4,
+        wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        Purpose::Activations,
+    )?;
+    gpu.queue().write_buffer(input.raw(), 0, bytes);
+    let group = kernels.bind(gpu, pipeline, &[&input, &output])?;
+    let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    if let Some(raw) = kernels.raw(pipeline) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(raw);
+        pass.set_bind_group(0, &group, &[]);
+        pass.dispatch_workgroups(loads.div_ceil(64), 1, 1);
+    }
+    encoder.copy_buffer_to_buffer(output.raw(), 0, staging.raw(), 0, u64::from(words) * 4);
+    gpu.queue().submit([encoder.finish()]);
+    read_buffer(gpu, staging.raw(), words).await
+}
+
+/// The fast decoder of `dtype` if it is exact on this adapter for every finite code, else the
+/// safe one. Both FP8 formats have all their codes tested; F16, whose fast decoder is the same
+/// instruction, the values of the E5M2 codes and every subnormal.
+///
+/// # Errors
+/// [`GpuError::Rejected`] if even the safe decoder is wrong: such an adapter computes nonsense.
+pub async fn choose(gpu: &Gpu, kernels: &mut Kernels, dtype: Dtype) -> Result<Decoder, GpuError> {
+    if !matches!(dtype, Dtype::F16 | Dtype::F8E4m3 | Dtype::F8E5m2) {
+        return Ok(Decoder::Safe);
+    }
+    let codes = test_codes(dtype);
+    let mut expected = Vec::new();
+    if crate::dtype::widen(dtype, &codes, &mut expected).is_err() {
+        return Ok(Decoder::Safe);
+    }
+    for decoder in [Decoder::Fast, Decoder::Safe] {
+        let values = run(gpu, kernels, dtype, decoder, &codes).await?;
+        let exact = |(got, want): (&f32, &f32)| !want.is_finite() || got.to_bits() == want.to_bits();
+        // A zero's sign is of no consequence to a product.
+        let same = |pair: (&f32, &f32)| exact(pair) || (*pair.0 == 0.0 && *pair.1 == 0.0);
+        if values.len() == expected.len() && values.iter().zip(&expected).all(same) {
+            return Ok(decoder);
+        }
+    }
+    let detail = format!("this adapter decodes {dtype:?} wrongly even in integer arithmetic");
+    Err(GpuError::Rejected { label: "decode_fp8".into(), detail })
+}
+
+/// Every code of an FP8 format; for F16 every subnormal and every code whose low byte is zero.
+fn test_codes(dtype: Dtype) -> Vec<u8> {
+    if dtype == Dtype::F16 {
+        let subnormals = (0..0x400_u16).flat_map(|m| [m, m | 0x8000]);
+        let high = (0..=255_u16).map(|high| high << 8);
+        return subnormals.chain(high).flat_map(u16::to_le_bytes).collect();
+    }
+    (0..=255).collect()
+}

@@ -1,0 +1,73 @@
+//! What `matvec` and `matmul` share: bindings and parameters of y = x W^T.
+
+use crate::gpu::{Binding, GpuMatrix, Part};
+use crate::steps::{MatrixSpec, Write};
+
+use super::BatchUniform;
+use super::weights::per_load;
+
+/// `Params` and bindings in shared/linear.wgsl.
+pub(super) const WGSL: &str = include_str!("shared/linear.wgsl");
+
+/// Layout of `Params` in shared/linear.wgsl.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    /// Row of W at which the buffer starts.
+    pub first_row: u32,
+    /// Rows of W in the buffer.
+    pub rows: u32,
+    /// 16-byte loads per row of W.
+    pub loads: u32,
+    /// vec4 between rows of x.
+    pub x_pitch: u32,
+    /// f32 between rows of y.
+    pub y_pitch: u32,
+    /// Scales per row; 0: none.
+    pub scale_blocks: u32,
+    /// Loads that share a scale.
+    pub loads_per_block: u32,
+    /// 1: x and y have one row whatever the batch.
+    pub single: u32,
+}
+
+impl Params {
+    /// Parameters of one part of `matrix`, for x and y with rows of `x_pitch` and `y_pitch` f32.
+    pub fn new(matrix: &GpuMatrix, part: &Part, x_pitch: u32, y_pitch: u32, single: bool) -> Params {
+        Params {
+            first_row: part.first_row,
+            rows: part.rows,
+            loads: matrix.loads_per_row(),
+            x_pitch: x_pitch / 4,
+            y_pitch,
+            scale_blocks: matrix.scale_blocks(),
+            loads_per_block: loads_per_block(&matrix.spec),
+            single: u32::from(single),
+        }
+    }
+}
+
+/// Group 0, in order.
+pub const BINDINGS: &[Binding] = &[
+    Binding::uniform("batch", size_of::<BatchUniform>()),
+    Binding::uniform("params", size_of::<Params>()),
+    Binding::read("x"),
+    Binding::read("weights"),
+    Binding::read("scales"),
+    Binding::write("y"),
+];
+
+/// 16-byte loads that share a scale; at least 1, so that shaders may divide by it.
+pub fn loads_per_block(spec: &MatrixSpec) -> u32 {
+    (spec.scale_cols / per_load(spec.dtype)).max(1)
+}
+
+/// Whether a row has several scales.
+pub(super) fn has_blocks(spec: &MatrixSpec) -> bool {
+    spec.scale_cols != 0 && spec.scale_cols < spec.cols
+}
+
+/// Override constants of both kernels.
+pub(super) fn constants(spec: &MatrixSpec, write: Write) -> [(&'static str, f64); 2] {
+    [("ADD", f64::from(u8::from(write == Write::Add))), ("BLOCKS", f64::from(u8::from(has_blocks(spec))))]
+}

@@ -1,0 +1,38 @@
+//! RMSNorm by row. See rms_norm.wgsl.
+
+use crate::gpu::{Binding, Kernel};
+
+use super::{BATCH_WGSL, BatchUniform};
+
+/// Layout of `Params` in rms_norm.wgsl.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    /// Elements per row.
+    pub width: u32,
+    /// vec4 between rows of x and y.
+    pub pitch: u32,
+    /// 1: only the batch's last row, into row 0 of y.
+    pub last: u32,
+    /// Added to the mean square.
+    pub epsilon: f32,
+}
+
+/// Group 0, in order.
+pub const BINDINGS: &[Binding] = &[
+    Binding::uniform("batch", size_of::<BatchUniform>()),
+    Binding::uniform("params", size_of::<Params>()),
+    Binding::read("x"),
+    Binding::read("weight"),
+    Binding::write("y"),
+];
+
+/// The kernel. One workgroup per row.
+pub fn kernel() -> Kernel {
+    Kernel {
+        name: "rms_norm",
+        parts: vec![BATCH_WGSL, include_str!("rms_norm.wgsl")],
+        constants: vec![("WG", 128.0)],
+        bindings: BINDINGS,
+    }
+}

@@ -1,0 +1,97 @@
+// What a server, a proxy or a network may do to a download.
+
+import { open } from "node:fs/promises";
+
+/**
+ * A fault: `/fault/KIND/FILE/PATH...` serves PATH as usual, but for files named FILE. `KIND~2`
+ * strikes the first two requests for that file only. FILE may be `*`.
+ * @typedef {object} Fault
+ * @property {string} kind a key of {@link KINDS}, or an HTTP status
+ * @property {number} times how many requests it strikes
+ * @property {string} file
+ */
+
+/**
+ * What is sent instead. An empty plan serves the file as it is.
+ * @typedef {object} Plan
+ * @property {number} [status] answer with this status and no file
+ * @property {boolean} [page] answer with an HTML page and status 200
+ * @property {boolean} [ignoreRange] send the whole file
+ * @property {boolean} [noHead] refuse HEAD
+ * @property {boolean} [noLength] leave the length out
+ * @property {boolean} [wrongRange] send bytes other than those asked for, and say so
+ * @property {boolean} [stall] never finish the body
+ * @property {number} [size] pretend that the file ends here
+ * @property {number} [damageAt] flip a bit of the byte at this offset
+ * @property {(length: number) => number} [cutAfter] how much of a body this long is sent
+ */
+
+/** @type {Record<string, (size: number) => Plan>} */
+export const KINDS = {
+  /** The connection breaks in the middle of the body. */
+  cut: () => ({ cutAfter: (length) => Math.floor(length / 2) }),
+  /** The body stops in the middle, and the connection stays open. */
+  stall: () => ({ cutAfter: (length) => Math.floor(length / 2), stall: true }),
+  /** A static host without ranges: 200 and the whole file. */
+  norange: () => ({ ignoreRange: true }),
+  /** The file on the server is only half there. */
+  truncate: (size) => ({ size: Math.floor(size / 2) }),
+  /** One bit is flipped, late in the file. */
+  damage: (size) => ({ damageAt: Math.floor(size * 0.9) }),
+  /** A host that answers a missing file with its start page. */
+  page: () => ({ page: true }),
+  /** HEAD is not allowed. */
+  nohead: () => ({ noHead: true }),
+  /** No Content-Length. */
+  nolength: () => ({ noLength: true }),
+  /** 206 with other bytes than asked for. */
+  wrongrange: () => ({ wrongRange: true }),
+};
+
+/**
+ * Splits `/fault/KIND~TIMES/FILE/PATH` from the path.
+ * @param {string} path
+ * @returns {{ path: string, fault: Fault | null }}
+ */
+export function parseFault(path) {
+  const match = /^\/fault\/([a-z0-9]+)(?:~(\d+))?\/([^/]+)(\/.*)$/.exec(path);
+  if (!match) return { path, fault: null };
+  const [, kind = "", times, file = "", rest = "/"] = match;
+  if (!(kind in KINDS) && !/^[45]\d\d$/.test(kind)) throw new Error(`unknown fault ${kind}`);
+  return { path: rest, fault: { kind, times: times ? Number(times) : Infinity, file } };
+}
+
+/**
+ * How a fault changes the answer for a file of this size.
+ * @param {Fault | null} fault
+ * @param {number} size
+ * @returns {Plan}
+ */
+export function planOf(fault, size) {
+  if (!fault) return {};
+  return KINDS[fault.kind]?.(size) ?? { status: Number(fault.kind) };
+}
+
+/**
+ * A part of a file, in small chunks, with one bit flipped where `damageAt` says so.
+ * @param {string} file
+ * @param {number} begin
+ * @param {number} end exclusive
+ * @param {number} [damageAt]
+ */
+export async function* readPart(file, begin, end, damageAt) {
+  const handle = await open(file);
+  try {
+    for (let at = begin; at < end; ) {
+      const chunk = Buffer.alloc(Math.min(65_536, end - at));
+      const { bytesRead } = await handle.read(chunk, 0, chunk.length, at);
+      if (bytesRead === 0) return;
+      const index = (damageAt ?? -1) - at;
+      if (index >= 0 && index < bytesRead) chunk.writeUInt8(chunk.readUInt8(index) ^ 0x10, index);
+      yield chunk.subarray(0, bytesRead);
+      at += bytesRead;
+    }
+  } finally {
+    await handle.close();
+  }
+}

@@ -1,0 +1,226 @@
+// A static server for the tests: HTTP ranges, a hub, faults on request, and a log of what was asked.
+
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { stat } from "node:fs/promises";
+import { createServer } from "node:http";
+import { extname, join, normalize } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseFault, planOf, readPart } from "./faults.js";
+
+/**
+ * @typedef {object} ServerOptions
+ * @property {string} root folder behind `/`
+ * @property {Record<string, string>} [mounts] further folders by path prefix, such as `{"/models/x/": "target/models/x"}`
+ * @property {Record<string, string>} [hub] checkpoints by `owner/name`, answered as the Hugging Face hub does below
+ *   `/owner/name/resolve/REVISION/`
+ * @property {number} [bytesPerSecond] throttle of every body
+ * @property {boolean} [cors] allow other origins
+ */
+
+/**
+ * One request as it was answered.
+ * @typedef {object} Logged
+ * @property {string} method
+ * @property {string} path with its query and any `/fault/...` prefix
+ * @property {string | null} range the Range header
+ * @property {number} status
+ * @property {number} bytes sent in the body
+ */
+
+/** @typedef {{ file: string, size: number, etag: string, hub: boolean }} Found */
+
+/** @type {Record<string, string>} */
+const TYPES = {
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript; charset=utf-8",
+  ".css": "text/css; charset=utf-8",
+  ".json": "application/json",
+  ".wasm": "application/wasm",
+  ".png": "image/png",
+};
+
+/**
+ * Starts a server on a free port of this machine.
+ * @param {ServerOptions} options
+ */
+export async function startServer(options) {
+  /** @type {Logged[]} */
+  const log = [];
+  /** @type {Map<string, number>} */
+  const strikes = new Map();
+  const server = createServer((request, response) => {
+    const { method = "GET", url: path = "/", headers } = request;
+    /** @type {Logged} */
+    const entry = { method, path, range: headers.range ?? null, status: 0, bytes: 0 };
+    log.push(entry);
+    answer(options, strikes, request, response, entry).catch((error) => {
+      if (response.headersSent) response.destroy();
+      else response.writeHead(500).end(String(error));
+      entry.status = 500;
+    });
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(null)));
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("no port");
+  return {
+    url: `http://localhost:${address.port}`,
+    log,
+    /**
+     * The requests for files of this name.
+     * @param {string} file
+     */
+    requestsFor: (file) => log.filter(({ path }) => (path.split("?")[0] ?? "").endsWith(`/${file}`)),
+    close: async () => {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(() => resolve(null)));
+    },
+  };
+}
+
+/**
+ * @param {ServerOptions} options
+ * @param {Map<string, number>} strikes
+ * @param {import("node:http").IncomingMessage} request
+ * @param {import("node:http").ServerResponse} response
+ * @param {Logged} entry
+ */
+async function answer(options, strikes, request, response, entry) {
+  const { path, fault } = parseFault(decodeURIComponent(entry.path.split("?")[0] ?? "/"));
+  if (options.cors) {
+    response.setHeader("Access-Control-Allow-Origin", "*");
+    response.setHeader("Access-Control-Allow-Headers", "*");
+    response.setHeader("Access-Control-Expose-Headers", "*");
+  }
+  /** @param {number} status @param {string} [body] @param {Record<string, string>} [headers] */
+  const reply = (status, body = "", headers = {}) => {
+    entry.status = status;
+    entry.bytes = Buffer.byteLength(body);
+    response.writeHead(status, { "Content-Type": "text/html; charset=utf-8", ...headers }).end(body);
+  };
+  if (request.method === "OPTIONS") return reply(204);
+  if (path === "/favicon.ico") return reply(204);
+  const found = await locate(options, path);
+  const name = path.split("/").pop() ?? "";
+  const plan = planOf(strikesNow(strikes, fault, name, request.url) ? fault : null, found?.size ?? 0);
+  if (plan.status) return reply(plan.status, `fault ${plan.status}`);
+  if (plan.page) return reply(200, "<!doctype html><title>Not here</title>");
+  if (!found) return reply(404, "not found");
+  if (plan.noHead && request.method === "HEAD") return reply(405);
+
+  const size = plan.size ?? found.size;
+  const headers = await headersOf(found, size);
+  if (request.headers["if-none-match"] === headers.ETag && !entry.range) return reply(304, "", headers);
+  const range = plan.ignoreRange ? null : parseRange(entry.range, size);
+  if (range === "unsatisfiable") return reply(416, "", { "Content-Range": `bytes */${size}` });
+  let [begin, end] = range ?? [0, size];
+  if (plan.wrongRange && range && begin > 0) [begin, end] = [begin - 1, end - 1];
+  if (!plan.ignoreRange) headers["Accept-Ranges"] = "bytes";
+  if (!plan.noLength) headers["Content-Length"] = String(end - begin);
+  if (range) headers["Content-Range"] = `bytes ${begin}-${end - 1}/${size}`;
+  entry.status = range ? 206 : 200;
+  response.writeHead(entry.status, headers);
+  if (request.method === "HEAD") return void response.end();
+
+  const stop = begin + (plan.cutAfter?.(end - begin) ?? end - begin);
+  for await (const chunk of readPart(found.file, begin, stop, plan.damageAt)) {
+    if (response.destroyed) return;
+    entry.bytes += chunk.length;
+    if (!response.write(chunk)) {
+      await Promise.race([new Promise((go) => response.once("drain", go)), new Promise((go) => response.once("close", go))]);
+    }
+    if (options.bytesPerSecond) await sleep((chunk.length / options.bytesPerSecond) * 1000);
+  }
+  if (plan.stall) return;
+  if (plan.cutAfter) {
+    await sleep(50); // let what was written leave first
+    response.destroy();
+    return;
+  }
+  response.end();
+}
+
+/**
+ * Whether the fault strikes this request; counts it if so.
+ * @param {Map<string, number>} strikes
+ * @param {import("./faults.js").Fault | null} fault
+ * @param {string} name
+ * @param {string | undefined} url
+ */
+function strikesNow(strikes, fault, name, url = "") {
+  if (!fault || (fault.file !== "*" && fault.file !== name)) return false;
+  const before = strikes.get(url) ?? 0;
+  strikes.set(url, before + 1);
+  return before < fault.times;
+}
+
+/**
+ * The file behind a path.
+ * @param {ServerOptions} options
+ * @param {string} path
+ * @returns {Promise<Found | null>}
+ */
+async function locate(options, path) {
+  let clean = normalize(path);
+  if (clean.endsWith("/")) clean += "index.html";
+  let file = join(options.root, clean);
+  const hub = /^\/([^/]+\/[^/]+)\/resolve\/[^/]+\/(.+)$/.exec(clean);
+  const checkpoint = hub?.[1] ? options.hub?.[hub[1]] : undefined;
+  const mount = Object.entries(options.mounts ?? {}).find(([prefix]) => clean.startsWith(prefix));
+  if (checkpoint) file = join(checkpoint, hub?.[2] ?? "");
+  else if (mount) file = join(mount[1], clean.slice(mount[0].length));
+  const info = await stat(file).catch(() => null);
+  if (!info?.isFile()) return null;
+  return { file, size: info.size, etag: `"${info.size.toString(16)}-${info.mtimeMs}"`, hub: checkpoint !== undefined };
+}
+
+/**
+ * @param {Found} found
+ * @param {number} size
+ */
+async function headersOf(found, size) {
+  /** @type {Record<string, string>} */
+  const headers = {
+    "Content-Type": TYPES[extname(found.file)] ?? "application/octet-stream",
+    "Cache-Control": "no-cache",
+    ETag: found.etag,
+  };
+  if (found.hub && found.file.endsWith(".safetensors")) {
+    headers["x-linked-etag"] = `"${await sha256(found.file)}"`;
+    headers["x-linked-size"] = String(size);
+  }
+  return headers;
+}
+
+/** @type {Map<string, Promise<string>>} */
+const hashes = new Map();
+
+/**
+ * The file's sha256 in hexadecimal, computed once.
+ * @param {string} file
+ */
+function sha256(file) {
+  const known = hashes.get(file);
+  if (known) return known;
+  const hash = (async () => {
+    const digest = createHash("sha256");
+    for await (const chunk of createReadStream(file)) digest.update(chunk);
+    return digest.digest("hex");
+  })();
+  hashes.set(file, hash);
+  return hash;
+}
+
+/**
+ * The single byte range of a Range header, end exclusive; null without one.
+ * @param {string | null} header
+ * @param {number} size
+ * @returns {[number, number] | "unsatisfiable" | null}
+ */
+export function parseRange(header, size) {
+  const match = /^bytes=(\d*)-(\d*)$/.exec(header ?? "");
+  if (!match || (match[1] === "" && match[2] === "")) return null;
+  const begin = match[1] === "" ? Math.max(0, size - Number(match[2])) : Number(match[1]);
+  const end = match[1] === "" || match[2] === "" ? size : Math.min(size, Number(match[2]) + 1);
+  return begin < end ? [begin, end] : "unsatisfiable";
+}

@@ -1,0 +1,108 @@
+//! Streaming gigabytes takes megabytes. Its own binary: the allocator counts everything.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+#![allow(unsafe_code, reason = "a counting allocator cannot be written without")]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bise::checkpoint::{CheckpointError, Event, Manifest, ShardStream};
+use common::synthetic::SyntheticSource;
+
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system allocator unchanged; only sizes are added up beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        PEAK.fetch_max(LIVE.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One measurement at a time: tests of a binary run in parallel.
+static MEASURING: Mutex<()> = Mutex::new(());
+
+/// Highest number of bytes that `work` had allocated at once.
+fn peak_bytes(work: impl FnOnce()) -> usize {
+    let _guard = MEASURING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let before = LIVE.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    work();
+    PEAK.load(Relaxed).saturating_sub(before)
+}
+
+const LIMIT_BYTES: usize = 16 << 20;
+
+/// A 7B model with 6 of its 32 layers.
+const CONFIG: &str = r#"{
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 6, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "vocab_size": 32000, "tie_word_embeddings": false
+}"#;
+
+#[test]
+fn three_gigabytes_stream_in_sixteen_megabytes() {
+    let source = SyntheticSource::new(CONFIG, 3);
+    assert!(source.total_bytes() > 3_000_000_000);
+    let peak = peak_bytes(|| {
+        let (mut chunks, mut bytes) = (0, 0);
+        let mut sink = |event: Event<'_>| -> Result<(), CheckpointError> {
+            if let Event::Chunk(chunk) = event {
+                // A look at every chunk's ends tells a shifted stream from the right one.
+                let length = chunk.bytes.len() as u64;
+                for at in [0, length - 16] {
+                    let expected = chunk.offset + at..chunk.offset + at + 16;
+                    let got = &chunk.bytes[at as usize..at as usize + 16];
+                    assert_eq!(got, SyntheticSource::tensor_bytes(chunk.tensor, expected));
+                }
+                (chunks, bytes) = (chunks + 1, bytes + length);
+            }
+            Ok(())
+        };
+        pollster::block_on(async {
+            let manifest = Manifest::read(&source).await.unwrap();
+            assert_eq!(manifest.shards.len(), 3);
+            assert_eq!(manifest.total_bytes(), source.total_bytes());
+            for shard in &manifest.shards {
+                let mut stream = ShardStream::open(&source, shard, shard.all(), &|| false).await.unwrap();
+                let mut parser = stream.parser().unwrap();
+                while let Some(piece) = stream.next_piece().await.unwrap() {
+                    parser.write(&piece, &mut sink).unwrap();
+                }
+                parser.end(&mut sink).unwrap();
+            }
+        });
+        assert_eq!(bytes, source.total_bytes());
+        assert!(chunks > 2_900, "{chunks}");
+    });
+    assert!(peak < LIMIT_BYTES, "peak {peak} bytes");
+    // Nothing is fetched twice: all data, three headers, one index, and no more.
+    let overhead = source.served_bytes.get() - source.total_bytes();
+    assert!(overhead < 64 << 10, "{overhead} bytes beside the data");
+}
+
+/// Negative control: what holds too much is seen.
+#[test]
+fn the_measurement_sees_what_is_held() {
+    let peak = peak_bytes(|| drop(std::hint::black_box(vec![1u8; LIMIT_BYTES + 1])));
+    assert!(peak > LIMIT_BYTES, "peak {peak} bytes");
+}

@@ -1,0 +1,222 @@
+# shellcheck shell=bash
+# The stages of `./build.sh test`; build.sh sources this file. Each stage sees to
+# its own needs, so that it also runs alone, and a second run finds them met.
+
+STAGES=(needs fmt clippy doc structure wgsl native-lavapipe native-swiftshader build tsc js browser-chromium browser-firefox)
+FIREFOX_AT_LEAST=141 # the first with WebGPU
+SMOLLM2=target/models/smollm2-135m
+
+# --- needs -------------------------------------------------------------------
+
+# The first of the commands and files named that exists.
+first_of() {
+    local candidate
+    for candidate; do
+        if [ -e "$candidate" ] || have "$candidate"; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+chromium_command() { first_of chromium chromium-browser google-chrome; }
+firefox_command() { first_of firefox firefox-esr; }
+lavapipe_driver() { first_of /usr/share/vulkan/icd.d/lvp_icd*.json; }
+swiftshader_driver() {
+    first_of /usr/lib/chromium/vk_swiftshader_icd.json /usr/lib/chromium-browser/vk_swiftshader_icd.json \
+        /opt/google/chrome/vk_swiftshader_icd.json
+}
+vulkan_loader() { first_of /usr/lib/*/libvulkan.so.1 /usr/lib64/libvulkan.so.1 /usr/lib/libvulkan.so.1; }
+
+need_browsers() {
+    local missing=()
+    chromium_command >/dev/null || missing+=(chromium)
+    firefox_command >/dev/null || missing+=(firefox-esr)
+    lavapipe_driver >/dev/null || missing+=(mesa-vulkan-drivers)
+    vulkan_loader >/dev/null || missing+=(libvulkan1)
+    [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+    chromium_command >/dev/null || die "Chromium is missing"
+    firefox_command >/dev/null || die "Firefox is missing"
+    vulkan_loader >/dev/null || die "the Vulkan loader is missing (libvulkan.so.1)"
+    lavapipe_driver >/dev/null || die "Mesa's lavapipe is missing (no /usr/share/vulkan/icd.d/lvp_icd*.json)"
+    swiftshader_driver >/dev/null || die "Chromium's SwiftShader is missing (vk_swiftshader_icd.json beside Chromium)"
+    local version
+    version=$("$(firefox_command)" --version 2>/dev/null | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+    [ "${version:-0}" -ge "$FIREFOX_AT_LEAST" ] ||
+        die "Firefox $version has no WebGPU: install $FIREFOX_AT_LEAST or newer"
+}
+
+# A real instruction-tuned model, made once (a download of about 100 MB).
+need_smollm2() {
+    [ -d "$SMOLLM2" ] && return
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    local python=.tools/venv/bin/python
+    "$python" -c 'import gguf, numpy' 2>/dev/null || {
+        python3 -m venv --clear .tools/venv
+        "$python" -m pip install --quiet -r tests/requirements.txt
+    }
+    say "making $SMOLLM2"
+    "$python" tests/smollm2_checkpoint.py "$SMOLLM2"
+}
+
+# --- stages ------------------------------------------------------------------
+
+stage_needs() {
+    need_rust
+    if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+        rustup component add rustfmt clippy
+    fi
+    need_node
+    need_wasm_bindgen
+    need_browsers
+    need_smollm2
+    "$(chromium_command)" --version 2>/dev/null
+    "$(firefox_command)" --version 2>/dev/null
+    rustc --version
+}
+
+stage_fmt() { cargo fmt --check; }
+
+stage_clippy() {
+    need_rust
+    cargo clippy --all-targets -- -D warnings
+    cargo clippy --lib --target "$WASM_TARGET" -- -D warnings
+}
+
+stage_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib; }
+
+stage_structure() { cargo test --test structure; }
+
+# Every shader through naga; a shader without such a test fails here.
+stage_wgsl() {
+    if compgen -G "src/kernels/*.wgsl" >/dev/null; then
+        cargo test --test 'gpu*' wgsl | tee target/wgsl.log
+        grep -q 'test result: ok. [1-9]' target/wgsl.log || die "there are shaders but no test named wgsl in tests/gpu*"
+    else
+        say "no shaders yet"
+    fi
+}
+
+# With only the Vulkan driver $1 visible, and its adapter insisted on by the name $2.
+with_adapter() {
+    local driver=$1 name=$2
+    shift 2
+    VK_DRIVER_FILES=$driver VK_ICD_FILENAMES=$driver BISE_ADAPTER=$name "$@"
+}
+
+stage_native-lavapipe() {
+    need_browsers
+    need_smollm2
+    with_adapter "$(lavapipe_driver)" llvmpipe cargo test --no-fail-fast
+}
+
+# Only the tests that touch a GPU: tests/gpu* and tests/cli*.
+stage_native-swiftshader() {
+    need_browsers
+    need_smollm2
+    local tests=() name
+    for name in gpu cli; do
+        compgen -G "tests/$name*" >/dev/null && tests+=(--test "$name*")
+    done
+    with_adapter "$(swiftshader_driver)" SwiftShader cargo test --no-fail-fast "${tests[@]}"
+}
+
+stage_build() { site; }
+
+stage_tsc() {
+    build
+    local project
+    for project in tests/tsconfig.www.json tests/tsconfig.json; do
+        tests/node_modules/.bin/tsc -p "$project"
+    done
+}
+
+node_tests() { node --test --test-reporter=spec --test-concurrency=1 "$@"; }
+
+stage_js() {
+    need_node
+    node_tests tests/js/*.test.js
+}
+
+browser_tests() {
+    need_browsers
+    need_node
+    need_smollm2
+    site
+    BROWSER=$1 node_tests tests/browser/*.e2e.js
+}
+stage_browser-chromium() { browser_tests chromium; }
+stage_browser-firefox() { browser_tests firefox; }
+
+# --- running -----------------------------------------------------------------
+
+# Adds what the test runners reported in the log $1 to PASSED, FAILED and SKIPPED.
+count_tests() {
+    local counts
+    counts=$(awk '
+        { gsub(/\033\[[0-9;]*m/, "") }
+        /^test result: / { passed += $4; failed += $6; skipped += $8 }            # cargo
+        /^(ℹ|#) pass [0-9]+$/ { passed += $3 }                                     # node
+        /^(ℹ|#) (fail|cancelled) [0-9]+$/ { failed += $3 }
+        /^(ℹ|#) (skipped|todo) [0-9]+$/ { skipped += $3 }
+        END { print passed + 0, failed + 0, skipped + 0 }' "$1")
+    read -r STAGE_PASSED STAGE_FAILED STAGE_SKIPPED <<<"$counts"
+}
+
+# The stages that begin with one of the words given; all of them without a word.
+selected_stages() {
+    local stage word found
+    [ $# -gt 0 ] || printf '%s\n' "${STAGES[@]}"
+    for word; do
+        found=
+        for stage in "${STAGES[@]}"; do
+            case $stage in "$word"*) found=1 && printf '%s\n' "$stage" ;; esac
+        done
+        [ -n "$found" ] || die "no stage $word; there are: ${STAGES[*]}"
+    done
+}
+
+# Runs one stage, its output also in target/test-logs/; adds to the totals.
+run_stage() {
+    local stage=$1 log=target/test-logs/$1.log began=$SECONDS status
+    printf '\n=== %s\n' "$stage"
+    set +e
+    (
+        set -e
+        "stage_$stage"
+    ) 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    set -e
+    count_tests "$log"
+    # A stage without a test runner is one check.
+    [ $((STAGE_PASSED + STAGE_FAILED)) -gt 0 ] || [ "$status" != 0 ] || [ "$stage" = needs ] || STAGE_PASSED=1
+    [ "$status" = 0 ] || [ "$STAGE_FAILED" -gt 0 ] || STAGE_FAILED=1
+    PASSED=$((PASSED + STAGE_PASSED)) FAILED=$((FAILED + STAGE_FAILED)) SKIPPED=$((SKIPPED + STAGE_SKIPPED))
+    [ "$status" = 0 ] && [ "$STAGE_SKIPPED" = 0 ] || BAD_STAGES+=("$stage")
+    REPORT+=("$(printf '%-20s %5s passed %4s failed %4s skipped %5s s' "$stage" "$STAGE_PASSED" "$STAGE_FAILED" \
+        "$STAGE_SKIPPED" $((SECONDS - began)))")
+}
+
+run_tests() {
+    if [ "${1:-}" = --list ]; then
+        printf '%s\n' "${STAGES[@]}"
+        return
+    fi
+    local selected stage
+    selected=$(selected_stages "$@")
+    PASSED=0 FAILED=0 SKIPPED=0 REPORT=() BAD_STAGES=()
+    mkdir -p target/test-logs
+    for stage in $selected; do
+        run_stage "$stage"
+        # Without its needs the rest would only repeat what is missing.
+        [ "$stage" != needs ] || [ "${#BAD_STAGES[@]}" = 0 ] || break
+    done
+    printf '\n'
+    printf '%s\n' "${REPORT[@]}"
+    for stage in ${BAD_STAGES[@]+"${BAD_STAGES[@]}"}; do
+        printf 'failed or skipped: %s (alone: ./build.sh test %s; its output: target/test-logs/%s.log)\n' "$stage" "$stage" "$stage"
+    done
+    printf '\n%s passed, %s failed\n' "$PASSED" "$FAILED"
+    [ "${#BAD_STAGES[@]}" = 0 ] # a skipped test is a failure too
+}

@@ -1,0 +1,237 @@
+//! Files and templates that nobody wrote in good faith: always an error, never a panic.
+
+use bise::text::{ChatTemplate, TemplateFiles, TextError, Tokenizer};
+use serde_json::{Value, json};
+
+use crate::support::{MISTRAL, Random, SMOLLM2, TALE, bytes, json as read};
+
+/// A small tokenizer.json that loads.
+fn small() -> Value {
+    json!({
+        "added_tokens": [
+            {"id": 0, "content": "<unk>", "single_word": false, "lstrip": false, "rstrip": false,
+             "normalized": false, "special": true},
+            {"id": 5, "content": "<x>", "single_word": false, "lstrip": false, "rstrip": false,
+             "normalized": false, "special": false}
+        ],
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "unk_token": "<unk>", "vocab": {"<unk>": 0, "a": 1, "b": 2, "ab": 3, "<0x0A>": 4},
+                  "merges": [["a", "b"]]}
+    })
+}
+
+fn load(value: &Value) -> Result<Tokenizer, TextError> {
+    Tokenizer::from_json(&serde_json::to_vec(value).unwrap())
+}
+
+fn with(path: &str, value: Value) -> Result<Tokenizer, TextError> {
+    let mut file = small();
+    *file.pointer_mut(path).unwrap_or_else(|| panic!("{path}")) = value;
+    load(&file)
+}
+
+#[test]
+fn the_small_tokenizer_works() {
+    let tokenizer = load(&small()).unwrap();
+    assert_eq!(tokenizer.encode("ab<x>c", false).unwrap(), [3, 5, 0]);
+    assert_eq!(tokenizer.decode(&[3, 4, 5, 0], true), "ab\n<x>");
+}
+
+#[test]
+fn contradictions_are_named() {
+    let bad: [(&str, Value, &str); 9] = [
+        ("/model/merges", json!([["a", "zzzzzzzzzzzzzzzzzz"]]), "zzzz"),
+        ("/model/merges", json!([["ab", "ab"]]), "abab"),
+        ("/model/merges", json!(["a b c"]), "two pieces"),
+        ("/model/unk_token", json!("nope"), "nope"),
+        ("/model/vocab/b", json!(1), "shares its id"),
+        ("/added_tokens/1/id", json!(77), "has id 77"),
+        ("/added_tokens/1/content", json!(""), "empty"),
+        ("/added_tokens/1/content", json!("<unk>"), "twice"),
+        ("/decoder", json!({"kind": 1}), "no type"),
+    ];
+    for (path, value, needle) in bad {
+        match with(path, value.clone()) {
+            Err(TextError::BadTokenizer { reason }) => assert!(reason.contains(needle), "{path} {reason}"),
+            other => panic!("{path} {value}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_implemented_is_refused_by_name() {
+    let mut prefixed = small();
+    prefixed["model"]["continuing_subword_prefix"] = json!("##");
+    let mut dropout = small();
+    dropout["model"]["dropout"] = json!(0.1);
+    let mut bert = small();
+    bert["normalizer"] = json!({"type": "BertNormalizer"});
+    let mut regex = small();
+    regex["normalizer"] = json!({"type": "Replace", "pattern": {"Regex": "(a*)*b"}, "content": "x"});
+    let mut empty = small();
+    empty["normalizer"] = json!({"type": "Replace", "pattern": {"String": "x"}, "content": ""});
+    let mut script = small();
+    script["pre_tokenizer"] =
+        json!({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "UnicodeScripts"}]});
+    let mut roberta = small();
+    roberta["post_processor"] = json!({"type": "RobertaProcessing"});
+    let mut unigram = small();
+    unigram["model"] = json!({"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0]]});
+    let mut wordpiece = small();
+    wordpiece["model"]["type"] = json!("WordPiece");
+    let decoders = [
+        json!(null),
+        json!({"type": "CTC"}),
+        json!({"type": "Strip", "content": " ", "start": 0, "stop": 3}),
+        json!({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteFallback"}]}),
+        json!({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 1}]}),
+        json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"}),
+    ];
+    let files = [prefixed, dropout, bert, regex, empty, script, roberta, unigram, wordpiece];
+    let decoders = decoders.into_iter().map(|d| {
+        let mut file = small();
+        file["decoder"] = d;
+        file
+    });
+    for file in files.into_iter().chain(decoders) {
+        let loaded = load(&file);
+        assert!(matches!(loaded, Err(TextError::UnsupportedTokenizer { .. })), "{loaded:?} {file}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_tokenizer_are_errors() {
+    for file in [&b""[..], b"{", b"null", b"[]", b"{}", b"\xff\xfe", b"{\"model\": {\"vocab\": {}}}"] {
+        assert!(Tokenizer::from_json(file).is_err(), "{file:?}");
+    }
+    let deep = "[".repeat(100_000);
+    assert!(Tokenizer::from_json(format!("{{\"normalizer\": {deep}").as_bytes()).is_err());
+}
+
+/// Swaps random values of real files for odd ones; what still loads must encode and decode.
+#[test]
+fn mutated_tokenizers_never_panic() {
+    let odd = [
+        json!(null),
+        json!(0),
+        json!(-1),
+        json!(4_294_967_295u64),
+        json!("▁"),
+        json!(""),
+        json!([]),
+        json!({}),
+    ];
+    let (mut loaded, mut refused) = (0, 0);
+    for directory in [TALE, MISTRAL, SMOLLM2] {
+        let mut file = read(&format!("{directory}/tokenizer.json"));
+        // A small vocabulary keeps it quick: byte tokens, letters and their merges.
+        let keep = |id: &Value| id.as_u64().is_some_and(|id| id < 600);
+        let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+        vocab.retain(|_, id| keep(id));
+        let vocab = vocab.clone();
+        file["model"]["merges"].as_array_mut().unwrap().retain(|m| {
+            let pair = m.as_str().map_or_else(
+                || format!("{}{}", m[0].as_str().unwrap(), m[1].as_str().unwrap()),
+                |m| m.replace(' ', ""),
+            );
+            vocab.contains_key(&pair)
+        });
+        for seed in 0..400 {
+            let mut random = Random(seed);
+            let mut mutated = file.clone();
+            for _ in 0..1 + random.below(2) {
+                let mut at = &mut mutated;
+                // Walk down a random path and put something odd at its end.
+                loop {
+                    let stop = random.below(5) == 0;
+                    let children = match at {
+                        Value::Object(map) => map.len(),
+                        Value::Array(list) => list.len(),
+                        _ => 0,
+                    };
+                    if stop || children == 0 {
+                        break;
+                    }
+                    let child = random.below(children);
+                    at = match at {
+                        Value::Object(map) => map.values_mut().nth(child).unwrap(),
+                        Value::Array(list) => &mut list[child],
+                        _ => break,
+                    };
+                }
+                *at = odd[random.below(odd.len())].clone();
+            }
+            match load(&mutated) {
+                Err(_) => refused += 1,
+                Ok(tokenizer) => {
+                    loaded += 1;
+                    let _ids = tokenizer.encode(" Ünïcödé 🦊 <s></s> aab\n\n", true);
+                    let ids: Vec<u32> = (0..700).collect();
+                    let text = tokenizer.decode(&ids, seed % 2 == 0);
+                    let mut stream = tokenizer.stream_after(&[5]);
+                    let parts: String = ids.iter().map(|&id| stream.push(id)).collect();
+                    assert!(!text.is_empty() && !(parts + &stream.finish()).is_empty());
+                }
+            }
+        }
+    }
+    assert!(loaded > 100 && refused > 100, "{loaded} loaded, {refused} refused");
+}
+
+#[test]
+fn truncated_files_are_errors() {
+    let file = bytes(&format!("{TALE}/tokenizer.json"));
+    for at in (0..file.len()).step_by(file.len() / 50) {
+        assert!(Tokenizer::from_json(&file[..at]).is_err(), "{at}");
+    }
+}
+
+fn render(source: &str) -> Result<String, TextError> {
+    let files = TemplateFiles { chat_template: Some(source.as_bytes()), ..Default::default() };
+    ChatTemplate::from_files(files)?.unwrap().render(&[json!({"role": "user", "content": "Hi"})], true, 0)
+}
+
+#[test]
+fn templates_without_an_end_are_stopped() {
+    let forever = [
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}{% endfor %}{% endfor %}",
+        "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}",
+        "{{ ('a' * 99999999) | length }}",
+        "{{ range(99999999) | list | length }}",
+    ];
+    for source in forever {
+        let rendered = render(source);
+        let stopped = matches!(rendered, Err(TextError::TemplateTooLong { .. } | TextError::Template { .. }));
+        assert!(stopped, "{source} gave {} bytes", rendered.unwrap().len());
+    }
+}
+
+#[test]
+fn deep_templates_are_errors() {
+    let recursion = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}";
+    assert!(render(recursion).is_err());
+    let nested = "{% set ns = namespace(x=[]) %}{% for i in range(500) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    let error = render(&format!("{nested}{{{{ ns.x | tojson }}}}")).unwrap_err();
+    assert!(error.to_string().contains("nested"), "{error}");
+    assert!(render(&"(".repeat(100_000)).is_ok(), "plain text");
+    for deep in [
+        "{{ ".to_owned() + &"(".repeat(10_000),
+        "{{ ".to_owned() + &"[".repeat(10_000),
+        "{% if 1 %}".repeat(5000),
+    ] {
+        assert!(render(&deep).is_err());
+    }
+}
+
+#[test]
+fn files_of_the_wrong_kind_are_errors() {
+    let config = |file: &[u8]| {
+        ChatTemplate::from_files(TemplateFiles { tokenizer_config: Some(file), ..Default::default() })
+    };
+    assert!(matches!(config(b"{"), Err(TextError::BadJson { file: "tokenizer_config.json", .. })));
+    assert!(matches!(config(b"[]"), Err(TextError::BadJson { .. })));
+    assert!(matches!(config(b"{\"chat_template\": 3}"), Err(TextError::Template { .. })));
+    let not_utf8 = TemplateFiles { chat_template: Some(b"\xff"), ..Default::default() };
+    assert!(matches!(ChatTemplate::from_files(not_utf8), Err(TextError::Template { .. })));
+}
