@@ -39,6 +39,7 @@ test("a load reaches the engine and reports progress", async () => {
   const progress = [];
   const { engine, trace } = await start({}, { weights: "checkpoint", contextLength: 64, onProgress: (p) => progress.push(p) });
   assert.equal(engine.info.architecture, "mistral");
+  assert.equal(engine.info.adapter.name, "fake adapter");
   assert.deepEqual(progress, [{ phase: "weights", done: 1, total: 2 }]);
   assert.deepEqual(trace.loads, [{
     source: { kind: "http", base: "https://huggingface.co/owner/name/resolve/main/" },

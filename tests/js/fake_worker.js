@@ -90,12 +90,12 @@ export class FakeWorker extends EventTarget {
   sent = [];
   #listeners = [];
 
-  constructor(wasm, checkPlatform = () => {}) {
+  constructor(wasm, check = () => {}) {
     super();
     serve({
       postMessage: (message) => this.emit(message),
       addEventListener: (_type, listener) => this.#listeners.push(listener),
-    }, wasm, checkPlatform);
+    }, wasm, { check, adapterName: async () => "fake adapter" });
   }
 
   emit(message) {

@@ -110,7 +110,11 @@ test("text completions have legacy logprobs and token ids", () => {
     top_logprobs: [{}, {}, { "!": -0.5, "?": -1 }],
     text_offset: [0, 0, 1],
   });
+  const spaced = [" He", " was"].map((token, id) => ({ ...alternative(id, token, -1), top: [] }));
+  assert.deepEqual(textCompletion(META, { ...output(spaced), text: "He was" }).choices[0].logprobs.text_offset, [0, 2]);
+  assert.deepEqual(textCompletion(META, { ...output(spaced), text: " He was" }).choices[0].logprobs.text_offset, [0, 3]);
   const chunks = textChunks(META, false);
+  assert.deepEqual(chunks.next({ text: "rest", id: null, logprobs: null })[0].choices[0].token_ids, []);
   const streamed = logprobs.flatMap((each) => chunks.next({ text: "", id: each.id, logprobs: each }));
   assert.deepEqual(streamed.flatMap((chunk) => chunk.choices[0].logprobs.text_offset), choice.logprobs.text_offset);
   assert.deepEqual(streamed.flatMap((chunk) => chunk.choices[0].token_ids), [195, 169, 6]);

@@ -304,7 +304,7 @@ export function textCompletion(meta, output) {
       index: 0,
       text: output.text,
       finish_reason: output.finish_reason,
-      logprobs: output.logprobs && textLogprobs(output.logprobs, offsets()),
+      logprobs: output.logprobs && textLogprobs(output.logprobs, output.text, offsets()),
       token_ids: output.ids,
     }],
     usage: usage(output),
@@ -336,8 +336,8 @@ export function textChunks(meta, includeUsage) {
     next: ({ text: piece, id, logprobs }) => [chunk({
       text: piece,
       finish_reason: null,
-      logprobs: logprobs && textLogprobs([logprobs], offsetOf),
-      token_ids: [id],
+      logprobs: logprobs && textLogprobs([logprobs], piece, offsetOf),
+      token_ids: id === null ? [] : [id],
     })],
     /**
      * @param {Output} output
@@ -353,28 +353,35 @@ export function textChunks(meta, includeUsage) {
   };
 }
 
-/** Where each token begins in the text, token by token: a character counts once its last byte is there. */
+/**
+ * Where each token begins in the text, token by token: a character counts once its last byte is there.
+ * Tokenizers of Llama's kind drop the space that the first token begins with.
+ */
 function offsets() {
   const decoder = new TextDecoder();
   let length = 0;
-  return (/** @type {number[]} */ bytes) => {
+  let dropped = 0;
+  return (/** @type {number[]} */ bytes, /** @type {string} */ text) => {
     const offset = length;
-    length += decoder.decode(new Uint8Array(bytes), { stream: true }).length;
-    return offset;
+    const token = decoder.decode(new Uint8Array(bytes), { stream: true });
+    if (offset === 0 && token.startsWith(" ") && !text.startsWith(" ")) dropped = 1;
+    length += token.length;
+    return Math.max(0, offset - dropped);
   };
 }
 
 /**
  * @param {TokenLogprob[]} logprobs
- * @param {(bytes: number[]) => number} offsetOf
+ * @param {string} text what the tokens gave
+ * @param {(bytes: number[], text: string) => number} offsetOf
  * @returns {TextLogprobs}
  */
-function textLogprobs(logprobs, offsetOf) {
+function textLogprobs(logprobs, text, offsetOf) {
   const any = logprobs.some(({ top }) => top.length > 0);
   return {
     tokens: logprobs.map(({ token }) => token),
     token_logprobs: logprobs.map(({ logprob }) => logprob),
     top_logprobs: any ? logprobs.map(({ top }) => Object.fromEntries(top.map(({ token, logprob }) => [token, logprob]))) : null,
-    text_offset: logprobs.map(({ bytes }) => offsetOf(bytes)),
+    text_offset: logprobs.map(({ bytes }) => offsetOf(bytes, text)),
   };
 }

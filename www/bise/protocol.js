@@ -38,7 +38,7 @@ export {};
  * @property {number} vocab
  * @property {"checkpoint" | "f8"} weights how weights are stored
  * @property {string} backend
- * @property {{ name: string, vendor: string, software: boolean, subgroups: boolean, fp8Decoder: string }} adapter
+ * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string }} adapter
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {boolean} chat whether the checkpoint has a chat template
  * @property {boolean} tokenizer whether the checkpoint has a tokenizer
@@ -76,8 +76,9 @@ export {};
  */
 
 /**
- * What one token added. `text` is empty while a character or a possible stop string is incomplete.
- * @typedef {{ text: string, id: number, logprobs: TokenLogprob | null }} Delta
+ * What one token added. `text` is empty while a character or a possible stop string is incomplete; `id` is
+ * null for text that was held back to the end.
+ * @typedef {{ text: string, id: number | null, logprobs: TokenLogprob | null }} Delta
  */
 
 /**

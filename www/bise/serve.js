@@ -16,13 +16,19 @@ import { BiseError, toPlain } from "./errors.js";
  */
 
 /**
+ * @typedef {object} Platform
+ * @property {() => void} check throws what is missing here
+ * @property {() => Promise<string>} adapterName what the browser tells of its adapter, or ""
+ */
+
+/**
  * Answers calls on `port` for as long as it lives.
  *
  * @param {Port} port
  * @param {Wasm} wasm
- * @param {() => void} checkPlatform throws what is missing here
+ * @param {Platform} platform
  */
-export function serve(port, wasm, checkPlatform) {
+export function serve(port, wasm, platform) {
   /** @type {import("./wasm/bise.js").WebEngine | null} */
   let engine = null;
   /** Calls under way. @type {Map<number, { controller: AbortController, ended: Promise<void> }>} */
@@ -37,7 +43,7 @@ export function serve(port, wasm, checkPlatform) {
     const { id } = message;
     switch (message.type) {
       case "load": {
-        checkPlatform();
+        platform.check();
         await start(wasm);
         engine = await wasm.WebEngine.load(
           message.source,
@@ -45,7 +51,9 @@ export function serve(port, wasm, checkPlatform) {
           (progress) => port.postMessage({ type: "progress", id, progress }),
           signal,
         );
-        return engine.info();
+        const info = engine.info();
+        const name = await platform.adapterName();
+        return name === "" ? info : { ...info, adapter: { ...info.adapter, name } };
       }
       case "generate": {
         if (engine === null) throw new BiseError("bad-request", "No model is loaded.");

@@ -14,7 +14,7 @@ export class StatusPanel {
 
   /** @param {Info | null} info */
   model(info) {
-    this.#adapter.textContent = info ? info.adapter.name || info.adapter.vendor || "unnamed" : "none yet";
+    this.#adapter.textContent = info ? info.adapter.name || "unnamed" : "none yet";
     this.#adapter.title = this.#adapter.textContent;
     this.#softwareNote.hidden = !info?.adapter.software;
     this.#memory.textContent = info ? formatBytes(info.memory.total) : "0 MB";

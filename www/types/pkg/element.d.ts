@@ -1,2 +1,0 @@
-/** See index.d.ts. */
-export * from "../../bise/element.js";
