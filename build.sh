@@ -18,6 +18,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 TARGET=${CARGO_TARGET_DIR:-target} # what cargo builds; everything else lies in target/
 STAMPS=target/stamps               # what a step was last made from
 WASM_TARGET=wasm32-unknown-unknown
+# To add a missing target by itself, rustup would update the whole toolchain; need_rust adds just the target.
+export RUSTUP_AUTO_INSTALL=0
 BROTLI_LIMIT_BYTES=800000
 
 # --- small helpers -----------------------------------------------------------
@@ -48,6 +50,10 @@ install_packages() {
 need_rust() {
     have cc || install_packages build-essential
     have cargo || die "cargo is missing: install Rust with rustup (https://rustup.rs)"
+    if have rustup && ! rustc --version >/dev/null 2>&1; then
+        say "installing the Rust toolchain of rust-toolchain.toml"
+        rustup toolchain install
+    fi
     local std
     std=$(rustc --print target-libdir --target "$WASM_TARGET" 2>/dev/null) || std=/nonexistent
     compgen -G "$std/libstd-*" >/dev/null && return
