@@ -142,11 +142,11 @@ measure_wasm() {
 build_client() {
     need_node
     local state
-    state=$(cat www/bise/*.js pkg/wasm/bise.d.ts tests/tsconfig*.json tests/package-lock.json | hash_stdin)
+    state=$(cat www/bise/*.js www/tsconfig*.json tests/package-lock.json | hash_stdin)
     is_fresh client "$state" && [ -f pkg/index.js ] && [ -f pkg/index.d.ts ] && return
     rm -f pkg/*.js pkg/*.d.ts
     cp -p www/bise/*.js pkg/
-    tests/node_modules/.bin/tsc -p tests/tsconfig.types.json
+    tests/node_modules/.bin/tsc -p www/tsconfig.types.json
     mark_fresh client "$state"
 }
 
@@ -164,8 +164,7 @@ assemble_site() {
         die "$dir is not empty and holds no bise site: name another folder"
     fi
     mkdir -p "$dir"
-    for entry in www/* pkg; do
-        [ "$entry" = www/bise ] && continue # the page takes the client from pkg/
+    for entry in www/*.html www/*.css www/*.js www/panels www/models pkg; do
         rm -rf "${dir:?}/$(basename "$entry")"
         cp -Rp "$entry" "$dir/"
     done
