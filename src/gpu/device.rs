@@ -232,7 +232,8 @@ impl Gpu {
         let made = allocate();
         let after: u64 = self.accounts.0.iter().map(Cell::get).sum();
         let (validation, memory) = (validation.pop(), memory.pop());
-        for error in [validation.await, memory.await].into_iter().flatten() {
+        let errors = [validation.await, memory.await];
+        if let Some(error) = errors.into_iter().flatten().next() {
             return Err(from_wgpu(label, after.saturating_sub(before), &error));
         }
         self.check()?;
@@ -323,7 +324,8 @@ async fn find_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> Result
         wanted.is_none_or(|part| adapter.get_info().name.to_lowercase().contains(&part.to_lowercase()))
     };
     adapters.into_iter().filter(matches).min_by_key(rank).ok_or_else(|| GpuError::NoAdapter {
-        wanted: wanted.map_or_else(|| "on this machine".into(), |part| format!("whose name contains {part:?}")),
+        wanted: wanted
+            .map_or_else(|| "on this machine".into(), |part| format!("whose name contains {part:?}")),
         found: if names.is_empty() { "none".into() } else { names.join(", ") },
     })
 }

@@ -192,7 +192,10 @@ impl Kernels {
         let entries: Vec<wgpu::BindGroupEntry> = buffers
             .iter()
             .zip(0..)
-            .map(|(buffer, binding)| wgpu::BindGroupEntry { binding, resource: buffer.raw().as_entire_binding() })
+            .map(|(buffer, binding)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.raw().as_entire_binding(),
+            })
             .collect();
         Ok(gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(kernel.name),

@@ -36,11 +36,20 @@ impl GpuMatrix {
     /// Allocates a matrix of zeros.
     ///
     /// # Errors
-    /// [`GpuError::Shape`] for a dtype that shaders cannot read, [`GpuError::TooLarge`]
+    /// [`GpuError::Shape`] for a dtype that shaders cannot read or blocks of scales that
+    /// begin inside a load, [`GpuError::TooLarge`]
     /// where a single row exceeds the device's limit.
     pub fn new(gpu: &Gpu, id: u32, spec: &MatrixSpec) -> Result<GpuMatrix, GpuError> {
         if !matches!(spec.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F8E4m3 | Dtype::F8E5m2) {
             let detail = format!("no shader reads {:?} weights", spec.dtype);
+            return Err(GpuError::Shape { label: spec.label.clone(), detail });
+        }
+        let per_load = (LOAD_BYTES / spec.dtype.size_bytes()) as u32;
+        if spec.scale_cols < spec.cols && !spec.scale_cols.is_multiple_of(per_load) {
+            let detail = format!(
+                "scales for {} columns of {}, no multiple of {per_load}",
+                spec.scale_cols, spec.dtype
+            );
             return Err(GpuError::Shape { label: spec.label.clone(), detail });
         }
         let stride = row_stride(spec);

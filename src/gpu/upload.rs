@@ -135,7 +135,7 @@ impl Uploader {
 
 fn whole_rows(matrix: &GpuMatrix, first_row: u32, bytes: u64, row_bytes: u64) -> Result<u32, GpuError> {
     let shape = |detail: String| GpuError::Shape { label: matrix.spec.label.clone(), detail };
-    if row_bytes == 0 || bytes % row_bytes != 0 {
+    if row_bytes == 0 || !bytes.is_multiple_of(row_bytes) {
         return Err(shape(format!("{bytes} bytes are not whole rows of {row_bytes} bytes")));
     }
     let rows = bytes / row_bytes;

@@ -170,7 +170,8 @@ impl WebGpu {
         let bytes = u64::from(pitch) * u64::from(rows) * 4;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.gpu.buffer("slot readback", bytes, usage, Purpose::Activations)?;
-        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder =
+            self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(self.slot(slot)?.raw(), 0, staging.raw(), 0, bytes);
         self.gpu.queue().submit([encoder.finish()]);
         let padded = read_buffer(&self.gpu, staging.raw(), pitch * rows).await?;
@@ -354,15 +355,7 @@ impl GpuBufferRef {
 fn allocate_activations(gpu: &Gpu, shape: &DecoderShape) -> Result<Activations, GpuError> {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
     let words = |label: &str, words: u64| gpu.buffer(label, words * 4, usage, Purpose::Activations);
-    let all = [
-        Slot::X,
-        Slot::Normed,
-        Slot::Qkv,
-        Slot::AttnOut,
-        Slot::Mlp,
-        Slot::LastNormed,
-        Slot::Logits,
-    ];
+    let all = [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::LastNormed, Slot::Logits];
     let size = |slot: Slot| {
         u64::from(shape.width(slot).next_multiple_of(PITCH)) * u64::from(shape.rows(slot, shape.max_batch))
     };
@@ -557,7 +550,8 @@ impl Steps for WebGpu {
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
         if self.prompt || !alike {
             let mlp = GpuBufferRef::Slot(Slot::Mlp);
-            let key = StepKey::Linear { x, weight: gate.id, y: Slot::Mlp, write: Write::Set, prompt: self.prompt };
+            let key =
+                StepKey::Linear { x, weight: gate.id, y: Slot::Mlp, write: Write::Set, prompt: self.prompt };
             self.linear_to(key, x, gate, mlp, Write::Set)?;
             let key = StepKey::Up { x, up: up.id, prompt: self.prompt };
             self.linear_to(key, x, up, GpuBufferRef::Up, Write::Set)?;
@@ -686,7 +680,8 @@ impl Steps for WebGpu {
         if self.planning {
             return Ok(None);
         }
-        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder =
+            self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for dispatch in &pass_list {
@@ -717,7 +712,8 @@ impl Steps for WebGpu {
 
 impl WebGpu {
     fn cache(&self, layer: u32) -> Result<&[GpuBuffer; 2], GpuError> {
-        let missing = || GpuError::Rejected { label: format!("layer {layer}"), detail: "no such cache".into() };
+        let missing =
+            || GpuError::Rejected { label: format!("layer {layer}"), detail: "no such cache".into() };
         self.caches.get(layer as usize).ok_or_else(missing)
     }
 }

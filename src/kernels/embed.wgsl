@@ -28,7 +28,9 @@ fn embed(@builtin(global_invocation_id) gid: vec3<u32>) {
     }
     var scale = UNPACK_SCALE;
     if (params.scale_blocks > 0u) {
-        scale *= scales[row * params.scale_blocks + load / params.loads_per_block];
+        // A row's only scale holds to its end, even where its last load is not full.
+        let block = min(load / params.loads_per_block, params.scale_blocks - 1u);
+        scale *= scales[row * params.scale_blocks + block];
     }
     let packed = weights[row * params.loads + load];
     for (var q = 0u; q < QUARTERS; q++) {

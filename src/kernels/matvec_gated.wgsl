@@ -78,6 +78,8 @@ fn matvec_gated(
             gate *= gate_scales[row];
             up *= up_scales[row];
         }
-        y[token * params.y_pitch + params.first_row + row] = gate / (1.0 + exp(-gate)) * up;
+        // exp(85) is still finite, and WGSL may assume that nothing is infinite.
+        let silu = gate / (1.0 + exp(-max(gate, -85.0)));
+        y[token * params.y_pitch + params.first_row + row] = silu * up;
     }
 }

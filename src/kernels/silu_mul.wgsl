@@ -14,5 +14,6 @@ fn silu_mul(@builtin(global_invocation_id) gid: vec3<u32>) {
     }
     let at = gid.y * params.pitch + gid.x;
     let gate = mlp[at];
-    mlp[at] = gate / (1.0 + exp(-gate)) * up[at];
+    // exp(85) is still finite, and WGSL may assume that nothing is infinite.
+    mlp[at] = gate / (1.0 + exp(-max(gate, vec4<f32>(-85.0)))) * up[at];
 }

@@ -1,0 +1,21 @@
+//! Kernels and backend on a GPU adapter, against their plain-Rust twins.
+//!
+//! `BISE_ADAPTER=name` picks the adapter; `BISE_LIMITS=adapter|default|<bytes>` the limits that are
+//! asked of it, bytes being those of a storage binding. Without an adapter every test fails, unless
+//! `BISE_NO_GPU=1` says that there is none.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod common;
+
+mod gpu {
+    mod common;
+
+    mod products;
+}

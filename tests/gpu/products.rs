@@ -1,0 +1,302 @@
+//! Products with weights and the embedding: every dtype and decoder over ragged sizes.
+
+use bise::dtype::Dtype;
+use bise::kernels::weights::per_load;
+use bise::kernels::{self, BatchUniform, linear};
+use bise::reference;
+use bise::reference::weights::Weights;
+use bise::steps::{MatrixSpec, Write};
+
+use super::common::{Runner, Tolerance, bytes, check, padded_weights, random_rows, random_weights, uniform};
+use crate::common::Random;
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    rows: u32,
+    cols: u32,
+    tokens: u32,
+    /// Columns per scale; 0: none.
+    scale_cols: u32,
+    write: Write,
+    /// Row of the whole matrix at which this part starts.
+    first_row: u32,
+}
+
+const fn case(rows: u32, cols: u32, tokens: u32, scale_cols: u32, write: Write) -> Case {
+    Case { rows, cols, tokens, scale_cols, write, first_row: 0 }
+}
+
+/// Between them: one row, one column, columns that fill no load, rows that fill no group of four or
+/// tile of 64, every count of lanes, tokens that fill no tile of 32, all granularities of scales.
+const CASES: [Case; 14] = [
+    case(1, 1, 1, 0, Write::Set),
+    case(2, 3, 2, 3, Write::Add),
+    case(3, 15, 1, 0, Write::Set),
+    case(4, 16, 5, 16, Write::Set),
+    case(5, 17, 3, 16, Write::Set),
+    case(7, 31, 1, 32, Write::Add),
+    case(9, 33, 33, 32, Write::Add),
+    case(63, 47, 31, 47, Write::Set),
+    Case { first_row: 12, ..case(65, 64, 1, 0, Write::Add) },
+    case(64, 130, 2, 130, Write::Set),
+    case(70, 257, 70, 128, Write::Set),
+    Case { first_row: 4, ..case(33, 300, 1, 300, Write::Set) },
+    case(6, 1030, 1, 128, Write::Add),
+    case(11, 2049, 2, 0, Write::Set),
+];
+
+struct Inputs {
+    spec: MatrixSpec,
+    batch: BatchUniform,
+    params: linear::Params,
+    x: Vec<f32>,
+    weights: Vec<u8>,
+    scales: Vec<f32>,
+    y: Vec<f32>,
+}
+
+fn scale_blocks(case: &Case) -> u32 {
+    if case.scale_cols == 0 { 0 } else { case.cols.div_ceil(case.scale_cols) }
+}
+
+fn scales(random: &mut Random, case: &Case) -> Vec<f32> {
+    // Even without scales something must be bound.
+    let count = (case.rows * scale_blocks(case)).max(4);
+    (0..count).map(|_| 1.5 + random.weight()).collect()
+}
+
+fn inputs(random: &mut Random, dtype: Dtype, case: &Case) -> Inputs {
+    let spec = MatrixSpec {
+        label: "w".into(),
+        rows: case.rows,
+        cols: case.cols,
+        dtype,
+        scale_cols: case.scale_cols,
+    };
+    let x_pitch = case.cols.next_multiple_of(16);
+    let y_pitch = (case.first_row + case.rows).next_multiple_of(16) + 16;
+    let batch = BatchUniform { tokens: case.tokens, ..Default::default() };
+    let packed = random_weights(random, dtype, case.rows, case.cols);
+    Inputs {
+        batch,
+        params: linear::Params {
+            first_row: case.first_row,
+            rows: case.rows,
+            loads: case.cols.div_ceil(per_load(dtype)),
+            x_pitch: x_pitch / 4,
+            y_pitch,
+            scale_blocks: scale_blocks(case),
+            loads_per_block: linear::loads_per_block(&spec),
+            single: 0,
+        },
+        spec,
+        x: random_rows(random, case.tokens, case.cols, x_pitch),
+        weights: padded_weights(&packed, dtype, case.rows, case.cols),
+        scales: scales(random, case),
+        // Not zero: what must not be written shows.
+        y: random_rows(random, case.tokens, y_pitch, y_pitch),
+    }
+}
+
+/// Sums of `cols` products of magnitude 1 in f32.
+fn tolerance(cols: u32) -> Tolerance {
+    Tolerance { abs: 1e-6 * (cols as f32).sqrt() + 1e-6, rel: 1e-5 }
+}
+
+impl Inputs {
+    fn contents(&self) -> [&[u8]; 6] {
+        let [batch, params] = [uniform(&self.batch), uniform(&self.params)];
+        [batch, params, bytes(&self.x), &self.weights, bytes(&self.scales), bytes(&self.y)]
+    }
+}
+
+#[test]
+fn matvec() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 1;
+    let mut random = Random::new(seed);
+    for (dtype, decoder) in runner.decoders() {
+        for case in &CASES {
+            let i = inputs(&mut random, dtype, case);
+            let kernel = kernels::matvec::kernel(&i.spec, decoder, case.write).unwrap();
+            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens);
+            let got = runner.run(kernel, &i.contents(), grid);
+            let mut want = i.y.clone();
+            let weights = Weights::new(dtype, &i.weights).unwrap();
+            reference::matvec::matvec(&i.batch, &i.params, &i.x, weights, &i.scales, &mut want, case.write);
+            check(&(seed, dtype, decoder, case), &got[0], &want, tolerance(case.cols));
+        }
+    }
+}
+
+#[test]
+fn matmul() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 2;
+    let mut random = Random::new(seed);
+    for (dtype, decoder) in runner.decoders() {
+        for case in &CASES {
+            let mut i = inputs(&mut random, dtype, case);
+            let kernel = kernels::matmul::kernel(&i.spec, decoder, case.write).unwrap();
+            let grid = kernels::matmul::grid(case.rows, case.tokens);
+            let got = runner.run(kernel.clone(), &i.contents(), grid);
+            let mut want = i.y.clone();
+            let weights = Weights::new(dtype, &i.weights).unwrap();
+            reference::matmul::matmul(&i.batch, &i.params, &i.x, weights, &i.scales, &mut want, case.write);
+            check(&(seed, dtype, decoder, case), &got[0], &want, tolerance(case.cols));
+
+            // A token's result does not depend on those beside it.
+            let last = case.tokens - 1;
+            i.batch.tokens = 1;
+            i.x.drain(..(last * i.params.x_pitch * 4) as usize);
+            i.y.drain(..(last * i.params.y_pitch) as usize);
+            let alone = runner.run(kernel, &i.contents(), kernels::matmul::grid(case.rows, 1));
+            let together = &got[0][(last * i.params.y_pitch) as usize..];
+            assert_eq!(alone[0], together, "{:?}", (seed, dtype, decoder, case));
+        }
+    }
+}
+
+#[test]
+fn matvec_gated() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 3;
+    let mut random = Random::new(seed);
+    for (dtype, decoder) in runner.decoders() {
+        for case in &CASES {
+            let i = inputs(&mut random, dtype, case);
+            let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
+            let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
+            let up_scales = scales(&mut random, case);
+            let p = i.params;
+            let params = kernels::matvec_gated::Params {
+                first_row: p.first_row,
+                rows: p.rows,
+                loads: p.loads,
+                x_pitch: p.x_pitch,
+                y_pitch: p.y_pitch,
+                scale_blocks: p.scale_blocks,
+                loads_per_block: p.loads_per_block,
+                padding: 0,
+            };
+            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder).unwrap();
+            let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens);
+            let [_, _, x, gate, gate_scales, y] = i.contents();
+            let contents = [uniform(&params), x, gate, gate_scales, &up_weights, bytes(&up_scales), y];
+            let got = runner.run(kernel, &contents, grid);
+            let mut want = i.y.clone();
+            reference::matvec_gated::matvec_gated(
+                case.tokens,
+                &params,
+                &i.x,
+                Weights::new(dtype, &i.weights).unwrap(),
+                &i.scales,
+                Weights::new(dtype, &up_weights).unwrap(),
+                &up_scales,
+                &mut want,
+            );
+            // A product of two sums: the error of each counts as often as the other is large.
+            let tolerance =
+                Tolerance { abs: 8.0 * tolerance(case.cols).abs * (case.cols as f32).sqrt(), rel: 3e-5 };
+            check(&(seed, dtype, decoder, case), &got[0], &want, tolerance);
+        }
+    }
+}
+
+#[test]
+fn matvec_gated_survives_extreme_gates() {
+    let Some(mut runner) = Runner::open() else { return };
+    let spec = MatrixSpec { label: "w".into(), rows: 4, cols: 4, dtype: Dtype::F32, scale_cols: 0 };
+    let gates = [-1e30_f32, -200.0, 200.0, 1e30];
+    let weights: Vec<f32> = gates.iter().flat_map(|gate| [*gate, 0.0, 0.0, 0.0]).collect();
+    let ups = [1.0_f32; 16];
+    let params = kernels::matvec_gated::Params {
+        rows: 4,
+        loads: 1,
+        x_pitch: 4,
+        y_pitch: 16,
+        loads_per_block: 1,
+        ..Default::default()
+    };
+    let mut x = vec![0.0_f32; 16];
+    x[0] = 1.0;
+    let y = vec![0.0_f32; 16];
+    let contents =
+        [uniform(&params), bytes(&x), bytes(&weights), bytes(&y), bytes(&ups), bytes(&y), bytes(&y)];
+    let kernel = kernels::matvec_gated::kernel(&spec, kernels::weights::Decoder::Safe).unwrap();
+    let got = runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1));
+    check(&gates, &got[0][..4], &[0.0, 0.0, 200.0, 1e30], Tolerance { abs: 1e-4, rel: 1e-5 });
+}
+
+#[test]
+fn embed() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 4;
+    let mut random = Random::new(seed);
+    for (dtype, decoder) in runner.decoders() {
+        for case in &CASES {
+            let i = inputs(&mut random, dtype, case);
+            let pitch = i.params.x_pitch;
+            let params = kernels::embed::Params {
+                first_row: case.first_row,
+                rows: case.rows,
+                loads: i.params.loads,
+                pitch,
+                scale_blocks: i.params.scale_blocks,
+                loads_per_block: i.params.loads_per_block,
+                width: case.cols,
+                padding: 0,
+            };
+            // The first id lies in this part, the others perhaps not: before it, or behind.
+            let below = u64::from(case.first_row + case.rows + 3);
+            let mut ids: Vec<u32> = (0..case.tokens).map(|_| random.below(below) as u32).collect();
+            ids[0] = case.first_row + case.rows - 1;
+            let x = random_rows(&mut random, case.tokens, pitch * 4, pitch * 4);
+            let kernel = kernels::embed::kernel(&i.spec, decoder).unwrap();
+            let contents = [uniform(&params), bytes(&ids), &i.weights, bytes(&i.scales), bytes(&x)];
+            let got = runner.run(kernel, &contents, kernels::embed::grid(i.params.loads, case.tokens));
+            let mut want = x.clone();
+            let weights = Weights::new(dtype, &i.weights).unwrap();
+            reference::embed::embed(case.tokens, &params, &ids, weights, &i.scales, &mut want);
+            check(&(seed, dtype, decoder, case), &got[0], &want, Tolerance { abs: 0.0, rel: 2e-7 });
+        }
+    }
+}
+
+/// More groups of rows than one dimension of a dispatch holds.
+#[test]
+fn matvec_folds_its_grid() {
+    let Some(mut runner) = Runner::open() else { return };
+    // Eight lanes a row: 32 rows to a workgroup.
+    let rows = 65_535 * 32 + 37;
+    let spec = MatrixSpec { label: "w".into(), rows, cols: 1, dtype: Dtype::F8E5m2, scale_cols: 0 };
+    let bytes_needed = u64::from(rows) * 16;
+    if runner.gpu.tier().max_binding_bytes < bytes_needed {
+        println!("not run: this device's bindings hold no {bytes_needed} bytes");
+        return;
+    }
+    let batch = BatchUniform { tokens: 1, ..Default::default() };
+    let params = linear::Params {
+        rows,
+        loads: 1,
+        x_pitch: 4,
+        y_pitch: rows,
+        loads_per_block: 1,
+        ..Default::default()
+    };
+    let mut x = vec![0.0_f32; 16];
+    x[0] = 1.0;
+    // Row r has weight code r mod 120, all of them finite.
+    let mut weights = vec![0_u8; bytes_needed as usize];
+    for (row, load) in weights.chunks_exact_mut(16).enumerate() {
+        load[0] = (row % 120) as u8;
+    }
+    let y = vec![-1.0_f32; rows as usize];
+    let kernel = kernels::matvec::kernel(&spec, kernels::weights::Decoder::Safe, Write::Set).unwrap();
+    let contents = [uniform(&batch), uniform(&params), bytes(&x), &weights, bytes(&x), bytes(&y)];
+    let grid = kernels::matvec::grid(&spec, rows, 1);
+    assert!(grid[2] > 1, "{grid:?}");
+    let got = runner.run(kernel, &contents, grid);
+    let want: Vec<f32> = (0..rows).map(|row| bise::dtype::decode_e5m2((row % 120) as u8)).collect();
+    assert!(got[0] == want, "a row is wrong");
+}
