@@ -40,6 +40,13 @@ fn shape_error(label: &str, detail: String) -> ReferenceError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefMatrix(usize);
 
+/// Handle of a vector of this backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefVector {
+    index: usize,
+    len: u32,
+}
+
 struct Matrix {
     spec: MatrixSpec,
     /// `(rows, loads * 16)`
@@ -67,6 +74,8 @@ impl Matrix {
 pub struct Reference {
     shape: DecoderShape,
     matrices: Vec<Matrix>,
+    /// Padded with zeros like rows of activations.
+    vectors: Vec<Vec<f32>>,
     /// `(rows, pitch(slot))` each, padding zero.
     slots: HashMap<Slot, Vec<f32>>,
     /// Keys and values by layer, `(slots, kv_heads, head_dim / 2)` words of two f16.
@@ -85,6 +94,7 @@ impl Reference {
         let words = (shape.cache_slots() * shape.kv_width() / 2) as usize;
         Reference {
             matrices: Vec::new(),
+            vectors: Vec::new(),
             slots: all.into_iter().map(|slot| (slot, zeros(slot))).collect(),
             caches: (0..shape.layers).map(|_| [vec![0; words], vec![0; words]]).collect(),
             ids: Vec::new(),
@@ -173,7 +183,7 @@ fn pitch(shape: &DecoderShape, slot: Slot) -> u32 {
 
 impl Store for Reference {
     type Matrix = RefMatrix;
-    type Vector = Vec<f32>;
+    type Vector = RefVector;
     type Error = ReferenceError;
 
     fn matrix(&mut self, spec: &MatrixSpec) -> Result<RefMatrix, ReferenceError> {
@@ -209,10 +219,18 @@ impl Store for Reference {
         Ok(())
     }
 
-    fn vector(&mut self, _label: &str, values: &[f32]) -> Result<Vec<f32>, ReferenceError> {
-        let mut padded = values.to_vec();
-        padded.resize(values.len().next_multiple_of(PITCH as usize), 0.0);
-        Ok(padded)
+    fn vector(&mut self, _label: &str, len: u32) -> Result<RefVector, ReferenceError> {
+        self.vectors.push(vec![0.0; len.next_multiple_of(PITCH) as usize]);
+        Ok(RefVector { index: self.vectors.len() - 1, len })
+    }
+
+    fn write_vector(&mut self, vector: &RefVector, values: &[f32]) -> Result<(), ReferenceError> {
+        if values.len() != vector.len as usize {
+            let detail = format!("{} values for a vector of {}", values.len(), vector.len);
+            return Err(shape_error("vector", detail));
+        }
+        self.vectors[vector.index][..values.len()].copy_from_slice(values);
+        Ok(())
     }
 
     async fn allocated(&mut self) -> Result<(), ReferenceError> {
@@ -274,7 +292,7 @@ impl Steps for Reference {
         })
     }
 
-    fn rms_norm(&mut self, x: Slot, weight: &Vec<f32>, y: Slot) -> Result<(), ReferenceError> {
+    fn rms_norm(&mut self, x: Slot, weight: &RefVector, y: Slot) -> Result<(), ReferenceError> {
         self.fill(y, |this, out| {
             let params = rms_norm::Params {
                 width: this.shape.width(x),
@@ -282,6 +300,7 @@ impl Steps for Reference {
                 last: u32::from(y == Slot::LastNormed),
                 epsilon: this.shape.norm_epsilon,
             };
+            let weight = &this.vectors[weight.index];
             super::rms_norm::rms_norm(&this.batch, &params, &this.slots[&x], weight, out);
             Ok(())
         })

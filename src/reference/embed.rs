@@ -18,6 +18,8 @@ pub fn embed(tokens: u32, params: &Params, ids: &[u32], weights: Weights, scales
             let block = column as u32 / weights.per_load() / params.loads_per_block;
             let scale = match params.scale_blocks {
                 0 => 1.0,
+                // One scale belongs to the whole row, whatever its width.
+                1 => scales[row as usize],
                 blocks => scales[(row * blocks + block) as usize],
             };
             out[column] = weight * scale;

@@ -23,4 +23,4 @@ pub mod rope_store;
 pub mod silu_mul;
 pub mod weights;
 
-pub use backend::{RefMatrix, Reference, ReferenceError};
+pub use backend::{RefMatrix, RefVector, Reference, ReferenceError};
