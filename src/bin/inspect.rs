@@ -29,19 +29,28 @@ pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
     if args.json {
         return print_json(&inspection);
     }
-    let Inspection { architecture, parameters, layers, vocab, context_length, sliding_window, .. } = &inspection;
+    let Inspection { architecture, parameters, layers, vocab, context_length, sliding_window, .. } =
+        &inspection;
     let mut out = stdout().lock();
     writeln!(out, "architecture      {architecture}, {layers} layers, vocabulary {vocab}")?;
     writeln!(out, "parameters        {parameters}")?;
     writeln!(out, "tensors           {}", dtypes(&inspection.tensors))?;
-    writeln!(out, "files             {} with {} bytes of weights", inspection.shards, inspection.weight_bytes)?;
+    writeln!(
+        out,
+        "files             {} with {} bytes of weights",
+        inspection.shards, inspection.weight_bytes
+    )?;
     writeln!(
         out,
         "context           {context_length} of {} positions{}",
         inspection.max_context_length,
         sliding_window.map_or_else(String::new, |w| format!(", sliding window {w}"))
     )?;
-    writeln!(out, "memory, weights   {} bytes as they are, {} as f8", inspection.device_bytes, inspection.device_bytes_f8)?;
+    writeln!(
+        out,
+        "memory, weights   {} bytes as they are, {} as f8",
+        inspection.device_bytes, inspection.device_bytes_f8
+    )?;
     writeln!(out, "memory, kv cache  {} bytes", inspection.kv_cache_bytes)?;
     writeln!(out, "tokenizer         {}", if inspection.tokenizer { "yes" } else { "no" })?;
     writeln!(out, "chat template     {}", if inspection.chat { "yes" } else { "no" })?;

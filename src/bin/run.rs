@@ -5,9 +5,7 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
 use bise::checkpoint::source::FileSource;
-use bise::engine::{
-    Engine, LoadOptions, Message, Prompt, Request, WeightMode, load_tokenizer,
-};
+use bise::engine::{Engine, LoadOptions, Message, Prompt, Request, WeightMode, load_tokenizer};
 use bise::gpu::{GpuOptions, LimitChoice};
 use clap::{Args, ValueEnum};
 use pollster::block_on;
@@ -123,19 +121,21 @@ pub fn source(directory: &Path) -> Result<FileSource, Box<dyn Error>> {
     if directory.is_dir() {
         return Ok(FileSource::new(directory));
     }
-    Err(format!("{} is not a directory; MODEL is a directory holding a checkpoint", directory.display()).into())
+    Err(format!("{} is not a directory; MODEL is a directory holding a checkpoint", directory.display())
+        .into())
 }
 
 /// The adapter that BISE_ADAPTER names, with the limits that BISE_LIMITS asks for.
 fn gpu_options() -> Result<GpuOptions, Box<dyn Error>> {
     let adapter = std::env::var("BISE_ADAPTER").ok().filter(|name| !name.is_empty());
-    let limits = match std::env::var("BISE_LIMITS").as_deref() {
-        Err(_) | Ok("" | "adapter") => LimitChoice::Adapter,
-        Ok("default") => LimitChoice::Default,
-        Ok(bytes) => LimitChoice::Binding(
-            bytes.parse().map_err(|_| format!("BISE_LIMITS is {bytes:?}, not adapter, default or a number of bytes"))?,
-        ),
-    };
+    let limits =
+        match std::env::var("BISE_LIMITS").as_deref() {
+            Err(_) | Ok("" | "adapter") => LimitChoice::Adapter,
+            Ok("default") => LimitChoice::Default,
+            Ok(bytes) => LimitChoice::Binding(bytes.parse().map_err(|_| {
+                format!("BISE_LIMITS is {bytes:?}, not adapter, default or a number of bytes")
+            })?),
+        };
     Ok(GpuOptions { adapter, limits })
 }
 
@@ -225,7 +225,9 @@ pub fn logits(args: LogitsArgs) -> Result<(), Box<dyn Error>> {
     let sum: f64 = logits.iter().map(|&l| f64::from(l)).sum();
     let norm = logits.iter().map(|&l| f64::from(l).powi(2)).sum::<f64>().sqrt();
     if args.model.json {
-        return print_json(&json!({ "top": top, "sum": sum, "norm": norm, "adapter": engine.info().adapter.name }));
+        return print_json(
+            &json!({ "top": top, "sum": sum, "norm": norm, "adapter": engine.info().adapter.name }),
+        );
     }
     let mut out = stdout().lock();
     for (id, logit) in top {

@@ -84,7 +84,11 @@ impl Engine {
                 prompt_ms: first_token.duration_since(started).as_secs_f64() * 1e3,
                 completion_tokens: progress.ids.len() as u32,
                 completion_ms,
-                tokens_per_second: if rest > 0.0 && completion_ms > 0.0 { rest * 1e3 / completion_ms } else { 0.0 },
+                tokens_per_second: if rest > 0.0 && completion_ms > 0.0 {
+                    rest * 1e3 / completion_ms
+                } else {
+                    0.0
+                },
             },
             prompt_ids: prompt,
             ids: progress.ids,
@@ -125,7 +129,8 @@ impl Engine {
             return Err(EngineError::BadRequest("max_tokens must be at least 1".into()));
         }
         if let Some(top) = request.logprobs.filter(|&top| top > MAX_LOGPROBS) {
-            let what = format!("{top} alternatives per token were asked for; at most {MAX_LOGPROBS} are given");
+            let what =
+                format!("{top} alternatives per token were asked for; at most {MAX_LOGPROBS} are given");
             return Err(EngineError::BadRequest(what));
         }
         if !request.stop.is_empty() {
@@ -178,7 +183,8 @@ impl Engine {
             let what = format!("token {id} is not in the model's vocabulary of {vocab}");
             return Err(EngineError::BadRequest(what));
         }
-        let room = u64::from(self.context).checked_sub(ids.len() as u64).filter(|&room| room >= u64::from(needed));
+        let room =
+            u64::from(self.context).checked_sub(ids.len() as u64).filter(|&room| room >= u64::from(needed));
         match room {
             Some(room) => Ok(room as u32),
             None => Err(EngineError::BadRequest(format!(

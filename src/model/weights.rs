@@ -176,10 +176,7 @@ impl WeightPlan {
             forms.push(stored_form(tensor, info, scales, precision, cols as u32)?);
         }
         let (dtype, scale_cols) = common_form(&forms).ok_or_else(|| ModelError::Tensors {
-            problems: vec![format!(
-                "{} and its neighbours are stored in different FP8 formats",
-                first.name
-            )],
+            problems: vec![format!("{} and its neighbours are stored in different FP8 formats", first.name)],
         })?;
         let mut rows = 0;
         for ((tensor, info), form) in parts.iter().zip(&forms) {
