@@ -10,13 +10,19 @@ import { FakeWorker, Trace, WORDS, fakeWasm } from "./fake_worker.js";
 globalThis.location ??= /** @type {any} */ ({ href: "https://site.example/page/" });
 
 const HELLO = [{ role: "user", content: "hello" }];
-const code = (wanted, message = /./) => (error) => {
+const code = (/** @type {string} */ wanted, message = /./) => (/** @type {unknown} */ error) => {
   assert.ok(error instanceof BiseError, String(error));
   assert.equal(error.code, wanted);
   assert.match(error.message, message);
   return true;
 };
 
+/**
+ * @param {import("./fake_worker.js").Faults} [faults]
+ * @param {object} [options]
+ * @param {() => void} [checkPlatform]
+ * @returns {Promise<{ engine: any, trace: Trace, worker: any }>} the engine, or the error of its load
+ */
 async function start(faults, options, checkPlatform) {
   const trace = new Trace();
   let worker;
@@ -27,7 +33,9 @@ async function start(faults, options, checkPlatform) {
   return { engine, trace, worker };
 }
 
+/** @param {AsyncIterable<any>} stream */
 async function collect(stream) {
+  /** @type {any[]} */
   const chunks = [];
   for await (const chunk of stream) chunks.push(chunk);
   return chunks;
@@ -36,8 +44,9 @@ async function collect(stream) {
 const settled = () => new Promise((resolve) => setTimeout(resolve, 20));
 
 test("a load reaches the engine and reports progress", async () => {
+  /** @type {unknown[]} */
   const progress = [];
-  const { engine, trace } = await start({}, { weights: "checkpoint", contextLength: 64, onProgress: (p) => progress.push(p) });
+  const { engine, trace } = await start({}, { weights: "checkpoint", contextLength: 64, onProgress: (/** @type {unknown} */ p) => progress.push(p) });
   assert.equal(engine.info.architecture, "mistral");
   assert.equal(engine.info.adapter.name, "fake adapter");
   assert.deepEqual(progress, [{ phase: "weights", done: 1, total: 2 }]);
@@ -74,8 +83,9 @@ test("a stream gives the same text, chunk by chunk", async () => {
 
 test("requests run one at a time, in the order of asking", async () => {
   const { engine, trace } = await start();
+  /** @type {number[]} */
   const order = [];
-  const ask = (max_tokens) => engine.completions.create({ prompt: "x", max_tokens }).then(() => order.push(max_tokens));
+  const ask = (/** @type {number} */ max_tokens) => engine.completions.create({ prompt: "x", max_tokens }).then(() => order.push(max_tokens));
   await Promise.all([ask(9), ask(1), ask(5)]);
   assert.deepEqual(order, [9, 1, 5]);
   assert.deepEqual(trace.requests.map(({ max_tokens }) => max_tokens), [9, 1, 5]);
@@ -92,7 +102,7 @@ test("an abort ends a generation within a token and leaves the engine usable", a
       seen.push(chunk);
       if (seen.length === 3) controller.abort("enough");
     }
-  }, (error) => code("aborted")(error) && error.cause === "enough");
+  }, (/** @type {any} */ error) => code("aborted")(error) && error.cause === "enough");
   assert.equal(seen.length, 3);
   assert.equal((await engine.completions.create({ prompt: "y", max_tokens: 1 })).choices[0].text, "There");
   assert.equal(trace.aborted, 1);
@@ -180,11 +190,13 @@ test("a worker that never starts is a network failure", async () => {
 });
 
 test("a failed load says why and ends its worker", async () => {
-  for (const [faults, wanted, message] of [
+  /** @type {[import("./fake_worker.js").Faults, string, RegExp][]} */
+  const cases = [
     [{ failLoad: { code: "unsupported-model", message: "a mamba" } }, "unsupported-model", /a mamba/],
     [{ failLoad: { code: "made-up", message: "odd" } }, "device-lost", /odd/],
     [{ failInit: new TypeError("404") }, "network", /wasm module could not be loaded: 404/],
-  ]) {
+  ];
+  for (const [faults, wanted, message] of cases) {
     const { engine: error, worker } = await start(faults);
     code(wanted, message)(error);
     await settled();

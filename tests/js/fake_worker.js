@@ -9,7 +9,9 @@ const INFO = { architecture: "mistral", contextLength: 512, backend: "webgpu" };
 
 /** What the fake module was asked for. */
 export class Trace {
+  /** @type {unknown[]} */
   loads = [];
+  /** @type {any[]} */
   requests = [];
   running = 0;
   mostRunning = 0;
@@ -20,19 +22,24 @@ export class Trace {
 /** A macrotask, as a GPU readback is. */
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
+/** @typedef {{ failLoad?: unknown, failInit?: unknown, failAt?: number, failure?: unknown, slowLoad?: boolean }} Faults */
+
 /**
  * @param {Trace} trace
- * @param {{ failLoad?: unknown, failInit?: unknown, failAt?: number, failure?: unknown, slowLoad?: boolean }} faults
+ * @param {Faults} faults
+ * @returns {any} a module of the real one's shape
  */
 export function fakeWasm(trace, faults = {}) {
-  const failWith = (code, message) => Object.assign(new Error(message), { code });
+  const failWith = (/** @type {string} */ code, /** @type {string} */ message) => Object.assign(new Error(message), { code });
   return {
     default: async () => {
       if (faults.failInit) throw faults.failInit;
     },
     wasm_memory: () => 1234,
     WebEngine: class {
-      static async load(source, options, onProgress, signal) {
+      /** @param {any[]} args */
+      static async load(...args) {
+        const [source, options, onProgress, signal] = args;
         trace.loads.push({ source, options });
         onProgress({ phase: "weights", done: 1, total: 2 });
         do {
@@ -50,7 +57,9 @@ export function fakeWasm(trace, faults = {}) {
         return INFO;
       }
 
-      async generate(request, onDelta, signal) {
+      /** @param {any[]} args */
+      async generate(...args) {
+        const [request, onDelta, signal] = args;
         trace.requests.push(request);
         trace.running += 1;
         trace.mostRunning = Math.max(trace.mostRunning, trace.running);
@@ -86,10 +95,18 @@ export function fakeWasm(trace, faults = {}) {
 /** Messages are cloned and arrive in a later task, as between real threads. */
 export class FakeWorker extends EventTarget {
   terminated = false;
-  /** Messages that went to the worker. */
+  /** Messages that went to the worker. @type {unknown[]} */
   sent = [];
+  /** @type {((event: { data: any }) => void)[]} */
   #listeners = [];
+  onmessage = null;
+  onmessageerror = null;
+  onerror = null;
 
+  /**
+   * @param {any} wasm
+   * @param {() => void} [check]
+   */
   constructor(wasm, check = () => {}) {
     super();
     serve({
@@ -98,6 +115,7 @@ export class FakeWorker extends EventTarget {
     }, wasm, { check, adapterName: async () => "fake adapter" });
   }
 
+  /** @param {unknown} message */
   emit(message) {
     const data = structuredClone(message);
     setImmediate(() => {
@@ -105,6 +123,7 @@ export class FakeWorker extends EventTarget {
     });
   }
 
+  /** @param {unknown} message */
   postMessage(message) {
     const data = structuredClone(message);
     this.sent.push(data);

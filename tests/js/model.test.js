@@ -6,12 +6,15 @@ import { checkLoadOptions, resolveModel } from "../../www/bise/model.js";
 import { nearest } from "../../www/bise/options.js";
 
 const PAGE = "https://site.example/a/page.html";
-const refused = (message) => (error) => {
+const refused = (/** @type {any} */ message) => (/** @type {unknown} */ error) => {
   assert.ok(error instanceof BiseError && error.code === "bad-request", String(error));
   assert.match(error.message, message);
   return true;
 };
-const base = (model, options = {}) => resolveModel(model, options, PAGE).source.base;
+/** A source of any kind. @type {(model: unknown, options?: object) => any} */
+const source = (model, options = {}) => resolveModel(model, options, PAGE).source;
+/** @type {(model: unknown, options?: object) => string} */
+const base = (model, options) => source(model, options).base;
 
 test("hub ids", () => {
   assert.equal(base("owner/name"), "https://huggingface.co/owner/name/resolve/main/");
@@ -36,17 +39,17 @@ test("a query stays, behind the slash", () => {
 
 test("headers go with what is fetched, and with nothing else", () => {
   const headers = { Authorization: "Bearer x" };
-  assert.deepEqual(resolveModel("a/b", { headers }, PAGE).source.headers, headers);
+  assert.deepEqual(source("a/b", { headers }).headers, headers);
   assert.equal("headers" in resolveModel("a/b", {}, PAGE).source, false);
   assert.throws(() => resolveModel([new File([], "config.json")], { headers }, PAGE), refused(/headers/));
 });
 
 test("files and folders", () => {
-  const named = (name, path = "") => Object.defineProperty(new File(["x"], name), "webkitRelativePath", { value: path });
-  const { source } = resolveModel([named("config.json"), named("model.safetensors")], {}, PAGE);
-  assert.deepEqual([...source.files.keys()], ["config.json", "model.safetensors"]);
-  const folder = resolveModel([named("config.json", "m/config.json"), named("x", "m/sub/x")], {}, PAGE);
-  assert.deepEqual([...folder.source.files.keys()], ["config.json", "sub/x"]);
+  const named = (/** @type {string} */ name, path = "") => Object.defineProperty(new File(["x"], name), "webkitRelativePath", { value: path });
+  const picked = source([named("config.json"), named("model.safetensors")]);
+  assert.deepEqual([...picked.files.keys()], ["config.json", "model.safetensors"]);
+  const folder = source([named("config.json", "m/config.json"), named("x", "m/sub/x")]);
+  assert.deepEqual([...folder.files.keys()], ["config.json", "sub/x"]);
   const handle = { kind: "directory", name: "m", getFileHandle: () => {} };
   assert.deepEqual(resolveModel(handle, {}, PAGE), { source: { kind: "directory", handle }, name: "m" });
   assert.throws(() => resolveModel([named("a"), named("a")], {}, PAGE), refused(/two of the files/));

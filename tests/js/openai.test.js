@@ -2,17 +2,22 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { BiseError } from "../../www/bise/errors.js";
-import { chatChunks, chatCompletion, fromChat, fromText, newMeta, textChunks, textCompletion } from "../../www/bise/openai.js";
+import * as openai from "../../www/bise/openai.js";
 
-const refused = (message) => (error) => {
+// Responses are compared as a whole: types would only ask for checks that the comparison makes.
+/** @type {any} */
+const { chatChunks, chatCompletion, fromChat, fromText, newMeta, textChunks, textCompletion } = openai;
+
+const refused = (/** @type {any} */ message) => (/** @type {unknown} */ error) => {
   assert.ok(error instanceof BiseError && error.code === "bad-request", String(error));
   assert.match(error.message, message);
   return true;
 };
 const messages = [{ role: "user", content: "hello" }];
 const META = { id: "cmpl-1", created: 2, model: "m" };
+/** @type {(id: number, token: string, logprob: number) => object} */
 const alternative = (id, token, logprob) => ({ id, token, bytes: [...new TextEncoder().encode(token)], logprob });
-const output = (logprobs = null) => ({
+const output = (/** @type {unknown} */ logprobs = null) => ({
   prompt_ids: [1, 2], ids: [5, 6], text: "é!", finish_reason: "stop", logprobs,
   timings: { prompt_tokens: 2, prompt_ms: 1, completion_tokens: 2, completion_ms: 1, tokens_per_second: 1 },
 });
@@ -89,7 +94,7 @@ test("what does not fit is refused by name", () => {
 
 test("chat logprobs have OpenAI's fields only", () => {
   const logprobs = [{ ...alternative(5, "é", -0.1), top: [alternative(5, "é", -0.1), alternative(9, "e", -3)] }];
-  const plain = (token, logprob, bytes) => ({ token, logprob, bytes });
+  const plain = (/** @type {string} */ token, /** @type {number} */ logprob, /** @type {number[]} */ bytes) => ({ token, logprob, bytes });
   assert.deepEqual(chatCompletion(META, output(logprobs)).choices[0].logprobs, {
     content: [{ ...plain("é", -0.1, [195, 169]), top_logprobs: [plain("é", -0.1, [195, 169]), plain("e", -3, [101])] }],
   });
@@ -116,8 +121,8 @@ test("text completions have legacy logprobs and token ids", () => {
   const chunks = textChunks(META, false);
   assert.deepEqual(chunks.next({ text: "rest", id: null, logprobs: null })[0].choices[0].token_ids, []);
   const streamed = logprobs.flatMap((each) => chunks.next({ text: "", id: each.id, logprobs: each }));
-  assert.deepEqual(streamed.flatMap((chunk) => chunk.choices[0].logprobs.text_offset), choice.logprobs.text_offset);
-  assert.deepEqual(streamed.flatMap((chunk) => chunk.choices[0].token_ids), [195, 169, 6]);
+  assert.deepEqual(streamed.flatMap((/** @type {any} */ chunk) => chunk.choices[0].logprobs.text_offset), choice.logprobs.text_offset);
+  assert.deepEqual(streamed.flatMap((/** @type {any} */ chunk) => chunk.choices[0].token_ids), [195, 169, 6]);
 });
 
 test("chunks: nothing for a token without text, usage only if asked for", () => {
