@@ -115,7 +115,7 @@ build_wasm() {
         rm -rf "$out" pkg/wasm
         "$WASM_BINDGEN" --target web --out-dir "$out" --out-name bise "$raw"
         # shellcheck disable=SC2086 # a list of flags
-        "$WASM_OPT" -Os $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
+        "$WASM_OPT" -Oz $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
         mv "$out/opt.wasm" "$out/bise_bg.wasm"
         mkdir -p pkg && mv "$out" pkg/wasm
         measure_wasm >target/wasm-size
