@@ -18,6 +18,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 TARGET=${CARGO_TARGET_DIR:-target} # what cargo builds; everything else lies in target/
 STAMPS=target/stamps               # what a step was last made from
 WASM_TARGET=wasm32-unknown-unknown
+# To add a missing target by itself, rustup would update the whole toolchain; need_rust adds just the target.
+export RUSTUP_AUTO_INSTALL=0
 BROTLI_LIMIT_BYTES=800000
 
 # --- small helpers -----------------------------------------------------------
@@ -48,6 +50,10 @@ install_packages() {
 need_rust() {
     have cc || install_packages build-essential
     have cargo || die "cargo is missing: install Rust with rustup (https://rustup.rs)"
+    if have rustup && ! rustc --version >/dev/null 2>&1; then
+        say "installing the Rust toolchain of rust-toolchain.toml"
+        rustup toolchain install
+    fi
     local std
     std=$(rustc --print target-libdir --target "$WASM_TARGET" 2>/dev/null) || std=/nonexistent
     compgen -G "$std/libstd-*" >/dev/null && return
@@ -109,7 +115,7 @@ build_wasm() {
         rm -rf "$out" pkg/wasm
         "$WASM_BINDGEN" --target web --out-dir "$out" --out-name bise "$raw"
         # shellcheck disable=SC2086 # a list of flags
-        "$WASM_OPT" -Os $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
+        "$WASM_OPT" -Oz $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
         mv "$out/opt.wasm" "$out/bise_bg.wasm"
         mkdir -p pkg && mv "$out" pkg/wasm
         measure_wasm >target/wasm-size
@@ -136,11 +142,11 @@ measure_wasm() {
 build_client() {
     need_node
     local state
-    state=$(cat www/bise/*.js pkg/wasm/bise.d.ts tests/tsconfig*.json tests/package-lock.json | hash_stdin)
+    state=$(cat www/bise/*.js www/tsconfig*.json tests/package-lock.json | hash_stdin)
     is_fresh client "$state" && [ -f pkg/index.js ] && [ -f pkg/index.d.ts ] && return
     rm -f pkg/*.js pkg/*.d.ts
     cp -p www/bise/*.js pkg/
-    tests/node_modules/.bin/tsc -p tests/tsconfig.types.json
+    tests/node_modules/.bin/tsc -p www/tsconfig.types.json
     mark_fresh client "$state"
 }
 
@@ -158,8 +164,7 @@ assemble_site() {
         die "$dir is not empty and holds no bise site: name another folder"
     fi
     mkdir -p "$dir"
-    for entry in www/* pkg; do
-        [ "$entry" = www/bise ] && continue # the page takes the client from pkg/
+    for entry in www/*.html www/*.css www/*.js www/panels www/models pkg; do
         rm -rf "${dir:?}/$(basename "$entry")"
         cp -Rp "$entry" "$dir/"
     done

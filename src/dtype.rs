@@ -229,9 +229,31 @@ fn round_to_f8<const MANTISSA: u32, const BIAS: u32>(value: f32, max: f32) -> u8
     (sign | if bits < smallest_normal { subnormal } else { normal }) as u8
 }
 
-/// Elements per step of the loops below: a fixed count vectorises even where the compiler
-/// optimises for size.
+/// Elements per step of the loops below: a fixed count lets them vectorise.
 const LANES: usize = 16;
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use wasm::{absmax_bits, quantize_block};
+
+/// Bits of the largest magnitude. For magnitudes the order of the bits is the order of the values,
+/// with infinity and NaN on top: one integer maximum finds absmax and what is not finite.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+fn absmax_bits(blocks: &[[f32; LANES]]) -> u32 {
+    let mut maxima = [0u32; LANES];
+    for block in blocks {
+        for (maximum, w) in maxima.iter_mut().zip(block) {
+            *maximum = (*maximum).max(w.abs().to_bits());
+        }
+    }
+    maxima.into_iter().fold(0, u32::max)
+}
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+fn quantize_block(values: &[f32; LANES], scale: f32) -> [u8; LANES] {
+    values.map(|w| round_to_f8::<3, 7>(w / scale, E4M3_MAX))
+}
 
 /// Quantises one row to F8_E4M3: returns `scale = absmax / 448` and writes
 /// `q = encode_e4m3(w / scale)`, so that `w ~ q * scale`. The scale is 1 where absmax / 448 is
@@ -243,17 +265,9 @@ pub fn quantize_row_e4m3(row: &[f32], out: &mut [u8]) -> Result<f32, DtypeError>
     if row.len() != out.len() {
         return Err(DtypeError::Length { values: row.len(), slots: out.len() });
     }
-    // For magnitudes the order of the bits is the order of the values, NaN and infinity on top:
-    // one integer maximum finds absmax and what is not finite.
     let (blocks, rest) = row.as_chunks::<LANES>();
-    let mut maxima = [0u32; LANES];
-    for block in blocks {
-        for (maximum, w) in maxima.iter_mut().zip(block) {
-            *maximum = (*maximum).max(w.to_bits() & 0x7fff_ffff);
-        }
-    }
-    let all = maxima.into_iter().chain(rest.iter().map(|w| w.to_bits() & 0x7fff_ffff));
-    let absmax = f32::from_bits(all.fold(0, u32::max));
+    let absmax = rest.iter().map(|w| w.abs().to_bits()).fold(absmax_bits(blocks), u32::max);
+    let absmax = f32::from_bits(absmax);
     if !absmax.is_finite() {
         let element = row.iter().position(|w| !w.is_finite()).unwrap_or(0);
         return Err(DtypeError::NotFinite { element });
@@ -264,9 +278,7 @@ pub fn quantize_row_e4m3(row: &[f32], out: &mut [u8]) -> Result<f32, DtypeError>
     };
     let (codes, codes_rest) = out.as_chunks_mut::<LANES>();
     for (block, codes) in blocks.iter().zip(codes) {
-        for (code, w) in codes.iter_mut().zip(block) {
-            *code = round_to_f8::<3, 7>(w / scale, E4M3_MAX);
-        }
+        *codes = quantize_block(block, scale);
     }
     for (code, w) in codes_rest.iter_mut().zip(rest) {
         *code = round_to_f8::<3, 7>(w / scale, E4M3_MAX);

@@ -90,6 +90,11 @@ impl DecoderShape {
         }
     }
 
+    /// Bytes of the whole key/value cache: two f16 per element and position.
+    pub fn cache_bytes(&self) -> u64 {
+        u64::from(self.layers) * u64::from(self.cache_slots()) * u64::from(self.kv_width()) * 4
+    }
+
     /// Width of `slot` in f32 elements per row.
     pub fn width(&self, slot: Slot) -> u32 {
         match slot {

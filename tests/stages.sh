@@ -127,7 +127,7 @@ stage_build() { site; }
 stage_tsc() {
     build
     local project
-    for project in tests/tsconfig.www.json tests/tsconfig.json; do
+    for project in www/tsconfig.json tests/tsconfig.json tests/tsconfig.pkg.json; do
         tests/node_modules/.bin/tsc -p "$project"
     done
 }

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod inspect;
+mod run;
 mod serve;
 
 /// Run and merge Mistral-family language models.
@@ -21,6 +23,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Continue a prompt.
+    Generate(run::GenerateArgs),
+    /// Print the logits that follow a sequence of token ids.
+    Logits(run::LogitsArgs),
+    /// Encode a text, and decode it again.
+    Tokenize(run::TokenizeArgs),
+    /// Describe a checkpoint without loading it.
+    Inspect(inspect::Args),
     /// Serve a built site on this machine, with HTTP ranges.
     Serve(serve::Args),
 }
@@ -28,6 +38,10 @@ enum Command {
 impl Command {
     fn run(self) -> Result<(), Box<dyn Error>> {
         match self {
+            Command::Generate(args) => run::generate(args),
+            Command::Logits(args) => run::logits(args),
+            Command::Tokenize(args) => run::tokenize(&args),
+            Command::Inspect(args) => inspect::inspect(&args),
             Command::Serve(args) => Ok(serve::run(&args)?),
         }
     }

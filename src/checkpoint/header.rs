@@ -1,9 +1,10 @@
 //! The safetensors header: 8 bytes of length, then JSON, then data.
 //!
 //! Everything is u64 and checked: the sizes come from a file that is not trusted, and wasm32's
-//! usize ends at 4 GiB. Stricter than the `safetensors` crate in what has no meaning: keys that
-//! repeat, entries with unknown or missing fields, entries written as arrays, a null
-//! `__metadata__`, shapes of more than 64 dimensions, and dtypes that bise cannot read.
+//! usize ends at 4 GiB. Stricter than the `safetensors` crate where a header says nothing sensible
+//! or breaks the format's own rules: white space before the brace, keys that repeat, entries with
+//! unknown fields or written as arrays, a null `__metadata__`, shapes of more than 64 dimensions,
+//! and dtypes that bise cannot read.
 
 use std::collections::BTreeMap;
 use std::fmt;

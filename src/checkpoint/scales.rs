@@ -5,7 +5,7 @@
 //! cannot be told from it. Activation and cache scales are named to be skipped: execution is
 //! weight-only.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -82,7 +82,9 @@ impl Scales {
         tensors: impl IntoIterator<Item = &'a TensorInfo>,
     ) -> Result<Scales, CheckpointError> {
         let layout = Layout::read(config)?;
-        let tensors: HashMap<&str, &TensorInfo> = tensors.into_iter().map(|t| (t.name.as_str(), t)).collect();
+        // By name, so that of several errors always the same is reported.
+        let tensors: BTreeMap<&str, &TensorInfo> =
+            tensors.into_iter().map(|t| (t.name.as_str(), t)).collect();
         let mut scales = Scales::default();
         for (name, info) in &tensors {
             let last = name.rsplit('.').next().unwrap_or(name);
@@ -149,7 +151,7 @@ impl Layout {
     fn scale_of(
         &self,
         info: &TensorInfo,
-        tensors: &HashMap<&str, &TensorInfo>,
+        tensors: &BTreeMap<&str, &TensorInfo>,
     ) -> Result<WeightScale, CheckpointError> {
         let tensor = &info.name;
         for suffix in ["_zero_point", "_scale_2", "_global_scale"] {

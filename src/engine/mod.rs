@@ -1,5 +1,81 @@
 //! Load and generate: the loops that tie the floors together.
 
+mod error;
+mod generate;
+mod inspect;
+mod load;
 pub mod types;
 
+pub use error::EngineError;
+pub use inspect::{Inspection, inspect};
+pub use load::load_tokenizer;
 pub use types::*;
+
+use crate::kernels::WebGpu;
+use crate::model::{Config, Decoder, GenerationConfig};
+use crate::text::{ChatTemplate, Tokenizer};
+
+/// A loaded model, ready to generate. One request at a time.
+pub struct Engine {
+    decoder: Decoder<WebGpu>,
+    config: Config,
+    generation: GenerationConfig,
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+    context: u32,
+    weights: WeightMode,
+    parameters: u64,
+    requests: u64,
+}
+
+impl Engine {
+    /// What is loaded and what it takes.
+    pub fn info(&self) -> Info {
+        let backend = self.decoder.backend();
+        let tier = backend.gpu().tier();
+        let details = backend.info();
+        let [weights, kv_cache, activations] = details.bytes;
+        Info {
+            architecture: self.config.model_type.clone(),
+            parameters: self.parameters,
+            context_length: self.context,
+            max_context_length: self.config.max_positions,
+            sliding_window: self.config.window,
+            layers: self.config.layers,
+            vocab: self.config.vocab,
+            weights: self.weights,
+            backend: "webgpu".into(),
+            adapter: AdapterInfo {
+                name: tier.name.clone(),
+                driver: tier.driver.clone(),
+                software: tier.software,
+                max_binding_bytes: tier.max_binding_bytes,
+                fp8_decoder: details.fp8_decoder.name().into(),
+            },
+            memory: Memory { weights, kv_cache, activations, total: weights + kv_cache + activations },
+            chat: self.template.is_some(),
+            tokenizer: self.tokenizer.is_some(),
+        }
+    }
+
+    /// Logits of the last of `ids`, with the sequence computed anew. `(vocab)`
+    ///
+    /// # Errors
+    /// [`EngineError::BadRequest`] for ids outside the vocabulary or beyond the context.
+    pub async fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
+        self.check_prompt(ids, 0)?;
+        self.decoder.reset();
+        self.prefill(ids, &|| false).await
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// [`EngineError::BadRequest`] if the checkpoint has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, EngineError> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            let what = "this checkpoint has no tokenizer.json; pass token ids instead of text";
+            EngineError::BadRequest(what.into())
+        })
+    }
+}

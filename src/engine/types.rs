@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::GpuOptions;
+
 /// How weights are stored on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,6 +26,9 @@ pub struct LoadOptions {
     pub weights: WeightMode,
     /// Positions to reserve key/value cache for; default: the model's own limit, at most 4096.
     pub context_length: Option<u32>,
+    /// The device to open; native callers and tests set it.
+    #[serde(skip)]
+    pub gpu: GpuOptions,
 }
 
 /// How far a load is.
@@ -151,8 +156,8 @@ pub struct TokenLogprob {
 pub struct Delta {
     /// New text.
     pub text: String,
-    /// The generated token's id.
-    pub id: u32,
+    /// The generated token's id; `None` for text that was held back to the end.
+    pub id: Option<u32>,
     /// Only if asked for.
     pub logprobs: Option<TokenLogprob>,
 }
@@ -205,12 +210,12 @@ pub struct Output {
 pub struct AdapterInfo {
     /// Name or description.
     pub name: String,
-    /// Vendor.
-    pub vendor: String,
+    /// Driver, where known.
+    pub driver: String,
     /// Whether it is a software adapter.
     pub software: bool,
-    /// Whether subgroup operations are used.
-    pub subgroups: bool,
+    /// Largest storage binding in bytes: larger tensors are split.
+    pub max_binding_bytes: u64,
     /// Which FP8 decoder its self-test allows: `fast` or `safe`.
     pub fp8_decoder: String,
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::error::ModelError;
 use super::rope::{RopeScaling, inv_freq};
+use crate::kernels::attend::MAX_HEAD_DIM;
 use crate::steps::DecoderShape;
 
 const CONFIG: &str = "config.json";
@@ -12,6 +13,9 @@ const GENERATION: &str = "generation_config.json";
 
 /// Largest of any size in a config: keeps products of two within 64 bits and 32-bit shader indices honest.
 const MAX_SIZE: u64 = 1 << 24;
+
+/// Most layers: bounds the list of expected tensors before the checkpoint has been looked at.
+const MAX_LAYERS: u32 = 4096;
 
 /// A decoder's hyperparameters, wholly from config.json.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +108,10 @@ impl Config {
         if head_dim % 2 != 0 {
             return Err(keys.bad(format!("head_dim = {head_dim} is odd, and rotary embedding needs pairs")));
         }
+        if head_dim > MAX_HEAD_DIM {
+            let supported = "the attention kernel takes heads of at most 2048";
+            return Err(keys.unsupported("head_dim", &head_dim.to_string(), supported));
+        }
         if u64::from(heads) * u64::from(head_dim) > MAX_SIZE {
             return Err(keys.bad(format!("{heads} heads of {head_dim} are beyond any model")));
         }
@@ -116,10 +124,14 @@ impl Config {
         let max_positions = keys.optional_size("max_position_embeddings")?;
         let max_positions = max_positions.unwrap_or(if mistral { 131_072 } else { 2048 });
         let (rope_theta, rope_scaling) = keys.rope()?;
+        let layers = keys.size("num_hidden_layers")?;
+        if layers > MAX_LAYERS {
+            return Err(keys.bad(format!("num_hidden_layers = {layers} is beyond any model")));
+        }
         Ok(Config {
             vocab: keys.size("vocab_size")?,
             intermediate: keys.size("intermediate_size")?,
-            layers: keys.size("num_hidden_layers")?,
+            layers,
             norm_epsilon: keys.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             tied: keys.flag("tie_word_embeddings")?.unwrap_or(false),
             eos: keys.ids("eos_token_id")?.unwrap_or_default(),

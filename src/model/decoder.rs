@@ -81,12 +81,7 @@ pub fn plan<B: Steps>(backend: &mut B, weights: &Weights<B>) -> Result<(), B::Er
 }
 
 /// One pass over the layers.
-fn record<B: Steps>(
-    b: &mut B,
-    weights: &Weights<B>,
-    batch: &Batch,
-    logits: bool,
-) -> Result<(), B::Error> {
+fn record<B: Steps>(b: &mut B, weights: &Weights<B>, batch: &Batch, logits: bool) -> Result<(), B::Error> {
     b.begin(batch)?;
     b.embed(&weights.embed)?;
     for (index, layer) in (0..).zip(&weights.layers) {

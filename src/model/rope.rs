@@ -38,8 +38,7 @@ pub fn inv_freq(head_dim: u32, theta: f64, scaling: RopeScaling) -> Vec<f32> {
             } else if wavelength < original / high_freq_factor {
                 f
             } else {
-                let smooth =
-                    (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
                 (1.0 - smooth) * f / factor + smooth * f
             }
         }

@@ -176,10 +176,7 @@ impl WeightPlan {
             forms.push(stored_form(tensor, info, scales, precision, cols as u32)?);
         }
         let (dtype, scale_cols) = common_form(&forms).ok_or_else(|| ModelError::Tensors {
-            problems: vec![format!(
-                "{} and its neighbours are stored in different FP8 formats",
-                first.name
-            )],
+            problems: vec![format!("{} and its neighbours are stored in different FP8 formats", first.name)],
         })?;
         let mut rows = 0;
         for ((tensor, info), form) in parts.iter().zip(&forms) {
@@ -227,16 +224,12 @@ impl WeightPlan {
     /// # Errors
     /// What the backend reports.
     pub fn allocate<B: Store>(&self, backend: &mut B) -> Result<Weights<B>, B::Error> {
-        let mut matrix = |backend: &mut B, role: Role| match self.matrices.get(&role) {
-            Some(spec) => backend.matrix(spec).map(Some),
-            None => Ok(None),
-        };
         // check_tensors has made sure of every role but the head; an empty matrix stands in for none.
-        let mut required = |backend: &mut B, role: Role| {
-            let none = MatrixSpec { label: format!("{role:?}"), rows: 0, cols: 0, dtype: Dtype::F32, scale_cols: 0 };
-            match matrix(backend, role)? {
-                Some(matrix) => Ok(matrix),
-                None => backend.matrix(&none),
+        let required = |backend: &mut B, role: Role| match self.matrices.get(&role) {
+            Some(spec) => backend.matrix(spec),
+            None => {
+                let label = format!("{role:?}");
+                backend.matrix(&MatrixSpec { label, rows: 0, cols: 0, dtype: Dtype::F32, scale_cols: 0 })
             }
         };
         let embed = required(backend, Role::Embed)?;

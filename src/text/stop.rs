@@ -17,7 +17,7 @@ pub struct StopOutcome {
 }
 
 /// Looks for stop strings in a growing text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StopMatcher {
     stops: Vec<Automaton>,
     /// Text that may be the beginning of a stop string.

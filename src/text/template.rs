@@ -1,4 +1,8 @@
 //! Chat templates, rendered as transformers renders them.
+//!
+//! A template is code from a checkpoint: its steps, its nesting and the text it
+//! builds are limited. One hole is left, in the template engine: adding a list
+//! to itself again and again is not charged, and can exhaust the memory.
 
 use std::fmt;
 
@@ -102,7 +106,7 @@ impl ChatTemplate {
         now_unix_s: i64,
     ) -> Result<String, TextError> {
         let strftime_now = Value::from_function(move |format: String| python::strftime(&format, now_unix_s));
-        let special: Value = self.special_tokens.iter().map(|(k, v)| (*k, Value::from(v.as_str()))).collect();
+        let special = Value::from_pairs(self.special_tokens.iter().map(|(k, v)| (*k, v.as_str())));
         let variables = context! {
             messages => Value::from(Serde(messages)),
             add_generation_prompt => add_generation_prompt,

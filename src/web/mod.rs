@@ -1,1 +1,158 @@
-//! web
+//! The exported engine: what `worker.js` calls.
+//!
+//! ```text
+//! mod.rs     WebEngine: load, info, generate
+//! source.rs  where a checkpoint lies: a URL, picked files, a picked directory
+//! http.rs    one file of it over fetch
+//! answer.rs  what an HTTP answer means for a request
+//! stream.rs  a ReadableStream as a ByteStream
+//! error.rs   errors as JavaScript sees them
+//! ```
+//!
+//! Nothing here panics on what JavaScript passes or throws: it comes back as a
+//! rejected promise with a `code`.
+
+mod answer;
+mod error;
+mod http;
+mod source;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+
+use js_sys::Function;
+use serde::{Serialize, de::DeserializeOwned};
+use wasm_bindgen::prelude::*;
+use web_sys::AbortSignal;
+
+use crate::engine::{Delta, Engine, Info, LoadOptions, Progress, Request};
+use error::{bad_request, from_engine};
+use source::WebSource;
+
+/// Sends panic messages to the console, where a crash report can quote them.
+#[wasm_bindgen(start)]
+pub fn start() {
+    console_error_panic_hook::set_once();
+}
+
+/// Size of the wasm memory in bytes. It never shrinks, so a leak shows as growth.
+#[wasm_bindgen]
+pub fn wasm_memory() -> f64 {
+    const PAGE_BYTES: f64 = 65536.0;
+    core::arch::wasm32::memory_size::<0>() as f64 * PAGE_BYTES
+}
+
+/// A loaded model. `free()` releases its memory on the device.
+#[wasm_bindgen]
+pub struct WebEngine {
+    /// Taken out while a generation runs; back when it ends, however it ends.
+    engine: RefCell<Option<Engine>>,
+    info: RefCell<Info>,
+}
+
+#[wasm_bindgen]
+impl WebEngine {
+    /// Loads a checkpoint. `source` is `{kind: "http", base, headers?}`, `{kind: "files", files: Map}`
+    /// or `{kind: "directory", handle}`; `options` are [`LoadOptions`]; `on_progress` gets [`Progress`].
+    ///
+    /// # Errors
+    /// A JavaScript `Error` with a `code`; what `on_progress` throws, if it does.
+    pub async fn load(
+        source: JsValue,
+        options: JsValue,
+        on_progress: Function,
+        signal: AbortSignal,
+    ) -> Result<WebEngine, JsValue> {
+        let options: LoadOptions = from_js("load options", options)?;
+        let source = WebSource::new(&source, signal.clone())?;
+        let report = Callback::new(on_progress);
+        let engine =
+            Engine::load(&source, &options, &mut |progress: Progress| report.call(&progress), &|| {
+                signal.aborted() || report.has_thrown()
+            })
+            .await;
+        report.rethrow()?;
+        let engine = engine.map_err(from_engine)?;
+        let info = RefCell::new(engine.info());
+        Ok(WebEngine { engine: RefCell::new(Some(engine)), info })
+    }
+
+    /// What is loaded: [`Info`].
+    ///
+    /// # Errors
+    /// None in practice: plain data always converts.
+    pub fn info(&self) -> Result<JsValue, JsValue> {
+        to_js(&*self.info.borrow())
+    }
+
+    /// Generates text for a [`Request`]; `on_delta` gets a [`Delta`] per token. Gives the whole
+    /// [`Output`](crate::engine::Output).
+    ///
+    /// # Errors
+    /// A JavaScript `Error` with a `code`; what `on_delta` throws, if it does.
+    pub async fn generate(
+        &self,
+        request: JsValue,
+        on_delta: Function,
+        signal: AbortSignal,
+    ) -> Result<JsValue, JsValue> {
+        let request: Request = from_js("request", request)?;
+        let taken = self.engine.borrow_mut().take();
+        let Some(mut engine) = taken else {
+            return Err(bad_request("a generation is running on this engine: wait for it, or abort it"));
+        };
+        let report = Callback::new(on_delta);
+        let output = engine
+            .generate(&request, &mut |delta: &Delta| report.call(delta), &|| {
+                signal.aborted() || report.has_thrown()
+            })
+            .await;
+        self.info.replace(engine.info());
+        self.engine.replace(Some(engine));
+        report.rethrow()?;
+        to_js(&output.map_err(from_engine)?)
+    }
+}
+
+/// A JavaScript callback. The first exception it throws is kept: the caller stops
+/// its work and hands that on.
+struct Callback {
+    function: Function,
+    thrown: Cell<Option<JsValue>>,
+    has_thrown: Cell<bool>,
+}
+
+impl Callback {
+    fn new(function: Function) -> Callback {
+        Callback { function, thrown: Cell::new(None), has_thrown: Cell::new(false) }
+    }
+
+    fn call<T: Serialize>(&self, value: &T) {
+        if self.has_thrown.get() {
+            return;
+        }
+        let result = to_js(value).and_then(|value| self.function.call1(&JsValue::NULL, &value));
+        if let Err(thrown) = result {
+            self.has_thrown.set(true);
+            self.thrown.set(Some(thrown));
+        }
+    }
+
+    fn has_thrown(&self) -> bool {
+        self.has_thrown.get()
+    }
+
+    fn rethrow(&self) -> Result<(), JsValue> {
+        self.thrown.take().map_or(Ok(()), Err)
+    }
+}
+
+/// Plain objects, arrays and Numbers (u64 counters included: all are far below 2^53).
+fn to_js<T: Serialize>(value: &T) -> Result<JsValue, JsValue> {
+    let serializer = serde_wasm_bindgen::Serializer::json_compatible();
+    value.serialize(&serializer).map_err(|error| bad_request(&error.to_string()))
+}
+
+fn from_js<T: DeserializeOwned>(what: &str, value: JsValue) -> Result<T, JsValue> {
+    serde_wasm_bindgen::from_value(value).map_err(|error| bad_request(&format!("{what}: {error}")))
+}

@@ -73,16 +73,12 @@ fn naive(o: &SamplerOptions, logits: &[f32], prompt: &[u32], output: &[u32]) -> 
         rank.truncate(n.map_or(rank.len(), |n| n + 1));
     }
     let p = softmax(&rank);
-    rank.truncate(p.iter().take_while(|&&p| p >= f64::from(o.min_p) * p_first(&p)).count());
+    rank.truncate(p.iter().take_while(|&&share| share >= f64::from(o.min_p) * p[0]).count());
     let mut probabilities = vec![0.0; x.len()];
     for (&id, p) in rank.iter().zip(softmax(&rank)) {
         probabilities[id] = p;
     }
     probabilities
-}
-
-fn p_first(p: &[f64]) -> f64 {
-    p[0]
 }
 
 #[test]
@@ -187,7 +183,7 @@ fn a_seed_fixes_the_draws() {
     assert_eq!(drawn, PINNED);
 }
 
-const PINNED: [u32; 6] = [0, 0, 0, 0, 0, 0];
+const PINNED: [u32; 6] = [681, 950, 427, 627, 288, 149];
 
 #[test]
 fn top_p_on_a_large_vocabulary_keeps_the_smallest_set() {

@@ -1,12 +1,13 @@
 //! Rendered chats against transformers'.
 
 use bise::text::{ChatTemplate, TemplateFiles, TextError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::support::{MISTRAL, SMOLLM2, TALE, bytes, ids, json as read, string, tokenizer};
 
-#[derive(Serialize)]
+/// Its fields keep their order, as a JSON object of serde_json's does not.
+#[derive(Serialize, Deserialize)]
 struct Message {
     role: String,
     content: String,
@@ -90,7 +91,8 @@ fn templates_render_as_transformers_renders_them() {
         config["chat_template"] = case["template"].clone();
         let template = from_config(&config).unwrap().unwrap();
         let prompt = case["add_generation_prompt"].as_bool().unwrap();
-        let got = template.render(case["messages"].as_array().unwrap(), prompt, now);
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let got = template.render(&messages, prompt, now);
         let expected = match case["rendered"].as_str() {
             Some(text) => Ok(text.to_owned()),
             None => {

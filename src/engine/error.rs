@@ -1,0 +1,106 @@
+//! Everything that may fail, and the stable code that callers see.
+
+use crate::checkpoint::{CheckpointError, SourceError};
+use crate::gpu::GpuError;
+use crate::model::ModelError;
+use crate::model::weights::LoadError;
+use crate::text::TextError;
+
+/// Failure of a load or a generation.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The caller stopped it.
+    #[error("aborted by the caller")]
+    Aborted,
+    /// A request that cannot be carried out as it stands.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The checkpoint's files.
+    #[error(transparent)]
+    Checkpoint(CheckpointError),
+    /// The checkpoint's model.
+    #[error(transparent)]
+    Model(ModelError),
+    /// The device.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// A tokenizer or template file of the checkpoint.
+    #[error(transparent)]
+    TextFile(TextError),
+    /// Text, messages or sampling options of a request.
+    #[error(transparent)]
+    Text(#[from] TextError),
+}
+
+impl EngineError {
+    /// The code that `BiseError` carries.
+    pub fn code(&self) -> &'static str {
+        match self {
+            EngineError::Aborted => "aborted",
+            EngineError::BadRequest(_) => "bad-request",
+            EngineError::TextFile(TextError::UnsupportedTokenizer { .. }) => "unsupported-model",
+            EngineError::TextFile(_) => "bad-checkpoint",
+            // Numbers that are not numbers come from weights, not from a request.
+            EngineError::Text(TextError::NonFiniteLogits { .. } | TextError::LogitCount { .. }) => {
+                "bad-checkpoint"
+            }
+            EngineError::Text(_) => "bad-request",
+            EngineError::Checkpoint(error) => checkpoint_code(error),
+            EngineError::Model(error) => match error {
+                ModelError::Unsupported { .. } | ModelError::Dtype { .. } => "unsupported-model",
+                ModelError::Checkpoint(error) => checkpoint_code(error),
+                _ => "bad-checkpoint",
+            },
+            EngineError::Gpu(error) => match error {
+                GpuError::NoAdapter { .. } | GpuError::NoDevice { .. } => "no-webgpu",
+                GpuError::Lost { .. } | GpuError::Rejected { .. } => "device-lost",
+                GpuError::OutOfMemory { .. } | GpuError::TooLarge { .. } => "out-of-memory",
+                GpuError::Shape { .. } => "bad-checkpoint",
+            },
+        }
+    }
+}
+
+fn checkpoint_code(error: &CheckpointError) -> &'static str {
+    match error {
+        CheckpointError::Source(SourceError::Aborted) => "aborted",
+        CheckpointError::Source(SourceError::NotFound { .. }) => "bad-checkpoint",
+        CheckpointError::Source(SourceError::TooLarge { .. }) => "bad-checkpoint",
+        CheckpointError::Source(_) => "network",
+        CheckpointError::UnsupportedQuantization { .. } => "unsupported-model",
+        _ => "bad-checkpoint",
+    }
+}
+
+impl From<CheckpointError> for EngineError {
+    fn from(error: CheckpointError) -> Self {
+        match error {
+            CheckpointError::Source(SourceError::Aborted) => EngineError::Aborted,
+            other => EngineError::Checkpoint(other),
+        }
+    }
+}
+
+impl From<SourceError> for EngineError {
+    fn from(error: SourceError) -> Self {
+        CheckpointError::Source(error).into()
+    }
+}
+
+impl From<ModelError> for EngineError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Checkpoint(error) => error.into(),
+            other => EngineError::Model(other),
+        }
+    }
+}
+
+impl From<LoadError<GpuError>> for EngineError {
+    fn from(error: LoadError<GpuError>) -> Self {
+        match error {
+            LoadError::Model(error) => error.into(),
+            LoadError::Backend(error) => error.into(),
+        }
+    }
+}

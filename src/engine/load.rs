@@ -1,0 +1,205 @@
+//! From a source of bytes to a model on the device: everything small is read and checked
+//! first, then memory is taken, then weights stream into it.
+
+use super::{Engine, EngineError, LoadOptions, Phase, Progress, WeightMode};
+use crate::checkpoint::source::read_all;
+use crate::checkpoint::{ByteSource, Event, Manifest, ShardStream, SourceError};
+use crate::gpu::{Gpu, GpuError};
+use crate::kernels::WebGpu;
+use crate::model::weights::{LoadError, WeightPlan};
+use crate::model::{Config, Decoder, GenerationConfig, KvCache, Precision, WeightLoader, Weights, decoder};
+use crate::steps::{Steps, Store};
+use crate::text::{ChatTemplate, TemplateFiles, Tokenizer};
+
+/// Largest side file that is read, bytes: the largest tokenizers have about 20 MB.
+const MAX_SIDE_FILE_BYTES: u64 = 64 << 20;
+
+/// Context reserved unless the caller asks for another: what the models of this family are
+/// mostly served at, and little memory.
+const DEFAULT_CONTEXT: u32 = 4096;
+
+/// Tokens in one pass are chosen by the device, but never fewer than this.
+const MIN_CONTEXT: u32 = 2;
+
+/// Everything of a checkpoint but its weights.
+pub(super) struct SideFiles {
+    pub(super) config: Config,
+    pub(super) config_json: serde_json::Value,
+    pub(super) generation: GenerationConfig,
+    pub(super) tokenizer: Option<Tokenizer>,
+    pub(super) template: Option<ChatTemplate>,
+}
+
+impl Engine {
+    /// Loads a checkpoint.
+    ///
+    /// `cancelled` is asked for every piece of data; once it says yes, the load ends with
+    /// [`EngineError::Aborted`] and everything it took is freed.
+    ///
+    /// # Errors
+    /// What the source, the checkpoint or the device gets wrong.
+    pub async fn load<S: ByteSource>(
+        source: &S,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Engine, EngineError> {
+        let mut report = |phase, done, total| progress(Progress { phase, done, total });
+        let stop = || if cancelled() { Err(EngineError::Aborted) } else { Ok(()) };
+
+        report(Phase::Adapter, 0, 1);
+        let gpu = Gpu::open(&options.gpu).await?;
+        stop()?;
+        report(Phase::Config, 0, 1);
+        let side = read_side_files(source).await?;
+        let manifest = Manifest::read(source).await?;
+        stop()?;
+        let precision = match options.weights {
+            WeightMode::Checkpoint => Precision::Checkpoint,
+            WeightMode::F8 => Precision::F8,
+        };
+        let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, precision)?;
+
+        let context = context_length(&side.config, options.context_length)?;
+        let mut shape = side.config.shape(context);
+        shape.max_batch = WebGpu::max_batch(&gpu, &shape);
+        let cache = KvCache::new(shape.cache_slots(), shape.window);
+        let max_batch = shape.max_batch;
+        let mut backend = WebGpu::new(gpu, shape).await?;
+        let weights = plan.allocate(&mut backend)?;
+        backend.allocated().await?;
+        decoder::plan(&mut backend, &weights)?;
+        // Browsers compile while the weights stream.
+        backend.compile();
+        stop()?;
+
+        let total = manifest.total_bytes();
+        stream_weights(source, &manifest, &plan, &weights, &mut backend, cancelled, &mut |done| {
+            report(Phase::Weights, done, total);
+        })
+        .await?;
+        backend.compiled(&mut |done, total| report(Phase::Shaders, done, total)).await?;
+        stop()?;
+        Ok(Engine {
+            decoder: Decoder::new(backend, weights, cache, max_batch),
+            config: side.config,
+            generation: side.generation,
+            tokenizer: side.tokenizer,
+            template: side.template,
+            context,
+            weights: options.weights,
+            parameters: plan.parameters,
+            requests: 0,
+        })
+    }
+}
+
+async fn stream_weights<S: ByteSource>(
+    source: &S,
+    manifest: &Manifest,
+    plan: &WeightPlan,
+    weights: &Weights<WebGpu>,
+    backend: &mut WebGpu,
+    cancelled: &dyn Fn() -> bool,
+    report: &mut dyn FnMut(u64),
+) -> Result<(), EngineError> {
+    let mut loader = WeightLoader::new(plan, weights);
+    let mut done = 0;
+    report(done);
+    for shard in &manifest.shards {
+        let mut stream = ShardStream::open(source, shard, shard.all(), cancelled).await?;
+        let mut parser = stream.parser()?;
+        while let Some(piece) = stream.next_piece().await? {
+            done += piece.len() as u64;
+            parser.write(&piece, &mut |event| load_event(&mut loader, backend, &event))?;
+            backend.relieve().await?;
+            report(done);
+        }
+        parser.end(&mut |event| load_event(&mut loader, backend, &event))?;
+    }
+    backend.flush().await?;
+    Ok(())
+}
+
+fn load_event(
+    loader: &mut WeightLoader<WebGpu>,
+    backend: &mut WebGpu,
+    event: &Event,
+) -> Result<(), LoadError<GpuError>> {
+    match event {
+        Event::Chunk(chunk) => loader.write(backend, chunk),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn context_length(config: &Config, wanted: Option<u32>) -> Result<u32, EngineError> {
+    let limit = config.max_positions;
+    match wanted {
+        None => Ok(limit.min(DEFAULT_CONTEXT)),
+        Some(context) if (MIN_CONTEXT..=limit).contains(&context) => Ok(context),
+        Some(context) => Err(EngineError::BadRequest(format!(
+            "contextLength is {context}; this model takes {MIN_CONTEXT} to {limit} positions"
+        ))),
+    }
+}
+
+pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFiles, EngineError> {
+    let config_bytes = read_all(source, "config.json", None, MAX_SIDE_FILE_BYTES).await?;
+    let config = Config::parse(&config_bytes)?;
+    // Parsed before, so this cannot fail.
+    let config_json = serde_json::from_slice(&config_bytes).unwrap_or_default();
+    let generation = match optional(source, "generation_config.json").await? {
+        Some(json) => GenerationConfig::parse(&json)?,
+        None => GenerationConfig::default(),
+    };
+    let (tokenizer, template) = read_text_files(source).await?;
+    Ok(SideFiles { config, config_json, generation, tokenizer, template })
+}
+
+/// Reads what a checkpoint has of tokenizer and chat template.
+///
+/// # Errors
+/// [`EngineError::TextFile`] for malformed or unsupported ones.
+pub(crate) async fn read_text_files<S: ByteSource>(
+    source: &S,
+) -> Result<(Option<Tokenizer>, Option<ChatTemplate>), EngineError> {
+    let tokenizer = match optional(source, "tokenizer.json").await? {
+        Some(json) => Some(Tokenizer::from_json(&json).map_err(EngineError::TextFile)?),
+        None => None,
+    };
+    let tokenizer_config = optional(source, "tokenizer_config.json").await?;
+    // Where tokenizer_config.json has the template, the other files are not asked for: a static
+    // host would answer with an error page each time.
+    let complete = tokenizer_config.as_deref().is_some_and(|json| {
+        let value: Option<serde_json::Value> = serde_json::from_slice(json).ok();
+        value.is_some_and(|v| v.get("chat_template").is_some_and(|t| !t.is_null()))
+    });
+    let chat_template = if complete { None } else { optional(source, "chat_template.jinja").await? };
+    let special_tokens_map = optional(source, "special_tokens_map.json").await?;
+    let template = ChatTemplate::from_files(TemplateFiles {
+        tokenizer_config: tokenizer_config.as_deref(),
+        chat_template: chat_template.as_deref(),
+        special_tokens_map: special_tokens_map.as_deref(),
+    })
+    .map_err(EngineError::TextFile)?;
+    Ok((tokenizer, template))
+}
+
+async fn optional<S: ByteSource>(source: &S, file: &str) -> Result<Option<Vec<u8>>, EngineError> {
+    match read_all(source, file, None, MAX_SIDE_FILE_BYTES).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(SourceError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Tokenizer of a directory that may hold nothing else.
+///
+/// # Errors
+/// [`EngineError::BadRequest`] if there is no tokenizer.json.
+pub async fn load_tokenizer<S: ByteSource>(source: &S) -> Result<Tokenizer, EngineError> {
+    match optional(source, "tokenizer.json").await? {
+        Some(json) => Tokenizer::from_json(&json).map_err(EngineError::TextFile),
+        None => Err(EngineError::BadRequest("there is no tokenizer.json here".into())),
+    }
+}

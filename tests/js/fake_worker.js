@@ -1,0 +1,138 @@
+/** A worker and a wasm module that behave as the real ones do, without a browser. */
+
+import { serve } from "../../www/bise/serve.js";
+
+/** Tokens that the fake model can say. */
+export const WORDS = ["There", " was", " once", " a", " king", ".", " He", " was", " old", "."];
+
+const INFO = { architecture: "mistral", contextLength: 512, backend: "webgpu" };
+
+/** What the fake module was asked for. */
+export class Trace {
+  /** @type {unknown[]} */
+  loads = [];
+  /** @type {any[]} */
+  requests = [];
+  running = 0;
+  mostRunning = 0;
+  freed = 0;
+  aborted = 0;
+}
+
+/** A macrotask, as a GPU readback is. */
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+/** @typedef {{ failLoad?: unknown, failInit?: unknown, failAt?: number, failure?: unknown, slowLoad?: boolean }} Faults */
+
+/**
+ * @param {Trace} trace
+ * @param {Faults} faults
+ * @returns {any} a module of the real one's shape
+ */
+export function fakeWasm(trace, faults = {}) {
+  const failWith = (/** @type {string} */ code, /** @type {string} */ message) => Object.assign(new Error(message), { code });
+  return {
+    default: async () => {
+      if (faults.failInit) throw faults.failInit;
+    },
+    wasm_memory: () => 1234,
+    WebEngine: class {
+      /** @param {any[]} args */
+      static async load(...args) {
+        const [source, options, onProgress, signal] = args;
+        trace.loads.push({ source, options });
+        onProgress({ phase: "weights", done: 1, total: 2 });
+        do {
+          await turn();
+          if (signal.aborted) {
+            trace.aborted += 1;
+            throw failWith("aborted", "stopped");
+          }
+        } while (faults.slowLoad);
+        if (faults.failLoad) throw faults.failLoad;
+        return new this();
+      }
+
+      info() {
+        return INFO;
+      }
+
+      /** @param {any[]} args */
+      async generate(...args) {
+        const [request, onDelta, signal] = args;
+        trace.requests.push(request);
+        trace.running += 1;
+        trace.mostRunning = Math.max(trace.mostRunning, trace.running);
+        try {
+          const ids = [];
+          const limit = request.max_tokens ?? WORDS.length;
+          for (let i = 0; i < limit; i += 1) {
+            await turn();
+            if (signal.aborted) {
+              trace.aborted += 1;
+              throw failWith("aborted", "stopped");
+            }
+            if (faults.failAt === i) throw faults.failure;
+            ids.push(i);
+            onDelta({ text: WORDS[i % WORDS.length], id: i, logprobs: null });
+          }
+          const text = ids.map((i) => WORDS[i % WORDS.length]).join("");
+          const timings = { prompt_tokens: 3, prompt_ms: 1, completion_tokens: ids.length, completion_ms: 2, tokens_per_second: 3 };
+          return { prompt_ids: [1, 2, 3], ids, text, finish_reason: "length", logprobs: null, timings };
+        } finally {
+          trace.running -= 1;
+        }
+      }
+
+      free() {
+        if (trace.running > 0) throw new Error("freed while running");
+        trace.freed += 1;
+      }
+    },
+  };
+}
+
+/** Messages are cloned and arrive in a later task, as between real threads. */
+export class FakeWorker extends EventTarget {
+  terminated = false;
+  /** Messages that went to the worker. @type {unknown[]} */
+  sent = [];
+  /** @type {((event: { data: any }) => void)[]} */
+  #listeners = [];
+  onmessage = null;
+  onmessageerror = null;
+  onerror = null;
+
+  /**
+   * @param {any} wasm
+   * @param {() => void} [check]
+   */
+  constructor(wasm, check = () => {}) {
+    super();
+    serve({
+      postMessage: (message) => this.emit(message),
+      addEventListener: (_type, listener) => this.#listeners.push(listener),
+    }, wasm, { check, adapterName: async () => "fake adapter" });
+  }
+
+  /** @param {unknown} message */
+  emit(message) {
+    const data = structuredClone(message);
+    setImmediate(() => {
+      if (!this.terminated) this.dispatchEvent(Object.assign(new Event("message"), { data }));
+    });
+  }
+
+  /** @param {unknown} message */
+  postMessage(message) {
+    const data = structuredClone(message);
+    this.sent.push(data);
+    setImmediate(() => {
+      if (!this.terminated) for (const listener of this.#listeners) listener({ data });
+    });
+  }
+
+  terminate() {
+    this.terminated = true;
+  }
+}

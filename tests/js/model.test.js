@@ -1,0 +1,95 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { BiseError, toPlain } from "../../www/bise/errors.js";
+import { checkLoadOptions, resolveModel } from "../../www/bise/model.js";
+import { nearest } from "../../www/bise/options.js";
+
+const PAGE = "https://site.example/a/page.html";
+const refused = (/** @type {any} */ message) => (/** @type {unknown} */ error) => {
+  assert.ok(error instanceof BiseError && error.code === "bad-request", String(error));
+  assert.match(error.message, message);
+  return true;
+};
+/** A source of any kind. @type {(model: unknown, options?: object) => any} */
+const source = (model, options = {}) => resolveModel(model, options, PAGE).source;
+/** @type {(model: unknown, options?: object) => string} */
+const base = (model, options) => source(model, options).base;
+
+test("hub ids", () => {
+  assert.equal(base("owner/name"), "https://huggingface.co/owner/name/resolve/main/");
+  assert.equal(base("owner/na.me-7B_x@v1.0"), "https://huggingface.co/owner/na.me-7B_x/resolve/v1.0/");
+  assert.equal(base("owner/name@refs/pr/3"), "https://huggingface.co/owner/name/resolve/refs%2Fpr%2F3/");
+  assert.equal(base("owner/name", { hubUrl: "http://localhost:8000/hub/" }), "http://localhost:8000/hub/owner/name/resolve/main/");
+  assert.equal(base("owner/name", { hubUrl: "./hub" }), "https://site.example/a/hub/owner/name/resolve/main/");
+});
+
+test("URLs of directories, told apart by how they begin or end", () => {
+  assert.equal(base("./models/tale/"), "https://site.example/a/models/tale/");
+  assert.equal(base("../models/tale"), "https://site.example/models/tale/");
+  assert.equal(base("/models/tale"), "https://site.example/models/tale/");
+  assert.equal(base("models/"), "https://site.example/a/models/");
+  assert.equal(base("owner/name/"), "https://site.example/a/owner/name/");
+  assert.equal(base("HTTPS://cdn.example/m#part"), "https://cdn.example/m/");
+});
+
+test("a query stays, behind the slash", () => {
+  assert.equal(base("https://cdn.example/m?sig=a%2Fb&x=1"), "https://cdn.example/m/?sig=a%2Fb&x=1");
+});
+
+test("headers go with what is fetched, and with nothing else", () => {
+  const headers = { Authorization: "Bearer x" };
+  assert.deepEqual(source("a/b", { headers }).headers, headers);
+  assert.equal("headers" in resolveModel("a/b", {}, PAGE).source, false);
+  assert.throws(() => resolveModel([new File([], "config.json")], { headers }, PAGE), refused(/headers/));
+});
+
+test("files and folders", () => {
+  const named = (/** @type {string} */ name, path = "") => Object.defineProperty(new File(["x"], name), "webkitRelativePath", { value: path });
+  const picked = source([named("config.json"), named("model.safetensors")]);
+  assert.deepEqual([...picked.files.keys()], ["config.json", "model.safetensors"]);
+  const folder = source([named("config.json", "m/config.json"), named("x", "m/sub/x")]);
+  assert.deepEqual([...folder.files.keys()], ["config.json", "sub/x"]);
+  const handle = { kind: "directory", name: "m", getFileHandle: () => {} };
+  assert.deepEqual(resolveModel(handle, {}, PAGE), { source: { kind: "directory", handle }, name: "m" });
+  assert.throws(() => resolveModel([named("a"), named("a")], {}, PAGE), refused(/two of the files/));
+  assert.throws(() => resolveModel([], {}, PAGE), refused(/empty/));
+  assert.throws(() => resolveModel(["config.json"], {}, PAGE), refused(/Files only/));
+});
+
+test("what is no model is refused", () => {
+  for (const [model, message] of [
+    ["name", /neither/], ["", /neither/], ["a/b/c", /neither/], ["a b/c", /neither/], ["ftp://x/y", /neither/],
+    ["a/b@", /neither/], ["a/b?x=1", /neither/], ["https://", /not a URL/],
+    ["https://x.example/model.safetensors", /directory it lies in/],
+    [{ recipe: "x", models: {} }, /not in this version/], [undefined, /undefined/], [7, /not 7/], [{}, /an object/],
+  ]) assert.throws(() => resolveModel(model, {}, PAGE), refused(message), String(model));
+});
+
+test("load options", () => {
+  assert.deepEqual(checkLoadOptions(undefined), { engine: {} });
+  const given = { backend: "webgpu", weights: "f8", contextLength: 9, cache: false };
+  assert.deepEqual(checkLoadOptions(given).engine, { weights: "f8", contextLength: 9 });
+  for (const [options, message] of [
+    [{ backend: "cpu" }, /no CPU backend/], [{ backend: "cuda" }, /"auto" or "webgpu"/], [{ weights: "f16" }, /"f8" or "checkpoint"/],
+    [{ contextLength: "9" }, /contextLength/], [{ cache: true }, /keeps no cache/], [{ onProgress: 1 }, /a function/],
+    [{ signal: 1 }, /AbortSignal/], [{ weight: "f8" }, /nearest is "weights"/], [{ context_length: 9 }, /nearest is "contextLength"/],
+    [{ headers: { a: 1 } }, /headers\["a"\]/], ["f8", /must be an object/], [[], /must be an object/],
+  ]) assert.throws(() => checkLoadOptions(options), refused(message), JSON.stringify(options));
+});
+
+test("the nearest name", () => {
+  const known = ["temperature", "top_p", "top_k"];
+  assert.equal(nearest("temp", known), "temperature");
+  assert.equal(nearest("Temperature", known), "temperature");
+  assert.equal(nearest("temprature", known), "temperature");
+  assert.equal(nearest("topK", known), "top_k");
+});
+
+test("errors cross with a known code or the fallback", () => {
+  assert.deepEqual(toPlain(new BiseError("quota", "full"), "network"), { code: "quota", message: "full" });
+  assert.deepEqual(toPlain(new TypeError("odd"), "network"), { code: "network", message: "odd" });
+  assert.deepEqual(toPlain({ code: "ENOENT", message: "m" }, "network"), { code: "network", message: "m" });
+  assert.deepEqual(toPlain("text", "device-lost"), { code: "device-lost", message: "text" });
+  assert.deepEqual(toPlain(null, "device-lost"), { code: "device-lost", message: "null" });
+});

@@ -1,0 +1,161 @@
+/** What a `model` and the options of a load mean. */
+
+import { badRequest } from "./errors.js";
+import { checkKind, checkNames, describe } from "./options.js";
+
+/** @typedef {import("./protocol.js").Source} Source */
+
+/**
+ * A hub id, the URL of a directory, a picked directory, or picked files.
+ * @typedef {string | FileSystemDirectoryHandle | Iterable<File>} Model
+ */
+
+/**
+ * @typedef {object} LoadOptions
+ * @property {"auto" | "webgpu"} [backend] where to run; both mean WebGPU in this version
+ * @property {"f8" | "checkpoint"} [weights] linear weights as FP8 (the default), or all as the checkpoint has them
+ * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
+ * @property {false} [cache] no cache in this version
+ * @property {(progress: import("./protocol.js").Progress) => void} [onProgress]
+ * @property {AbortSignal} [signal]
+ * @property {string} [hubUrl] where `owner/name` is looked up
+ * @property {Record<string, string>} [headers] sent with each request, such as an Authorization for a gated model
+ */
+
+export const HUB_URL = "https://huggingface.co";
+
+const LOAD_OPTIONS = Object.freeze(
+  ["backend", "weights", "contextLength", "cache", "onProgress", "signal", "hubUrl", "headers"],
+);
+
+/**
+ * @param {unknown} given
+ * @returns {LoadOptions & { engine: import("./protocol.js").EngineLoadOptions }}
+ */
+export function checkLoadOptions(given) {
+  const options = checkNames(given, LOAD_OPTIONS, "load options");
+  const { backend, weights, contextLength, cache, onProgress, signal, hubUrl, headers } = options;
+  if (backend === "cpu") {
+    throw badRequest("backend: this version has no CPU backend; use \"auto\" or \"webgpu\".");
+  }
+  oneOf("backend", backend, ["auto", "webgpu"]);
+  oneOf("weights", weights, ["f8", "checkpoint"]);
+  if (contextLength !== undefined) checkKind("contextLength", contextLength, "count");
+  if (cache !== undefined && cache !== false) {
+    throw badRequest("cache: this version keeps no cache of its own; leave the option out.");
+  }
+  if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
+  if (signal !== undefined) checkKind("signal", signal, "signal");
+  if (hubUrl !== undefined) checkKind("hubUrl", hubUrl, "string");
+  for (const [name, value] of Object.entries(headers ?? {})) checkKind(`headers["${name}"]`, value, "string");
+  /** @type {Record<string, unknown>} */
+  const engine = {};
+  if (weights !== undefined) engine.weights = weights;
+  if (contextLength !== undefined) engine.contextLength = contextLength;
+  return { ...options, engine };
+}
+
+/**
+ * @param {string} name
+ * @param {unknown} value
+ * @param {string[]} choices
+ */
+function oneOf(name, value, choices) {
+  if (value === undefined || choices.some((choice) => choice === value)) return;
+  throw badRequest(`${name} must be ${choices.map((each) => `"${each}"`).join(" or ")}, not ${describe(value)}.`);
+}
+
+/**
+ * Where a model lies, and what to call it in responses.
+ *
+ * @param {unknown} model
+ * @param {LoadOptions} options
+ * @param {string} pageUrl what relative URLs start from
+ * @returns {{ source: Source, name: string }}
+ */
+export function resolveModel(model, options, pageUrl) {
+  if (typeof model === "string") {
+    const base = isUrl(model) ? directoryUrl(model, pageUrl) : hubDirectory(model, options.hubUrl ?? HUB_URL, pageUrl);
+    const { headers } = options;
+    return { source: headers ? { kind: "http", base, headers } : { kind: "http", base }, name: model };
+  }
+  if (options.headers !== undefined) {
+    throw badRequest("headers: they are for models that are fetched, not for files or folders.");
+  }
+  if (isDirectory(model)) return { source: { kind: "directory", handle: model }, name: model.name };
+  if (typeof model === "object" && model !== null && "recipe" in model) {
+    throw badRequest("model: merging from a recipe is not in this version.");
+  }
+  if (typeof model === "object" && model !== null && Symbol.iterator in model) {
+    return { source: { kind: "files", files: filesByName([.../** @type {Iterable<unknown>} */ (model)]) }, name: "files" };
+  }
+  throw badRequest(`model must be "owner/name", a URL, a directory handle or a list of files, not ${describe(model)}.`);
+}
+
+/** @param {string} model */
+function isUrl(model) {
+  return model.endsWith("/") || /^(https?:|\/|\.\.?\/)/i.test(model);
+}
+
+/**
+ * @param {string} model
+ * @param {string} pageUrl
+ */
+function directoryUrl(model, pageUrl) {
+  let url;
+  try {
+    url = new URL(model, pageUrl);
+  } catch {
+    throw badRequest(`model: ${describe(model)} is not a URL.`);
+  }
+  if (/\.(safetensors|json|gguf|bin)$/i.test(url.pathname)) {
+    throw badRequest(`model: ${describe(model)} is a file; give the URL of the directory it lies in.`);
+  }
+  url.hash = "";
+  if (!url.pathname.endsWith("/")) url.pathname += "/";
+  return url.href;
+}
+
+/**
+ * @param {string} model
+ * @param {string} hubUrl
+ * @param {string} pageUrl
+ */
+function hubDirectory(model, hubUrl, pageUrl) {
+  const parts = /^([\w.-]+)\/([\w.-]+)(?:@([^\s@]+))?$/.exec(model);
+  if (parts === null) {
+    throw badRequest(`model: ${describe(model)} is neither "owner/name", "owner/name@revision" nor a URL (those start with https:, / or ./, or end with /).`);
+  }
+  const [, owner, name, revision = "main"] = parts;
+  return new URL(`${hubUrl.replace(/\/+$/, "")}/${owner}/${name}/resolve/${encodeURIComponent(revision)}/`, pageUrl).href;
+}
+
+/**
+ * @param {unknown} model
+ * @returns {model is FileSystemDirectoryHandle}
+ */
+function isDirectory(model) {
+  return typeof model === "object" && model !== null && "kind" in model && model.kind === "directory" && "getFileHandle" in model;
+}
+
+/**
+ * Files by their path inside the picked folder, or by name where they were picked one by one.
+ *
+ * @param {unknown[]} list
+ * @returns {Map<string, File>}
+ */
+function filesByName(list) {
+  if (list.length === 0) throw badRequest("model: the list of files is empty.");
+  /** @type {Map<string, File>} */
+  const files = new Map();
+  for (const file of list) {
+    if (!(file instanceof Blob) || !("name" in file)) {
+      throw badRequest(`model: a list must hold Files only, not ${describe(file)}.`);
+    }
+    const { webkitRelativePath, name } = /** @type {File} */ (file);
+    const path = webkitRelativePath ? webkitRelativePath.split("/").slice(1).join("/") : name;
+    if (files.has(path)) throw badRequest(`model: two of the files are named "${path}".`);
+    files.set(path, /** @type {File} */ (file));
+  }
+  return files;
+}

@@ -1,0 +1,123 @@
+/**
+ * Every message between the page and the worker. Types only: nothing here runs.
+ *
+ * Each message to the worker but `abort` starts a call; its `id` comes back in any number of events
+ * (`progress`, `delta`) and then exactly one end (`done` or `error`). `crashed` has no id: the worker
+ * is beyond repair and answers nothing any more.
+ */
+
+export {};
+
+/**
+ * Where a checkpoint lies.
+ * @typedef {{ kind: "http", base: string, headers?: Record<string, string> }
+ *   | { kind: "files", files: Map<string, File> }
+ *   | { kind: "directory", handle: FileSystemDirectoryHandle }} Source
+ */
+
+/**
+ * Options of a load, as the engine takes them.
+ * @typedef {{ weights?: "checkpoint" | "f8", contextLength?: number }} EngineLoadOptions
+ */
+
+/**
+ * How far a load is. Units are bytes in phase `weights` and pipelines in phase `shaders`; `total` is 0
+ * while it is unknown.
+ * @typedef {{ phase: "adapter" | "config" | "weights" | "shaders", done: number, total: number }} Progress
+ */
+
+/**
+ * What is loaded. Memory is in bytes on the device.
+ * @typedef {object} Info
+ * @property {string} architecture `model_type` of config.json
+ * @property {number} parameters number of weights
+ * @property {number} contextLength positions a conversation may take here
+ * @property {number} maxContextLength positions the model was made for
+ * @property {number | null} slidingWindow
+ * @property {number} layers
+ * @property {number} vocab
+ * @property {"checkpoint" | "f8"} weights how weights are stored
+ * @property {string} backend
+ * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string }} adapter
+ * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
+ * @property {boolean} chat whether the checkpoint has a chat template
+ * @property {boolean} tokenizer whether the checkpoint has a tokenizer
+ */
+
+/**
+ * @typedef {{ role: string, content: string }} Message
+ */
+
+/**
+ * One generation, as the engine takes it.
+ * @typedef {object} Request
+ * @property {{ messages: Message[] } | { text: string } | { ids: number[] }} prompt
+ * @property {number} [temperature]
+ * @property {number} [top_p]
+ * @property {number} [top_k]
+ * @property {number} [min_p]
+ * @property {number} [max_tokens]
+ * @property {string[]} [stop]
+ * @property {number} [seed]
+ * @property {Record<string, number>} [logit_bias]
+ * @property {number} [repetition_penalty]
+ * @property {number} [frequency_penalty]
+ * @property {number} [presence_penalty]
+ * @property {boolean} [ignore_eos]
+ * @property {number} [logprobs] alternatives per token
+ */
+
+/**
+ * @typedef {{ id: number, token: string, bytes: number[], logprob: number }} Alternative
+ */
+
+/**
+ * @typedef {Alternative & { top: Alternative[] }} TokenLogprob
+ */
+
+/**
+ * What one token added. `text` is empty while a character or a possible stop string is incomplete; `id` is
+ * null for text that was held back to the end.
+ * @typedef {{ text: string, id: number | null, logprobs: TokenLogprob | null }} Delta
+ */
+
+/**
+ * @typedef {object} Timings
+ * @property {number} prompt_tokens
+ * @property {number} prompt_ms from the request to the first token
+ * @property {number} completion_tokens
+ * @property {number} completion_ms from the first token to the last
+ * @property {number} tokens_per_second
+ */
+
+/**
+ * A finished generation.
+ * @typedef {object} Output
+ * @property {number[]} prompt_ids
+ * @property {number[]} ids
+ * @property {string} text
+ * @property {"stop" | "length"} finish_reason
+ * @property {TokenLogprob[] | null} logprobs
+ * @property {Timings} timings
+ */
+
+/**
+ * @typedef {{ type: "load", source: Source, options: EngineLoadOptions }} LoadCall gives {@link Info}
+ * @typedef {{ type: "generate", request: Request }} GenerateCall gives {@link Output}
+ * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory
+ * @typedef {{ type: "dispose" }} DisposeCall gives null
+ * @typedef {LoadCall | GenerateCall | MemoryCall | DisposeCall} Call
+ */
+
+/**
+ * @typedef {(Call & { id: number }) | { type: "abort", id: number }} ToWorker
+ */
+
+/**
+ * @typedef {{ type: "progress", id: number, progress: Progress }} ProgressEvent
+ * @typedef {{ type: "delta", id: number, delta: Delta }} DeltaEvent
+ * @typedef {{ type: "done", id: number, value: any }} Done
+ * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string } }} Failed
+ * @typedef {{ type: "crashed", message: string }} Crashed
+ * @typedef {ProgressEvent | DeltaEvent | Done | Failed | Crashed} FromWorker
+ */

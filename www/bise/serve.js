@@ -1,0 +1,107 @@
+/**
+ * The worker's side of the protocol, over any port and any module shaped like ours: tests run it
+ * without a browser.
+ */
+
+import { BiseError, toPlain } from "./errors.js";
+
+/** @typedef {import("./protocol.js").ToWorker} ToWorker */
+/** @typedef {import("./protocol.js").FromWorker} FromWorker */
+/** @typedef {typeof import("./wasm/bise.js")} Wasm */
+
+/**
+ * @typedef {object} Port
+ * @property {(message: FromWorker) => void} postMessage
+ * @property {(type: "message", listener: (event: { data: ToWorker }) => void) => void} addEventListener
+ */
+
+/**
+ * @typedef {object} Platform
+ * @property {() => void} check throws what is missing here
+ * @property {() => Promise<string>} adapterName what the browser tells of its adapter, or ""
+ */
+
+/**
+ * Answers calls on `port` for as long as it lives.
+ *
+ * @param {Port} port
+ * @param {Wasm} wasm
+ * @param {Platform} platform
+ */
+export function serve(port, wasm, platform) {
+  /** @type {import("./wasm/bise.js").WebEngine | null} */
+  let engine = null;
+  /** Calls under way. @type {Map<number, { controller: AbortController, ended: Promise<void> }>} */
+  const running = new Map();
+
+  /**
+   * @param {Extract<ToWorker, { id: number }>} message
+   * @param {AbortSignal} signal
+   * @returns {Promise<unknown>}
+   */
+  async function answer(message, signal) {
+    const { id } = message;
+    switch (message.type) {
+      case "load": {
+        platform.check();
+        await start(wasm);
+        engine = await wasm.WebEngine.load(
+          message.source,
+          message.options,
+          (progress) => port.postMessage({ type: "progress", id, progress }),
+          signal,
+        );
+        const info = engine.info();
+        const name = await platform.adapterName();
+        return name === "" ? info : { ...info, adapter: { ...info.adapter, name } };
+      }
+      case "generate": {
+        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+        return engine.generate(
+          message.request,
+          (delta) => port.postMessage({ type: "delta", id, delta }),
+          signal,
+        );
+      }
+      case "memory":
+        await start(wasm);
+        return wasm.wasm_memory();
+      case "dispose": {
+        const others = [...running].filter(([other]) => other !== id).map(([, call]) => call);
+        for (const { controller } of others) controller.abort();
+        await Promise.all(others.map(({ ended }) => ended));
+        engine?.free();
+        engine = null;
+        return null;
+      }
+      default:
+        throw new BiseError("bad-request", `Unknown message "${/** @type {{ type: string }} */ (message).type}".`);
+    }
+  }
+
+  port.addEventListener("message", ({ data }) => {
+    if (data.type === "abort") {
+      running.get(data.id)?.controller.abort();
+      return;
+    }
+    const { id } = data;
+    const controller = new AbortController();
+    const ended = answer(data, controller.signal).then(
+      (value) => port.postMessage({ type: "done", id, value }),
+      // What has no code is a trap or a fault of ours: either way this engine is not to be trusted.
+      (thrown) => port.postMessage({ type: "error", id, error: toPlain(thrown, "device-lost") }),
+    ).finally(() => running.delete(id));
+    running.set(id, { controller, ended });
+  });
+}
+
+/** @param {Wasm} wasm */
+async function start(wasm) {
+  const what = "The engine's wasm module could not be loaded";
+  try {
+    await wasm.default();
+  } catch (thrown) {
+    const { message } = toPlain(thrown, "network");
+    throw new BiseError("network", `${what}: ${message}. Check that wasm/bise_bg.wasm lies beside the package's scripts.`);
+  }
+}

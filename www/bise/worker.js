@@ -1,0 +1,39 @@
+/** The dedicated worker that owns the wasm module and the GPU. */
+
+import * as wasm from "./wasm/bise.js";
+import { BiseError } from "./errors.js";
+import { serve } from "./serve.js";
+
+/** @type {import("./serve.js").Port} */
+const port = {
+  postMessage: (message) => self.postMessage(message),
+  addEventListener: (type, listener) => self.addEventListener(type, listener),
+};
+
+// A trap inside a future settles no promise: it only shows up here.
+self.addEventListener("error", (event) => crashed(event.error ?? event.message));
+self.addEventListener("unhandledrejection", (event) => crashed(event.reason));
+
+/** @param {unknown} reason */
+function crashed(reason) {
+  port.postMessage({ type: "crashed", message: reason instanceof Error ? reason.message : String(reason) });
+}
+
+serve(port, wasm, { check, adapterName });
+
+function check() {
+  if ("gpu" in navigator) return;
+  const remedy = self.isSecureContext
+    ? "Use a current Chrome, Edge, Firefox or Safari, and check that hardware acceleration is on in its settings."
+    : "Browsers offer it on secure pages only: open this page over https:// or from localhost.";
+  throw new BiseError("no-webgpu", `This browser offers no WebGPU here. ${remedy}`);
+}
+
+/** Browsers tell little, and not to the library below: a description, or maker and family. */
+async function adapterName() {
+  // TypeScript's own declarations do not know WebGPU in every version.
+  const { gpu } = /** @type {{ gpu: { requestAdapter(options: object): Promise<any> } }} */ (/** @type {unknown} */ (navigator));
+  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  const { description = "", vendor = "", architecture = "" } = adapter?.info ?? {};
+  return String(description || [vendor, architecture].filter(Boolean).join(" "));
+}

@@ -1,0 +1,71 @@
+/** Text for people, and from them. Pure functions. */
+
+/** @param {number} bytes */
+export function formatBytes(bytes) {
+  if (bytes < 1e6) return `${Math.round(bytes / 1e3)} KB`;
+  if (bytes < 1e9) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+  return `${(bytes / 1e9).toFixed(bytes < 1e10 ? 2 : 1)} GB`;
+}
+
+/** @param {number} seconds */
+export function formatDuration(seconds) {
+  const whole = Math.max(1, Math.ceil(seconds));
+  if (whole < 90) return `${whole} s`;
+  if (whole < 5400) return `${Math.round(whole / 60)} min`;
+  return `${(whole / 3600).toFixed(1)} h`;
+}
+
+/** @param {number} perSecond */
+export function formatSpeed(perSecond) {
+  return `${perSecond.toFixed(perSecond < 10 ? 1 : 0)} tokens/s`;
+}
+
+/** Rate of a growing count over the last few seconds. */
+export class Rate {
+  /** @type {{ at: number, count: number }[]} */
+  #marks = [];
+  #window;
+
+  /** @param {number} windowMs */
+  constructor(windowMs) {
+    this.#window = windowMs;
+  }
+
+  /**
+   * @param {number} count
+   * @param {number} at milliseconds
+   * @returns {number} per second; 0 until there is something to compare
+   */
+  add(count, at) {
+    this.#marks.push({ at, count });
+    while (this.#marks.length > 2 && at - (this.#marks[0]?.at ?? at) > this.#window) this.#marks.shift();
+    const first = this.#marks[0];
+    if (first === undefined || at - first.at < 50) return 0;
+    return ((count - first.count) * 1000) / (at - first.at);
+  }
+}
+
+/**
+ * @param {number} done
+ * @param {number} total
+ * @param {number} perSecond
+ */
+export function weightsLine(done, total, perSecond) {
+  const parts = [total > 0 ? `${formatBytes(done)} of ${formatBytes(total)}` : formatBytes(done)];
+  if (perSecond > 0) parts.push(`${formatBytes(perSecond)}/s`);
+  if (perSecond > 0 && total > done) parts.push(`${formatDuration((total - done) / perSecond)} left`);
+  return parts.join(", ");
+}
+
+/**
+ * People paste the address of a model's page: its hub name is meant.
+ *
+ * @param {string} text
+ * @param {string} hubUrl
+ */
+export function fromHubPage(text, hubUrl) {
+  if (!text.startsWith(`${hubUrl}/`)) return text;
+  const parts = /^\/([\w.-]+\/[\w.-]+)(?:\/tree\/([^/?#]+))?\/?(?:[?#].*)?$/.exec(text.slice(hubUrl.length));
+  if (parts === null) return text;
+  return parts[2] === undefined ? `${parts[1]}` : `${parts[1]}@${decodeURIComponent(parts[2])}`;
+}
