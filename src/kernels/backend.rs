@@ -9,7 +9,7 @@ use crate::gpu::{
 };
 use crate::steps::{Batch, DecoderShape, MatrixSpec, Slot, Steps, Store, Write};
 
-use super::attend::{MAX_SPLITS, Tiling};
+use super::attend::Tiling;
 use super::weights::Decoder;
 use super::{
     BatchUniform, Grid, attend, attend_reduce, decode_fp8, embed, linear, matmul, matvec, matvec_gated,
@@ -364,7 +364,8 @@ fn allocate_activations(gpu: &Gpu, shape: &DecoderShape) -> Result<Activations, 
         slots.insert(slot, words(&format!("{slot:?}"), size(slot))?);
     }
     let batch = u64::from(shape.max_batch);
-    let pieces = u64::from(shape.heads) * u64::from(MAX_SPLITS) * (u64::from(shape.head_dim) + 2);
+    let splits = u64::from(Tiling::new(shape, false).most_splits(shape));
+    let pieces = u64::from(shape.heads) * splits * (u64::from(shape.head_dim) + 2);
     let mapped = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
     Ok(Activations {
