@@ -46,11 +46,8 @@ pub enum TextError {
         message: String,
     },
     /// The chat template did more work than any real one does.
-    #[error("chat template: stopped after {steps} steps without an end")]
-    TemplateTooLong {
-        /// The limit that was reached.
-        steps: u64,
-    },
+    #[error("chat template: stopped, it does far more work than these messages need")]
+    TemplateTooLong,
     /// A sampling option is out of its range.
     #[error("{option} must be {range}, not {value}")]
     BadOption {
