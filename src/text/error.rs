@@ -46,8 +46,13 @@ pub enum TextError {
         message: String,
     },
     /// The chat template did more work than any real one does.
-    #[error("chat template: stopped, it does far more work than these messages need")]
-    TemplateTooLong,
+    #[error(
+        "chat template: stopped after {steps} steps; the conversation is too long for it, or it has no end"
+    )]
+    TemplateTooLong {
+        /// The limit that was reached.
+        steps: u64,
+    },
     /// A sampling option is out of its range.
     #[error("{option} must be {range}, not {value}")]
     BadOption {

@@ -15,11 +15,10 @@ use super::error::TextError;
 use super::python;
 
 /// Work that rendering may do, in the template engine's units (an instruction,
-/// or 64 bytes copied): a real template does a few hundred in all and a few
-/// dozen per message. More would let a template nest values so deeply that
-/// dropping them overflows the stack.
-const BASE_STEPS: u64 = 20_000;
-const STEPS_PER_MESSAGE: u64 = 250;
+/// or 64 bytes copied): a real template does a few hundred in all, a few dozen
+/// per message, and copies each text a few times. More than this would let a
+/// template nest values so deeply that dropping them overflows a 1 MiB stack.
+const MAX_STEPS: u64 = 40_000;
 /// How deep macros and includes may nest.
 const MAX_RECURSION: usize = 50;
 
@@ -83,6 +82,7 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| error(&e))?);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_fuel(Some(MAX_STEPS));
         environment.set_recursion_limit(MAX_RECURSION);
         environment.set_unknown_method_callback(python::method);
         environment.add_filter("tojson", python::tojson);
@@ -118,9 +118,7 @@ impl ChatTemplate {
             strftime_now => strftime_now,
             ..special
         };
-        let mut environment = self.environment.clone();
-        environment.set_fuel(Some(steps(messages)));
-        let template = environment.get_template(NAME).map_err(|e| error(&e))?;
+        let template = self.environment.get_template(NAME).map_err(|e| error(&e))?;
         template.render(variables).map_err(|e| error(&e))
     }
 
@@ -145,14 +143,6 @@ fn object(file: &'static str, json: Option<&[u8]>) -> Result<Object, TextError> 
 
 fn utf8(file: &[u8]) -> Result<&str, TextError> {
     std::str::from_utf8(file).map_err(|e| TextError::Template { reason: e.to_string() })
-}
-
-/// The work that these messages allow.
-fn steps<M: Serialize>(messages: &[M]) -> u64 {
-    let count = u64::try_from(messages.len()).unwrap_or(u64::MAX);
-    // Serialized once more for its length: a template copies a message's text a few times.
-    let bytes = serde_json::to_vec(messages).map_or(0, |json| u64::try_from(json.len()).unwrap_or(u64::MAX));
-    BASE_STEPS.saturating_add(count.saturating_mul(STEPS_PER_MESSAGE)).saturating_add(bytes / 4)
 }
 
 /// A special token: a string, or an object with its `content`.
@@ -211,7 +201,7 @@ fn error(error: &Error) -> TextError {
             return TextError::TemplateRaised { message: message.clone() };
         }
         if cause.downcast_ref::<Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
-            return TextError::TemplateTooLong;
+            return TextError::TemplateTooLong { steps: MAX_STEPS };
         }
         source = cause.source();
     }
