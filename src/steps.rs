@@ -35,7 +35,7 @@ pub enum Write {
 }
 
 /// Sizes that a backend needs before the first tensor arrives.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DecoderShape {
     /// Width of the residual stream.
     pub hidden: u32,

@@ -18,4 +18,5 @@ mod gpu {
     mod common;
 
     mod products;
+    mod wgsl;
 }

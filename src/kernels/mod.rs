@@ -19,6 +19,9 @@ pub mod weights;
 
 pub use backend::{BackendInfo, WebGpu};
 
+use crate::gpu::Kernel;
+use crate::steps::{DecoderShape, MatrixSpec, Write};
+
 /// Declares `struct Batch` in WGSL; every kernel that binds it starts with this part.
 pub(crate) const BATCH_WGSL: &str = include_str!("shared/batch.wgsl");
 
@@ -46,4 +49,29 @@ const MAX_GROUPS: u32 = 65_535;
 pub(crate) fn fold(groups: u32) -> (u32, u32) {
     let z = groups.div_ceil(MAX_GROUPS).max(1);
     (groups.div_ceil(z), z)
+}
+
+/// Every composition of every kernel: all dtypes with both decoders, with and without blocks of
+/// scales, both ways to write, several head sizes. For tests and diagnostics.
+pub fn compositions() -> Vec<Kernel> {
+    let mut all = vec![attend_reduce::kernel(), rms_norm::kernel(), rope_store::kernel(), silu_mul::kernel()];
+    for head_dim in [2, 64, 128, 514, attend::MAX_HEAD_DIM] {
+        let shape = DecoderShape { heads: 4, kv_heads: 2, head_dim, ..DecoderShape::default() };
+        all.extend([true, false].map(|prompt| attend::Tiling::new(&shape, prompt).kernel(&shape)));
+    }
+    for dtype in weights::DTYPES {
+        for decoder in [weights::Decoder::Safe, weights::Decoder::Fast] {
+            all.extend(decode_fp8::kernel(dtype, decoder));
+            for scale_cols in [0, 16] {
+                let spec = MatrixSpec { label: String::new(), rows: 4, cols: 64, dtype, scale_cols };
+                all.extend(embed::kernel(&spec, decoder));
+                all.extend(matvec_gated::kernel(&spec, decoder));
+                for write in [Write::Set, Write::Add] {
+                    all.extend(matvec::kernel(&spec, decoder, write));
+                    all.extend(matmul::kernel(&spec, decoder, write));
+                }
+            }
+        }
+    }
+    all
 }
