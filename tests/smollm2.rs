@@ -3,11 +3,24 @@
 //! `./build.sh test` makes the checkpoint with tests/smollm2_checkpoint.py. Without it these
 //! tests fail, unless BISE_NO_SMOLLM2=1 says that they are not wanted.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+#[path = "gpu_model/support.rs"]
+#[allow(dead_code, reason = "shared with the tests of the embedded models")]
+mod support;
+
 use bise::engine::{Message, Prompt, WeightMode};
 use bise::gpu::LimitChoice;
 use pollster::block_on;
 
-use crate::support::{from_top, greedy, ids, json, load, logits_agree, run};
+use support::{from_top, greedy, ids, json, load, logits_agree, run};
 
 const MODEL: &str = "target/models/smollm2-135m";
 

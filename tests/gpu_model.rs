@@ -10,11 +10,9 @@
 
 mod common;
 
-#[path = "model/golden.rs"]
+#[path = "gpu_model/golden.rs"]
 mod golden;
-#[path = "model/requests.rs"]
+#[path = "gpu_model/requests.rs"]
 mod requests;
-#[path = "model/smollm2.rs"]
-mod smollm2;
-#[path = "model/support.rs"]
+#[path = "gpu_model/support.rs"]
 mod support;

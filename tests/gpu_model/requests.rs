@@ -184,11 +184,13 @@ fn a_load_can_be_aborted_and_repeated() {
         files.insert(name, std::fs::read(path).unwrap());
     }
     let source = MemorySource::new(files);
-    let options = LoadOptions { weights: WeightMode::F8, context_length: Some(64), gpu: gpu(LimitChoice::Adapter) };
+    let options =
+        LoadOptions { weights: WeightMode::F8, context_length: Some(64), gpu: gpu(LimitChoice::Adapter) };
     let progress = Mutex::new(Vec::new());
-    let stopped = block_on(Engine::load(&source, &options, &mut |p| progress.lock().unwrap().push(p), &|| {
-        progress.lock().unwrap().iter().any(|p| p.done > 1_000_000)
-    }));
+    let stopped =
+        block_on(Engine::load(&source, &options, &mut |p| progress.lock().unwrap().push(p), &|| {
+            progress.lock().unwrap().iter().any(|p| p.done > 1_000_000)
+        }));
     assert!(matches!(stopped.err(), Some(EngineError::Aborted)));
     let done: Vec<u64> = progress.lock().unwrap().iter().map(|p| p.done).collect();
     assert!(done.last().unwrap() < &3_500_000, "{done:?}");
