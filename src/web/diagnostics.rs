@@ -25,7 +25,7 @@ pub async fn decode_codes(format: String, decoder: String, codes: Vec<u8>) -> Re
         "safe" => Decoder::Safe,
         other => return Err(bad_request(&format!("decoder is {other:?}, not fast or safe"))),
     };
-    if codes.is_empty() || codes.len() % 16 != 0 {
+    if codes.is_empty() || !codes.len().is_multiple_of(16) {
         return Err(bad_request("the codes must be a multiple of 16"));
     }
     let gpu = Gpu::open(&GpuOptions::default()).await.map_err(|e| from_engine(e.into()))?;
