@@ -17,6 +17,9 @@ mod common;
 mod gpu {
     mod common;
 
+    mod attention;
+    mod fp8;
     mod products;
+    mod rows;
     mod wgsl;
 }

@@ -77,15 +77,20 @@ pub async fn choose(gpu: &Gpu, kernels: &mut Kernels, dtype: Dtype) -> Result<De
     }
     for decoder in [Decoder::Fast, Decoder::Safe] {
         let values = run(gpu, kernels, dtype, decoder, &codes).await?;
-        let exact = |(got, want): (&f32, &f32)| !want.is_finite() || got.to_bits() == want.to_bits();
-        // A zero's sign is of no consequence to a product.
-        let same = |pair: (&f32, &f32)| exact(pair) || (*pair.0 == 0.0 && *pair.1 == 0.0);
-        if values.len() == expected.len() && values.iter().zip(&expected).all(same) {
+        if exact(&values, &expected) {
             return Ok(decoder);
         }
     }
     let detail = format!("this adapter decodes {dtype:?} wrongly even in integer arithmetic");
     Err(GpuError::Rejected { label: "decode_fp8".into(), detail })
+}
+
+/// Whether decoded values have the bits of the expected ones, wherever those are finite.
+pub fn exact(values: &[f32], expected: &[f32]) -> bool {
+    // A zero's sign is of no consequence to a product.
+    let same = |got: f32, want: f32| got.to_bits() == want.to_bits() || (got == 0.0 && want == 0.0);
+    values.len() == expected.len()
+        && values.iter().zip(expected).all(|(got, want)| !want.is_finite() || same(*got, *want))
 }
 
 /// Every code of an FP8 format; for F16 every subnormal and every code whose low byte is zero.

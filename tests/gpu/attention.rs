@@ -1,0 +1,208 @@
+//! Rotary embedding, cache and attention: head sizes, groups, windows, rolled caches, splits.
+
+use bise::kernels::attend::Tiling;
+use bise::kernels::{self, BatchUniform};
+use bise::reference;
+use bise::reference::rope_store::{pack, unpack};
+use bise::steps::DecoderShape;
+
+use super::common::{Runner, Tolerance, bytes, check, random_rows, uniform};
+use crate::common::Random;
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    head_dim: u32,
+    heads: u32,
+    kv_heads: u32,
+    window: Option<u32>,
+    position: u32,
+    tokens: u32,
+    prompt: bool,
+}
+
+const fn prompt(
+    head_dim: u32,
+    [heads, kv_heads]: [u32; 2],
+    window: Option<u32>,
+    position: u32,
+    tokens: u32,
+) -> Case {
+    Case { head_dim, heads, kv_heads, window, position, tokens, prompt: true }
+}
+
+const fn decode(head_dim: u32, [heads, kv_heads]: [u32; 2], window: Option<u32>, position: u32) -> Case {
+    Case { head_dim, heads, kv_heads, window, position, tokens: 1, prompt: false }
+}
+
+/// Between them: groups of 1, 2, 3, 4, 8 and 9 query heads, heads that fill no load and heads
+/// beyond 512, windows of 1, 5 and 16, caches that have rolled many times, 1 to 32 splits.
+const CASES: [Case; 20] = [
+    prompt(2, [1, 1], None, 0, 1),
+    prompt(4, [2, 1], None, 0, 70),
+    prompt(6, [3, 1], Some(1), 33, 7),
+    prompt(30, [8, 2], Some(5), 300, 9),
+    prompt(32, [8, 2], Some(16), 990, 10),
+    prompt(64, [8, 1], None, 37, 13),
+    prompt(80, [9, 1], Some(16), 100, 5),
+    prompt(128, [2, 2], None, 3, 6),
+    prompt(256, [2, 1], Some(5), 11, 4),
+    prompt(514, [2, 1], None, 1, 3),
+    prompt(2048, [1, 1], Some(5), 9, 2),
+    decode(32, [4, 4], None, 0),
+    decode(30, [9, 1], Some(1), 700),
+    decode(80, [3, 1], Some(16), 31),
+    decode(256, [4, 2], Some(5), 1000),
+    decode(514, [2, 2], None, 20),
+    decode(64, [6, 2], None, 699),
+    decode(128, [8, 1], Some(300), 4321),
+    decode(6, [9, 1], Some(530), 100_000),
+    decode(2, [2, 1], None, 9000),
+];
+
+fn shape(case: &Case) -> DecoderShape {
+    DecoderShape {
+        heads: case.heads,
+        kv_heads: case.kv_heads,
+        head_dim: case.head_dim,
+        window: case.window,
+        context: case.position + case.tokens + 3,
+        max_batch: case.tokens,
+        inv_freq: (0..case.head_dim / 2)
+            .map(|i| 1e4_f32.powf(-2.0 * i as f32 / case.head_dim as f32))
+            .collect(),
+        rope_scale: 1.0,
+        ..Default::default()
+    }
+}
+
+fn cache(random: &mut Random, shape: &DecoderShape) -> Vec<u32> {
+    let words = shape.cache_slots() * shape.kv_width() / 2;
+    (0..words).map(|_| pack(random.weight(), random.weight())).collect()
+}
+
+fn unpacked(words: &[f32]) -> Vec<f32> {
+    words.iter().flat_map(|word| unpack(word.to_bits())).collect()
+}
+
+#[test]
+fn rope_store() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 21;
+    let mut random = Random::new(seed);
+    for case in &CASES {
+        let shape = shape(case);
+        let pitch = shape.qkv_width().next_multiple_of(16);
+        let batch = BatchUniform { tokens: case.tokens, position: case.position, ..Default::default() };
+        let params = kernels::rope_store::Params {
+            heads: case.heads,
+            kv_heads: case.kv_heads,
+            half: case.head_dim / 2,
+            pitch,
+            slots: shape.cache_slots(),
+            padding: [0; 3],
+        };
+        let rope = shape.rope_table(case.position, case.tokens);
+        let mut qkv = random_rows(&mut random, case.tokens, pitch, pitch);
+        // A value that f16 does not hold is stored as the largest that it does.
+        qkv[(shape.q_width() + shape.kv_width()) as usize] = -1e6;
+        let (mut keys, mut values) = (cache(&mut random, &shape), cache(&mut random, &shape));
+        let contents =
+            [uniform(&batch), uniform(&params), bytes(&rope), bytes(&qkv), bytes(&keys), bytes(&values)];
+        let grid = kernels::rope_store::grid(&shape, case.tokens);
+        let got = runner.run(kernels::rope_store::kernel(), &contents, grid);
+        reference::rope_store::rope_store(&batch, &params, &rope, &mut qkv, &mut keys, &mut values);
+        check(&(seed, case, "qkv"), &got[0], &qkv, Tolerance { abs: 1e-6, rel: 1e-6 });
+        for (got, want, name) in [(&got[1], &keys, "keys"), (&got[2], &values, "values")] {
+            let want: Vec<f32> = want.iter().flat_map(|word| unpack(*word)).collect();
+            // WGSL leaves open which of the two nearest f16 a value becomes.
+            check(&(seed, case, name), &unpacked(got), &want, Tolerance { abs: 1e-6, rel: 1e-3 });
+        }
+    }
+}
+
+#[test]
+fn attend() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 22;
+    let mut random = Random::new(seed);
+    let mut most_splits = 0;
+    for case in &CASES {
+        let shape = shape(case);
+        let tiling = Tiling::new(&shape, case.prompt);
+        let (splits, tiles_per_split) = tiling.splits(&shape, case.position, case.tokens, case.prompt);
+        most_splits = most_splits.max(splits);
+        let batch = BatchUniform { tokens: case.tokens, position: case.position, splits, tiles_per_split };
+        let params = kernels::attend::Params {
+            kv_heads: case.kv_heads,
+            group: case.heads / case.kv_heads,
+            half: case.head_dim / 2,
+            qkv_pitch: shape.qkv_width().next_multiple_of(16),
+            out_pitch: shape.q_width().next_multiple_of(16),
+            slots: shape.cache_slots(),
+            window: case.window.unwrap_or(u32::MAX),
+            scale: (case.head_dim as f32).powf(-0.5),
+        };
+        // Large enough queries for a softmax that has favourites.
+        let mut qkv = random_rows(&mut random, case.tokens, params.qkv_pitch, params.qkv_pitch);
+        for value in &mut qkv {
+            *value *= 4.0;
+        }
+        let (keys, values) = (cache(&mut random, &shape), cache(&mut random, &shape));
+        let mut attn_out = random_rows(&mut random, case.tokens, params.out_pitch, params.out_pitch);
+        let mut pieces = random_rows(&mut random, case.tokens * case.heads, splits * (case.head_dim + 2), 0);
+        let contents = [
+            uniform(&batch),
+            uniform(&params),
+            bytes(&qkv),
+            bytes(&keys),
+            bytes(&values),
+            bytes(&attn_out),
+            bytes(&pieces),
+        ];
+        let got = runner.run(tiling.kernel(&shape), &contents, tiling.grid(&shape, case.tokens, splits));
+        reference::attend::attend(
+            &batch,
+            &params,
+            &qkv,
+            &keys,
+            &values,
+            &mut attn_out,
+            &mut pieces,
+            tiling.keys,
+        );
+        let tolerance = Tolerance { abs: 2e-5, rel: 1e-4 };
+        check(&(seed, case, tiling, splits, "attn_out"), &got[0], &attn_out, tolerance);
+        check(&(seed, case, tiling, splits, "pieces"), &got[1], &pieces, tolerance);
+    }
+    assert_eq!(most_splits, kernels::attend::MAX_SPLITS);
+}
+
+#[test]
+fn attend_reduce() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 23;
+    let mut random = Random::new(seed);
+    for (head_dim, heads, splits) in [(2, 1, 2), (6, 9, 3), (64, 3, 7), (128, 4, 32), (514, 2, 2)] {
+        let shape = DecoderShape { heads, head_dim, ..Default::default() };
+        let batch = BatchUniform { tokens: 1, position: 7, splits, tiles_per_split: 1 };
+        let out_pitch = shape.q_width().next_multiple_of(16);
+        let params = kernels::attend_reduce::Params { heads, head_dim, out_pitch, padding: 0 };
+        let pitch = (head_dim + 2) as usize;
+        let mut pieces = random_rows(&mut random, heads * splits, head_dim + 2, 0);
+        for (index, piece) in pieces.chunks_exact_mut(pitch).enumerate() {
+            piece[pitch - 2] *= 30.0;
+            piece[pitch - 1] = piece[pitch - 1].abs() * 50.0 + 1.0;
+            // A split that saw no key.
+            if index % splits as usize == 1 {
+                piece[..pitch - 2].fill(0.0);
+                piece[pitch - 2..].copy_from_slice(&[-1e30, 0.0]);
+            }
+        }
+        let mut attn_out = random_rows(&mut random, 1, out_pitch, out_pitch);
+        let contents = [uniform(&batch), uniform(&params), bytes(&pieces), bytes(&attn_out)];
+        let grid = kernels::attend_reduce::grid(&shape, 1);
+        let got = runner.run(kernels::attend_reduce::kernel(), &contents, grid);
+        reference::attend_reduce::attend_reduce(&batch, &params, &pieces, &mut attn_out);
+        check(&(seed, head_dim, heads, splits), &got[0], &attn_out, Tolerance { abs: 1e-5, rel: 1e-4 });
+    }
+}
