@@ -134,7 +134,7 @@ pub struct MatrixSpec {
     pub cols: u32,
     /// How the elements are stored: F32, F16, BF16, F8_E4M3 or F8_E5M2.
     pub dtype: Dtype,
-    /// Scales per row, each for `ceil(cols / scale_cols)` neighbouring columns; 0: none.
+    /// Neighbouring columns that share a scale: a row has `ceil(cols / scale_cols)` of them; 0: none.
     pub scale_cols: u32,
 }
 

@@ -16,6 +16,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bise::checkpoint::{CheckpointError, Event, Manifest, ShardStream};
+use bise::engine::{Engine, LoadOptions, WeightMode};
+use bise::gpu::GpuOptions;
 use common::synthetic::SyntheticSource;
 
 struct Counting;
@@ -59,6 +61,12 @@ const CONFIG: &str = r#"{
     "num_key_value_heads": 8, "vocab_size": 32000, "tie_word_embeddings": false
 }"#;
 
+/// The same with 5 layers and a small vocabulary: 2 GB.
+const LOADED_CONFIG: &str = r#"{
+    "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 5,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 2000, "tie_word_embeddings": false
+}"#;
+
 #[test]
 fn three_gigabytes_stream_in_sixteen_megabytes() {
     let source = SyntheticSource::new(CONFIG, 3);
@@ -98,6 +106,25 @@ fn three_gigabytes_stream_in_sixteen_megabytes() {
     // Nothing is fetched twice: all data, three headers, one index, and no more.
     let overhead = source.served_bytes.get() - source.total_bytes();
     assert!(overhead < 64 << 10, "{overhead} bytes beside the data");
+}
+
+/// The whole load: parse, check, quantise to f8, upload, with the device's own bookkeeping. The
+/// binding number of the design is 96 MiB.
+#[test]
+fn two_gigabytes_load_onto_the_device_in_96_mib() {
+    let source = SyntheticSource::new(LOADED_CONFIG, 2);
+    assert!(source.total_bytes() > 2_000_000_000);
+    let peak = peak_bytes(|| {
+        let gpu = GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), ..GpuOptions::default() };
+        let options = LoadOptions { weights: WeightMode::F8, context_length: Some(64), gpu };
+        let mut engine = pollster::block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap();
+        let weights = engine.info().memory.weights;
+        assert!(weights > 1_000_000_000, "{weights} bytes of weights on the device");
+        let logits = pollster::block_on(engine.logits(&[1, 2, 3])).unwrap();
+        assert!(logits.iter().all(|l| l.is_finite()) && logits.iter().any(|l| *l != 0.0));
+    });
+    println!("peak {peak} bytes for {} bytes of weights", source.total_bytes());
+    assert!(peak < 96 << 20, "peak {peak} bytes");
 }
 
 /// Negative control: what holds too much is seen.

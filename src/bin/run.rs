@@ -54,7 +54,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
     /// 0 is greedy [default: the checkpoint's, else 1].
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the smallest set of tokens with this probability.
     #[arg(long, value_name = "P")]

@@ -17,10 +17,10 @@ pub enum EngineError {
     BadRequest(String),
     /// The checkpoint's files.
     #[error(transparent)]
-    Checkpoint(CheckpointError),
+    Checkpoint(Box<CheckpointError>),
     /// The checkpoint's model.
     #[error(transparent)]
-    Model(ModelError),
+    Model(Box<ModelError>),
     /// The device.
     #[error(transparent)]
     Gpu(#[from] GpuError),
@@ -46,7 +46,7 @@ impl EngineError {
             }
             EngineError::Text(_) => "bad-request",
             EngineError::Checkpoint(error) => checkpoint_code(error),
-            EngineError::Model(error) => match error {
+            EngineError::Model(error) => match &**error {
                 ModelError::Unsupported { .. } | ModelError::Dtype { .. } => "unsupported-model",
                 ModelError::Checkpoint(error) => checkpoint_code(error),
                 _ => "bad-checkpoint",
@@ -76,7 +76,7 @@ impl From<CheckpointError> for EngineError {
     fn from(error: CheckpointError) -> Self {
         match error {
             CheckpointError::Source(SourceError::Aborted) => EngineError::Aborted,
-            other => EngineError::Checkpoint(other),
+            other => EngineError::Checkpoint(Box::new(other)),
         }
     }
 }
@@ -91,7 +91,7 @@ impl From<ModelError> for EngineError {
     fn from(error: ModelError) -> Self {
         match error {
             ModelError::Checkpoint(error) => error.into(),
-            other => EngineError::Model(other),
+            other => EngineError::Model(Box::new(other)),
         }
     }
 }

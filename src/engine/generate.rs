@@ -259,7 +259,15 @@ impl Progress {
             Some(stream) if !ended => stream.push(id),
             _ => String::new(),
         };
-        let outcome = self.stop.push(&piece);
+        let mut outcome = self.stop.push(&piece);
+        // A stop string may hide in text that the decoder still holds back.
+        if !outcome.stopped
+            && let Some(stream) = &self.stream
+            && self.stop.would_stop(&stream.pending())
+        {
+            let held = self.stop.push(&stream.pending());
+            outcome = StopOutcome { text: outcome.text + &held.text, stopped: held.stopped };
+        }
         self.text.push_str(&outcome.text);
         on_delta(&Delta { text: outcome.text, id: Some(id), logprobs });
         outcome.stopped

@@ -8,7 +8,7 @@ use super::EngineError;
 use super::load::{context_length, read_side_files};
 use crate::checkpoint::{ByteSource, Manifest};
 use crate::model::Precision;
-use crate::model::weights::WeightPlan;
+use crate::model::WeightPlan;
 
 /// Tokens per prompt pass that the estimate of a rolling cache assumes.
 const ASSUMED_BATCH: u32 = 256;

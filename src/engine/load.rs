@@ -6,7 +6,8 @@ use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Event, Manifest, ShardStream, SourceError};
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::WebGpu;
-use crate::model::weights::{LoadError, WeightPlan};
+use crate::model::WeightPlan;
+use crate::model::weights::LoadError;
 use crate::model::{Config, Decoder, GenerationConfig, KvCache, Precision, WeightLoader, Weights, decoder};
 use crate::steps::{Steps, Store};
 use crate::text::{ChatTemplate, TemplateFiles, Tokenizer};
@@ -66,7 +67,7 @@ impl Engine {
         let cache = KvCache::new(shape.cache_slots(), shape.window);
         let max_batch = shape.max_batch;
         let mut backend = WebGpu::new(gpu, shape).await?;
-        let weights = plan.allocate(&mut backend)?;
+        let weights = Weights::allocate(&plan, &mut backend)?;
         backend.allocated().await?;
         decoder::plan(&mut backend, &weights)?;
         // Browsers compile while the weights stream.

@@ -11,8 +11,8 @@ const WORKGROUP_BYTES: u32 = 16_384;
 /// Keys that one workgroup walks in decode before the cache is split over several.
 const KEYS_PER_SPLIT: u32 = 256;
 
-/// Most splits; sizes the scratch buffer.
-pub const MAX_SPLITS: u32 = 32;
+/// Most splits.
+const MAX_SPLITS: u32 = 32;
 
 /// Largest head_dim: a thread accumulates at most four words of two elements.
 pub const MAX_HEAD_DIM: u32 = 2048;
@@ -103,6 +103,13 @@ impl Tiling {
         let splits = (tiles * self.keys).div_ceil(KEYS_PER_SPLIT).clamp(1, MAX_SPLITS);
         let tiles_per_split = tiles.div_ceil(splits);
         (tiles.div_ceil(tiles_per_split), tiles_per_split)
+    }
+
+    /// Splits at the longest context: sizes the scratch buffer.
+    pub fn most_splits(&self, shape: &DecoderShape) -> u32 {
+        // One tile more than the keys fill: neither end need lie at a tile's border.
+        let keys = shape.window.unwrap_or(u32::MAX).min(shape.context).saturating_add(2 * self.keys);
+        keys.div_ceil(KEYS_PER_SPLIT).clamp(1, MAX_SPLITS)
     }
 
     /// Workgroups: query rows, key/value heads, splits.

@@ -5,10 +5,12 @@ pub mod decoder;
 pub mod error;
 pub mod kv_cache;
 pub mod rope;
+pub mod weight_plan;
 pub mod weights;
 
 pub use config::{Config, GenerationConfig};
 pub use decoder::Decoder;
 pub use error::ModelError;
 pub use kv_cache::KvCache;
-pub use weights::{Precision, WeightLoader, Weights};
+pub use weight_plan::{Precision, WeightPlan};
+pub use weights::{WeightLoader, Weights};

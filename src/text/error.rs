@@ -46,7 +46,9 @@ pub enum TextError {
         message: String,
     },
     /// The chat template did more work than any real one does.
-    #[error("chat template: stopped after {steps} steps without an end")]
+    #[error(
+        "chat template: stopped after {steps} steps; the conversation is too long for it, or it has no end"
+    )]
     TemplateTooLong {
         /// The limit that was reached.
         steps: u64,

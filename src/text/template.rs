@@ -15,8 +15,10 @@ use super::error::TextError;
 use super::python;
 
 /// Work that rendering may do, in the template engine's units (an instruction,
-/// or some bytes copied): a real template does a few dozen per message.
-const MAX_STEPS: u64 = 1_000_000;
+/// or 64 bytes copied): a real template does a few hundred in all, a few dozen
+/// per message, and copies each text a few times. More than this would let a
+/// template nest values so deeply that dropping them overflows a 1 MiB stack.
+const MAX_STEPS: u64 = 40_000;
 /// How deep macros and includes may nest.
 const MAX_RECURSION: usize = 50;
 

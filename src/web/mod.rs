@@ -6,6 +6,7 @@
 //! http.rs    one file of it over fetch
 //! answer.rs  what an HTTP answer means for a request
 //! stream.rs  a ReadableStream as a ByteStream
+//! diagnostics.rs  what tests ask of the adapter
 //! error.rs   errors as JavaScript sees them
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! rejected promise with a `code`.
 
 mod answer;
+mod diagnostics;
 mod error;
 mod http;
 mod source;

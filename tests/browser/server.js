@@ -126,9 +126,7 @@ async function answer(options, strikes, request, response, entry) {
   for await (const chunk of readPart(found.file, begin, stop, plan.damageAt)) {
     if (response.destroyed) return;
     entry.bytes += chunk.length;
-    if (!response.write(chunk)) {
-      await Promise.race([new Promise((go) => response.once("drain", go)), new Promise((go) => response.once("close", go))]);
-    }
+    if (!response.write(chunk)) await drained(response);
     if (options.bytesPerSecond) await sleep((chunk.length / options.bytesPerSecond) * 1000);
   }
   if (plan.stall) return;
@@ -138,6 +136,17 @@ async function answer(options, strikes, request, response, entry) {
     return;
   }
   response.end();
+}
+
+/**
+ * Until more can be written, or nobody listens any more.
+ * @param {import("node:http").ServerResponse} response
+ */
+function drained(response) {
+  return new Promise((resolve) => {
+    const done = () => resolve(response.off("drain", done).off("close", done));
+    response.on("drain", done).on("close", done);
+  });
 }
 
 /**

@@ -234,3 +234,16 @@ fn files_of_the_wrong_kind_are_errors() {
     let not_utf8 = TemplateFiles { chat_template: Some(b"\xff"), ..Default::default() };
     assert!(matches!(ChatTemplate::from_files(not_utf8), Err(TextError::Template { .. })));
 }
+
+/// Dropping a value nested this deeply needs a stack frame per level: a browser's stack is about 1 MiB.
+#[test]
+fn nesting_that_a_template_builds_fits_the_stack() {
+    for step in ["[ns.x]", "{'a': ns.x}", "[ns.x] + [1]"] {
+        let source =
+            "{% set ns = namespace(x=[]) %}{% for j in range(9) %}{% for i in range(9999) %}{% set ns.x = STEP %}{% endfor %}{% endfor %}"
+                .replace("STEP", step);
+        let small_stack = std::thread::Builder::new().stack_size(1 << 20);
+        let rendered = small_stack.spawn(move || render(&source)).unwrap().join().unwrap();
+        assert!(matches!(rendered, Err(TextError::TemplateTooLong { .. })), "{step} {rendered:?}");
+    }
+}

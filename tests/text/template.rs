@@ -170,3 +170,25 @@ fn python_string_methods_that_the_library_lacks() {
     let source = "{{ 'abc'.removeprefix('a') }}{{ 'abc'.removesuffix('x') }}{{ 'abc'.removesuffix('c') }}";
     assert_eq!(template(source).render(&user(""), false, 0).unwrap(), "bcabcab");
 }
+
+/// What fills a context of 32k tokens is within the limit on a template's work.
+#[test]
+fn long_conversations_render() {
+    let vectors = read("tests/fixtures/vectors/templates.json");
+    let sources: Vec<&str> =
+        vectors["cases"].as_array().unwrap().iter().map(|c| string(&c["template"])).collect();
+    let llama3_and_mistral_v3 = sources.iter().filter(|s| s.contains("message"));
+    for (count, length) in [(1, 65_000), (399, 150), (99, 650)] {
+        let messages: Vec<Value> = (0..count)
+            .map(|i| json!({"role": (["user", "assistant"][i % 2]), "content": "é".repeat(length)}))
+            .collect();
+        for source in llama3_and_mistral_v3.clone().filter(|s| s.contains("eos_token") || s.contains("eot")) {
+            let mut config = vectors["special_tokens"].clone();
+            config["chat_template"] = json!(source);
+            let rendered = from_config(&config).unwrap().unwrap().render(&messages, true, 0).unwrap();
+            assert!(rendered.len() >= count * length * 2);
+        }
+        let rendered = checkpoint(MISTRAL).render(&messages, true, 0).unwrap();
+        assert!(rendered.len() > count * length * 2);
+    }
+}

@@ -1,20 +1,20 @@
 //! The decoder's steps on WebGPU: one compute pass and one submit per forward pass, bind
 //! groups made once per step and matrix.
 
+mod buffers;
+mod steps;
+
 use std::collections::HashMap;
 
+use buffers::{Activations, allocate_activations, allocate_caches};
+
+use super::weights::Decoder;
+use super::{BatchUniform, Grid, decode_fp8, linear, matmul, matvec};
 use crate::dtype::Dtype;
 use crate::gpu::{
     Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader, read_buffer,
 };
-use crate::steps::{Batch, DecoderShape, MatrixSpec, Slot, Steps, Store, Write};
-
-use super::attend::{MAX_SPLITS, Tiling};
-use super::weights::Decoder;
-use super::{
-    BatchUniform, Grid, attend, attend_reduce, decode_fp8, embed, linear, matmul, matvec, matvec_gated,
-    rms_norm, rope_store, silu_mul,
-};
+use crate::steps::{DecoderShape, MatrixSpec, Slot, Store, Write};
 
 /// Tokens of a prompt that one pass takes at most.
 const MAX_BATCH: u32 = 256;
@@ -64,16 +64,6 @@ struct Dispatch {
     key: StepKey,
     part: usize,
     grid: Grid,
-}
-
-struct Activations {
-    slots: HashMap<Slot, GpuBuffer>,
-    up: GpuBuffer,
-    ids: GpuBuffer,
-    rope: GpuBuffer,
-    pieces: GpuBuffer,
-    batch: GpuBuffer,
-    logits_staging: GpuBuffer,
 }
 
 /// The WebGPU backend for one decoder.
@@ -352,44 +342,6 @@ impl GpuBufferRef {
     }
 }
 
-fn allocate_activations(gpu: &Gpu, shape: &DecoderShape) -> Result<Activations, GpuError> {
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
-    let words = |label: &str, words: u64| gpu.buffer(label, words * 4, usage, Purpose::Activations);
-    let all = [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::LastNormed, Slot::Logits];
-    let size = |slot: Slot| {
-        u64::from(shape.width(slot).next_multiple_of(PITCH)) * u64::from(shape.rows(slot, shape.max_batch))
-    };
-    let mut slots = HashMap::new();
-    for slot in all {
-        slots.insert(slot, words(&format!("{slot:?}"), size(slot))?);
-    }
-    let batch = u64::from(shape.max_batch);
-    let pieces = u64::from(shape.heads) * u64::from(MAX_SPLITS) * (u64::from(shape.head_dim) + 2);
-    let mapped = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-    let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-    Ok(Activations {
-        slots,
-        up: words("up", size(Slot::Mlp))?,
-        ids: words("ids", batch)?,
-        rope: words("rope", batch * u64::from(shape.head_dim))?,
-        pieces: words("attention pieces", pieces)?,
-        batch: gpu.buffer("batch", size_of::<BatchUniform>() as u64, uniform, Purpose::Activations)?,
-        logits_staging: gpu.buffer(
-            "logits readback",
-            u64::from(shape.vocab) * 4,
-            mapped,
-            Purpose::Activations,
-        )?,
-    })
-}
-
-fn allocate_caches(gpu: &Gpu, shape: &DecoderShape) -> Result<Vec<[GpuBuffer; 2]>, GpuError> {
-    let bytes = u64::from(shape.cache_slots()) * u64::from(shape.kv_width()) * 2;
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
-    let cache = |label: &str| gpu.buffer(label, bytes, usage, Purpose::KvCache);
-    (0..shape.layers).map(|_| Ok([cache("key cache")?, cache("value cache")?])).collect()
-}
-
 impl Store for WebGpu {
     type Matrix = GpuMatrix;
     type Vector = GpuVector;
@@ -444,269 +396,6 @@ impl Store for WebGpu {
 
     async fn flush(&mut self) -> Result<(), GpuError> {
         self.uploader.finish(&self.gpu).await
-    }
-}
-
-impl Steps for WebGpu {
-    fn plan(&mut self) {
-        self.planning = true;
-    }
-
-    fn compile(&mut self) {
-        self.planning = false;
-        for kernel in std::mem::take(&mut self.planned) {
-            self.kernels.start(&self.gpu, kernel);
-        }
-    }
-
-    async fn compiled(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), GpuError> {
-        self.kernels.finish(progress).await?;
-        self.gpu.check()
-    }
-
-    fn begin(&mut self, batch: &Batch) -> Result<(), GpuError> {
-        self.gpu.check()?;
-        let tokens = batch.ids.len() as u32;
-        let fits = u64::from(batch.position) + u64::from(tokens) <= u64::from(self.shape.context);
-        let single = batch.prompt || tokens == 1;
-        if tokens == 0 || tokens > self.shape.max_batch || !fits || !single {
-            let detail = format!(
-                "{tokens} tokens at position {} with room for {} and a context of {}",
-                batch.position, self.shape.max_batch, self.shape.context
-            );
-            return Err(GpuError::Shape { label: "batch".into(), detail });
-        }
-        let tiling = Tiling::new(&self.shape, batch.prompt);
-        let (splits, tiles_per_split) = tiling.splits(&self.shape, batch.position, tokens, batch.prompt);
-        self.batch = BatchUniform { tokens, position: batch.position, splits, tiles_per_split };
-        self.prompt = batch.prompt;
-        self.pass.clear();
-        if !self.planning {
-            let rope = self.shape.rope_table(batch.position, tokens);
-            let queue = self.gpu.queue();
-            queue.write_buffer(self.activations.batch.raw(), 0, bytemuck::bytes_of(&self.batch));
-            queue.write_buffer(self.activations.ids.raw(), 0, bytemuck::cast_slice(batch.ids));
-            queue.write_buffer(self.activations.rope.raw(), 0, bytemuck::cast_slice(&rope));
-        }
-        Ok(())
-    }
-
-    fn embed(&mut self, table: &GpuMatrix) -> Result<(), GpuError> {
-        let tokens = self.batch.tokens;
-        let grids = table.parts.iter().map(|_| embed::grid(table.loads_per_row(), tokens));
-        let bind = |this: &mut Self| {
-            let kernel = embed::kernel(&table.spec, this.decoder(table.spec.dtype));
-            let Some(pipeline) = this.pipeline("embed", kernel)? else { return Ok(None) };
-            let pitch = this.pitch(Slot::X);
-            let mut bound = Vec::new();
-            for part in &table.parts {
-                let params = this.uniform(&embed::Params::new(table, part, pitch))?;
-                let buffers = [
-                    this.params(&params)?,
-                    &this.activations.ids,
-                    &part.weights,
-                    &part.scales,
-                    this.slot(Slot::X)?,
-                ];
-                bound.push(Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? });
-            }
-            Ok(Some(bound))
-        };
-        self.record(StepKey::Embed { table: table.id }, bind, grids)
-    }
-
-    fn rms_norm(&mut self, x: Slot, weight: &GpuVector, y: Slot) -> Result<(), GpuError> {
-        let last = y == Slot::LastNormed;
-        let rows = if last { 1 } else { self.batch.tokens };
-        let bind = |this: &mut Self| {
-            let Some(pipeline) = this.pipeline("rms_norm", Some(rms_norm::kernel()))? else {
-                return Ok(None);
-            };
-            let params = this.uniform(&rms_norm::Params {
-                width: this.shape.width(x),
-                pitch: this.pitch(x) / 4,
-                last: u32::from(last),
-                epsilon: this.shape.norm_epsilon,
-            })?;
-            let buffers = [
-                &this.activations.batch,
-                this.params(&params)?,
-                this.slot(x)?,
-                &weight.buffer,
-                this.slot(y)?,
-            ];
-            Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
-        };
-        self.record(StepKey::RmsNorm { x, weight: weight.id, y }, bind, [[rows, 1, 1]])
-    }
-
-    fn linear(&mut self, x: Slot, weight: &GpuMatrix, y: Slot, write: Write) -> Result<(), GpuError> {
-        let key = StepKey::Linear { x, weight: weight.id, y, write, prompt: self.prompt };
-        self.linear_to(key, x, weight, GpuBufferRef::Slot(y), write)
-    }
-
-    fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
-        let tokens = self.batch.tokens;
-        let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
-        if self.prompt || !alike {
-            let mlp = GpuBufferRef::Slot(Slot::Mlp);
-            let key =
-                StepKey::Linear { x, weight: gate.id, y: Slot::Mlp, write: Write::Set, prompt: self.prompt };
-            self.linear_to(key, x, gate, mlp, Write::Set)?;
-            let key = StepKey::Up { x, up: up.id, prompt: self.prompt };
-            self.linear_to(key, x, up, GpuBufferRef::Up, Write::Set)?;
-            let pitch = self.pitch(Slot::Mlp) / 4;
-            let bind = |this: &mut Self| {
-                let Some(pipeline) = this.pipeline("silu_mul", Some(silu_mul::kernel()))? else {
-                    return Ok(None);
-                };
-                let params = this.uniform(&silu_mul::Params { pitch, padding: [0; 3] })?;
-                let buffers = [this.params(&params)?, &this.activations.up, this.slot(Slot::Mlp)?];
-                Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
-            };
-            return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
-        }
-        let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens));
-        let bind = |this: &mut Self| {
-            let kernel = matvec_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype));
-            let Some(pipeline) = this.pipeline("matvec_gated", kernel)? else { return Ok(None) };
-            let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
-            let mut bound = Vec::new();
-            for (part, up) in gate.parts.iter().zip(&up.parts) {
-                let params = this.uniform(&matvec_gated::Params::new(gate, part, x_pitch, y_pitch))?;
-                let buffers = [
-                    this.params(&params)?,
-                    this.slot(x)?,
-                    &part.weights,
-                    &part.scales,
-                    &up.weights,
-                    &up.scales,
-                    this.slot(Slot::Mlp)?,
-                ];
-                bound.push(Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? });
-            }
-            Ok(Some(bound))
-        };
-        self.record(StepKey::Gated { x, gate: gate.id }, bind, grids)
-    }
-
-    fn rope_store(&mut self, layer: u32) -> Result<(), GpuError> {
-        let grid = rope_store::grid(&self.shape, self.batch.tokens);
-        let bind = |this: &mut Self| {
-            let Some(pipeline) = this.pipeline("rope_store", Some(rope_store::kernel()))? else {
-                return Ok(None);
-            };
-            let params = this.uniform(&rope_store::Params {
-                heads: this.shape.heads,
-                kv_heads: this.shape.kv_heads,
-                half: this.shape.head_dim / 2,
-                pitch: this.pitch(Slot::Qkv),
-                slots: this.shape.cache_slots(),
-                padding: [0; 3],
-            })?;
-            let [keys, values] = this.cache(layer)?;
-            let buffers = [
-                &this.activations.batch,
-                this.params(&params)?,
-                &this.activations.rope,
-                this.slot(Slot::Qkv)?,
-                keys,
-                values,
-            ];
-            Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
-        };
-        self.record(StepKey::RopeStore { layer }, bind, [grid])
-    }
-
-    fn attend(&mut self, layer: u32) -> Result<(), GpuError> {
-        let prompt = self.prompt;
-        let (tokens, splits) = (self.batch.tokens, self.batch.splits);
-        let tiling = Tiling::new(&self.shape, prompt);
-        let bind = |this: &mut Self| {
-            let kernel = tiling.kernel(&this.shape);
-            let Some(pipeline) = this.pipeline("attend", Some(kernel))? else { return Ok(None) };
-            let shape = &this.shape;
-            let params = attend::Params {
-                kv_heads: shape.kv_heads,
-                group: shape.heads / shape.kv_heads.max(1),
-                half: shape.head_dim / 2,
-                qkv_pitch: this.pitch(Slot::Qkv),
-                out_pitch: this.pitch(Slot::AttnOut),
-                slots: shape.cache_slots(),
-                window: shape.window.unwrap_or(u32::MAX),
-                scale: (shape.head_dim as f32).powf(-0.5),
-            };
-            let params = this.uniform(&params)?;
-            let [keys, values] = this.cache(layer)?;
-            let buffers = [
-                &this.activations.batch,
-                this.params(&params)?,
-                this.slot(Slot::Qkv)?,
-                keys,
-                values,
-                this.slot(Slot::AttnOut)?,
-                &this.activations.pieces,
-            ];
-            Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
-        };
-        self.record(StepKey::Attend { layer, prompt }, bind, [tiling.grid(&self.shape, tokens, splits)])?;
-        // Planning covers the longest context, which may be split.
-        if splits == 1 && !self.planning {
-            return Ok(());
-        }
-        let grid = attend_reduce::grid(&self.shape, tokens);
-        let bind = |this: &mut Self| {
-            let kernel = attend_reduce::kernel();
-            let Some(pipeline) = this.pipeline("attend_reduce", Some(kernel))? else { return Ok(None) };
-            let params = this.uniform(&attend_reduce::Params {
-                heads: this.shape.heads,
-                head_dim: this.shape.head_dim,
-                out_pitch: this.pitch(Slot::AttnOut),
-                padding: 0,
-            })?;
-            let buffers = [
-                &this.activations.batch,
-                this.params(&params)?,
-                &this.activations.pieces,
-                this.slot(Slot::AttnOut)?,
-            ];
-            Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
-        };
-        self.record(StepKey::AttendReduce, bind, [grid])
-    }
-
-    async fn finish(&mut self, logits: bool) -> Result<Option<Vec<f32>>, GpuError> {
-        let pass_list = std::mem::take(&mut self.pass);
-        if self.planning {
-            return Ok(None);
-        }
-        let mut encoder =
-            self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in &pass_list {
-                let bound = self.bound.get(&dispatch.key).and_then(|parts| parts.get(dispatch.part));
-                let Some((raw, bound)) = bound.and_then(|b| Some((self.kernels.raw(b.pipeline)?, b))) else {
-                    let detail = "it was recorded without being bound".into();
-                    return Err(GpuError::Rejected { label: format!("{:?}", dispatch.key), detail });
-                };
-                pass.set_pipeline(raw);
-                pass.set_bind_group(0, &bound.group, &[]);
-                let [x, y, z] = dispatch.grid;
-                pass.dispatch_workgroups(x, y, z);
-            }
-        }
-        let staging = &self.activations.logits_staging;
-        if logits {
-            let bytes = u64::from(self.shape.vocab) * 4;
-            encoder.copy_buffer_to_buffer(self.slot(Slot::Logits)?.raw(), 0, staging.raw(), 0, bytes);
-        }
-        self.gpu.queue().submit([encoder.finish()]);
-        if logits {
-            return Ok(Some(read_buffer(&self.gpu, staging.raw(), self.shape.vocab).await?));
-        }
-        self.gpu.idle().await?;
-        Ok(None)
     }
 }
 

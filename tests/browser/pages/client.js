@@ -1,0 +1,32 @@
+// The client package on an otherwise empty page, as `globalThis.bise`, with what tests keep needing.
+
+const path = "/pkg/index.js"; // not a literal: the type checker knows no such file
+const client = await import(path);
+
+/**
+ * How a promise ended: its value or its error, and after how many milliseconds.
+ * @param {Promise<unknown>} promise
+ */
+async function outcome(promise) {
+  const began = performance.now();
+  /** @type {{ value?: any, code?: string, message?: string, name?: string }} */
+  let end;
+  try {
+    end = { value: await promise };
+  } catch (thrown) {
+    const { name, code, message } = /** @type {any} */ (thrown);
+    end = { name, code, message: message ?? String(thrown) };
+  }
+  return { ...end, ms: performance.now() - began };
+}
+
+/**
+ * A short greedy completion: proof that an engine works.
+ * @param {any} engine
+ */
+async function proof(engine) {
+  const { choices } = await engine.completions.create({ prompt: "The old man opened the door and", temperature: 0, max_tokens: 6, ignore_eos: true });
+  return choices[0].text;
+}
+
+Object.assign(globalThis, { bise: { ...client, outcome, proof } });

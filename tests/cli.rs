@@ -1,0 +1,149 @@
+//! The command line: what scripts rely on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn bise(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bise"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().unwrap()
+}
+
+/// stdout as exactly one JSON object.
+fn json(arguments: &[&str]) -> Value {
+    let output = bise(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(value.is_object());
+    value
+}
+
+/// The line that starts with `error: ` and is ours; Mesa's loader writes some of its own.
+fn error(arguments: &[&str], status: i32) -> String {
+    let output = bise(arguments);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr.lines().filter(|line| !line.contains("XDG_RUNTIME_DIR")).collect::<Vec<_>>().join("\n")
+}
+
+const TALE: &str = "www/models/tale";
+
+#[test]
+fn generate_prints_one_object() {
+    let prompt = "The old man opened the door and";
+    let value =
+        json(&["generate", TALE, "--prompt", prompt, "--temperature", "0", "--max-tokens", "8", "--json"]);
+    assert_eq!(value["ids"], serde_json::json!([533, 281, 262, 688, 1966, 13, 1954, 2007]));
+    assert_eq!(value["text"], "went to the door.\n\"W");
+    assert_eq!(value["finish_reason"], "length");
+    assert_eq!(value["prompt_ids"].as_array().unwrap().len(), 8);
+    assert!(value["timings"]["tokens_per_second"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn generate_streams_text_and_seeds_repeat() {
+    let run = |seed: &str| {
+        let arguments = [
+            "generate",
+            TALE,
+            "--prompt",
+            "Once",
+            "--max-tokens",
+            "8",
+            "--seed",
+            seed,
+            "--temperature",
+            "1",
+            "--weights",
+            "f8",
+        ];
+        String::from_utf8(bise(&arguments).stdout).unwrap()
+    };
+    let first = run("5");
+    assert!(first.trim().len() > 5, "{first}");
+    assert_eq!(first, run("5"));
+    assert_ne!(first, run("6"));
+}
+
+#[test]
+fn logits_need_no_tokenizer() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-tokenizer");
+    std::fs::create_dir_all(&folder).unwrap();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(TALE)).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name == "config.json" || name.starts_with("model") {
+            std::fs::copy(&path, folder.join(name)).unwrap();
+        }
+    }
+    let value = json(&["logits", folder.to_str().unwrap(), "--ids", "1,2,3", "--top", "3", "--json"]);
+    assert_eq!(value["top"].as_array().unwrap().len(), 3);
+    assert_eq!(value["top"][0][0], 1964);
+    for key in ["sum", "norm"] {
+        assert!(value[key].as_f64().unwrap().is_finite());
+    }
+    assert!(!value["adapter"].as_str().unwrap().is_empty());
+    let text = error(&["generate", folder.to_str().unwrap(), "--prompt", "x", "--json"], 1);
+    assert!(text.starts_with("error: ") && text.contains("tokenizer"), "{text}");
+}
+
+#[test]
+fn tokenize_needs_only_the_tokenizer() {
+    let value = json(&["tokenize", "tests/fixtures/mistral7b", "Hello, world!", "--json"]);
+    assert_eq!(value["text"], "Hello, world!");
+    assert_eq!(value["ids"], serde_json::json!([1, 22557, 28725, 1526, 28808]));
+    let bare = json(&["tokenize", "tests/fixtures/mistral7b", "Hello, world!", "--no-special", "--json"]);
+    assert_eq!(bare["ids"], serde_json::json!([22557, 28725, 1526, 28808]));
+}
+
+#[test]
+fn inspect_describes_a_checkpoint() {
+    let value = json(&["inspect", TALE, "--json"]);
+    assert_eq!(value["architecture"], "mistral");
+    assert_eq!(value["parameters"], 3_148_224);
+    assert_eq!(value["sliding_window"], 128);
+    assert_eq!(value["shards"], 3);
+    assert_eq!(value["tensors"]["BF16"], 57);
+    assert!(value["device_bytes_f8"].as_u64() < value["device_bytes"].as_u64());
+    assert!(String::from_utf8(bise(&["inspect", TALE]).stdout).unwrap().contains("3148224"));
+}
+
+#[test]
+fn errors_are_one_line_with_the_right_status() {
+    for (arguments, status, named) in [
+        (vec!["generate", "nowhere", "--prompt", "x"], 1, "nowhere"),
+        (vec!["generate", "tests/fixtures/smollm2", "--prompt", "x"], 1, "model.safetensors"),
+        (vec!["logits", TALE, "--ids", "1,99999", "--json"], 1, "99999"),
+        (vec!["generate", TALE, "--prompt", "x", "--temperature", "-1"], 1, "temperature"),
+        (vec!["generate", TALE, "--prompt", "x", "--context", "513"], 1, "512"),
+        (vec!["generate", TALE], 2, "--prompt"),
+        (vec!["logits", TALE, "--ids", "one"], 2, "one"),
+        (vec!["frobnicate"], 2, "frobnicate"),
+    ] {
+        let text = error(&arguments, status);
+        assert!(text.starts_with("error: "), "{arguments:?}: {text}");
+        assert!(text.contains(named), "{arguments:?}: {text}");
+        assert!(status == 2 || text.lines().count() == 1, "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn an_adapter_that_is_not_there_is_named() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bise"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("BISE_ADAPTER", "no such adapter");
+    let output = command.args(["logits", TALE, "--ids", "1"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("no such adapter"), "{stderr}");
+}

@@ -1,0 +1,18 @@
+//! Whole models on the adapter against transformers: the embedded pair and SmolLM2-135M.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod common;
+
+#[path = "gpu_model/golden.rs"]
+mod golden;
+#[path = "gpu_model/requests.rs"]
+mod requests;
+#[path = "gpu_model/support.rs"]
+mod support;

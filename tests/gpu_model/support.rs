@@ -1,0 +1,81 @@
+//! Loading a model for a test, and comparing logits with recorded ones.
+
+use std::path::{Path, PathBuf};
+
+use bise::checkpoint::source::FileSource;
+use bise::engine::{Engine, EngineError, LoadOptions, Output, Prompt, Request, WeightMode};
+use bise::gpu::{GpuOptions, LimitChoice};
+use pollster::block_on;
+use serde_json::Value;
+
+/// A file or folder below the top of the repository.
+pub fn from_top(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+pub fn json(path: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(from_top(path)).unwrap()).unwrap()
+}
+
+pub fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// The adapter that BISE_ADAPTER names.
+pub fn gpu(limits: LimitChoice) -> GpuOptions {
+    GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits }
+}
+
+pub fn load(model: &str, weights: WeightMode, limits: LimitChoice) -> Engine {
+    let options = LoadOptions { weights, context_length: None, gpu: gpu(limits) };
+    let source = FileSource::new(from_top(model));
+    block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap()
+}
+
+/// A greedy request for `max_tokens` tokens that does not stop.
+pub fn greedy(prompt: Prompt, max_tokens: u32) -> Request {
+    let request = serde_json::json!({
+        "prompt": { "ids": [1] }, "temperature": 0.0, "max_tokens": max_tokens, "ignore_eos": true
+    });
+    Request { prompt, ..serde_json::from_value(request).unwrap() }
+}
+
+pub fn run(engine: &mut Engine, request: &Request) -> Result<Output, EngineError> {
+    block_on(engine.generate(request, &mut |_| (), &|| false))
+}
+
+/// Whether each recorded `[id, logit]` is within `tolerance` of the largest magnitude among them.
+pub fn logits_agree(logits: &[f32], recorded: &Value, tolerance: f64) -> Result<(), String> {
+    let pairs: Vec<(usize, f64)> = recorded
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pair| (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap()))
+        .collect();
+    assert!(pairs.len() >= 20, "only {} recorded logits", pairs.len());
+    let largest = pairs.iter().map(|(_, logit)| logit.abs()).fold(0.0, f64::max);
+    for (id, expected) in pairs {
+        let got = f64::from(logits[id]);
+        let difference = (got - expected).abs();
+        if difference.is_nan() || difference > tolerance * largest {
+            return Err(format!("logit of {id} is {got}, not {expected}: {difference} apart"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether greedy ids agree up to the first step whose recorded margin is under 0.005.
+pub fn greedy_agrees(got: &[u32], expected: &[u32], margins: &[f64]) -> Result<(), String> {
+    if got.len() != expected.len() {
+        return Err(format!("{} ids, not {}", got.len(), expected.len()));
+    }
+    for (step, (got, expected)) in got.iter().zip(expected).enumerate() {
+        if margins.get(step).is_some_and(|margin| *margin < 0.005) {
+            return Ok(());
+        }
+        if got != expected {
+            return Err(format!("step {step}: {got}, not {expected}"));
+        }
+    }
+    Ok(())
+}

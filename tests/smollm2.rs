@@ -1,0 +1,75 @@
+//! A real instruction model, SmolLM2-135M, against transformers: as stored and as f8.
+//!
+//! `./build.sh test` makes the checkpoint with tests/smollm2_checkpoint.py. Without it these
+//! tests fail, unless BISE_NO_SMOLLM2=1 says that they are not wanted.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+#[path = "gpu_model/support.rs"]
+#[allow(dead_code, reason = "shared with the tests of the embedded models")]
+mod support;
+
+use bise::engine::{Message, Prompt, WeightMode};
+use bise::gpu::LimitChoice;
+use pollster::block_on;
+
+use support::{from_top, greedy, ids, json, load, logits_agree, run};
+
+const MODEL: &str = "target/models/smollm2-135m";
+
+fn wanted() -> bool {
+    if std::env::var("BISE_NO_SMOLLM2").as_deref() == Ok("1") {
+        println!("BISE_NO_SMOLLM2=1: SmolLM2 is not tested");
+        return false;
+    }
+    let there = from_top(MODEL).join("config.json").exists();
+    assert!(there, "{MODEL} is missing: run ./build.sh test needs, or set BISE_NO_SMOLLM2=1");
+    true
+}
+
+fn check(weights: WeightMode, key: &str, tolerance: f64) {
+    let vectors = json("tests/fixtures/vectors/smollm2.json");
+    let mut engine = load(MODEL, weights, LimitChoice::Adapter);
+    for case in vectors["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let prompt = ids(&case["ids"]);
+        let expected = &case[key];
+        let logits = block_on(engine.logits(&prompt)).unwrap();
+        logits_agree(&logits, &expected["top"], tolerance).unwrap_or_else(|e| panic!("{key}, {name}: {e}"));
+        // The top token and the greedy continuation, as far as the vectors record one.
+        let greedy_ids = ids(&expected["greedy"]);
+        let output = run(&mut engine, &greedy(Prompt::Ids(prompt), greedy_ids.len() as u32)).unwrap();
+        let same = output.ids.iter().zip(&greedy_ids).take_while(|(a, b)| a == b).count();
+        println!("{key}, {name}: {same} of {} greedy tokens alike", greedy_ids.len());
+        assert_eq!(output.ids[0], greedy_ids[0], "{key}, {name}");
+        if name == "chat" {
+            assert_eq!(output.ids, greedy_ids, "{key}, {name}");
+            assert_eq!(output.text, expected["text"].as_str().unwrap());
+            let message = vectors["messages"][0]["content"].as_str().unwrap().to_owned();
+            let messages = Prompt::Messages(vec![Message { role: "user".into(), content: message }]);
+            let chat = run(&mut engine, &greedy(messages, 4)).unwrap();
+            assert_eq!(chat.prompt_ids, ids(&case["ids"]), "the chat template gives the recorded prompt");
+        }
+    }
+}
+
+#[test]
+fn as_stored() {
+    if wanted() {
+        check(WeightMode::Checkpoint, "checkpoint", 5e-3);
+    }
+}
+
+#[test]
+fn as_f8() {
+    if wanted() {
+        check(WeightMode::F8, "f8", 5e-3);
+    }
+}

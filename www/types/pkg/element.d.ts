@@ -1,0 +1,2 @@
+/** See index.d.ts. */
+export * from "../../bise/element.js";
