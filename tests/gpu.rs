@@ -1,8 +1,8 @@
 //! Kernels and backend on a GPU adapter, against their plain-Rust twins.
 //!
 //! `BISE_ADAPTER=name` picks the adapter; `BISE_LIMITS=adapter|default|<bytes>` the limits that are
-//! asked of it, bytes being those of a storage binding. Without an adapter every test fails, unless
-//! `BISE_NO_GPU=1` says that there is none.
+//! asked of it, bytes being those of a storage binding, at least 262144. Without an adapter every
+//! test fails, unless `BISE_NO_GPU=1` says that there is none.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

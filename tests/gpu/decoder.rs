@@ -26,27 +26,33 @@ pub const MODEL: Model = Model {
     rows_per_write: 1000,
 };
 
-/// Between them every dtype, all granularities of scales, gate and up of different dtypes,
-/// with and without a window that is far shorter than the sequence.
-const MODELS: [Model; 7] = [
-    MODEL,
-    Model { seed: 32, linear: F8, up: F8, window: Some(7), ..MODEL },
-    Model { seed: 33, embed: F8, linear: (Dtype::F8E4m3, 16), up: (Dtype::F8E4m3, 16), ..MODEL },
-    Model { seed: 34, linear: (Dtype::F32, 0), up: (Dtype::F32, 0), window: Some(1), ..MODEL },
-    Model { seed: 35, embed: (Dtype::F16, 0), linear: (Dtype::F8E5m2, 32), up: F8, ..MODEL },
-    Model { seed: 36, linear: (Dtype::F16, 0), up: BF16, window: Some(16), hidden: 33, ..MODEL },
-    Model { seed: 37, rows_per_write: 3, linear: F8, up: F8, hidden: 17, ..MODEL },
+/// Between them every dtype, all granularities of scales, gate and up of different dtypes, widths
+/// that fill no load, with and without a window that is far shorter than the sequence.
+const MODELS: [Model; 4] = [
+    // A context long enough for attention to be split over the cache.
+    Model { context: 640, max_batch: 256, ..MODEL },
+    Model { seed: 32, linear: F8, up: F8, window: Some(7), hidden: 33, rows_per_write: 3, ..MODEL },
+    Model { seed: 33, embed: (Dtype::F16, 0), linear: (Dtype::F8E4m3, 16), up: (Dtype::F8E5m2, 32), ..MODEL },
+    Model { seed: 34, embed: F8, linear: (Dtype::F32, 0), up: (Dtype::F32, 0), window: Some(1), ..MODEL },
 ];
 
 #[test]
 fn decoder_agrees_with_the_reference() {
     for model in MODELS {
         let Some(gpu) = open(limits()) else { return };
-        let backend = pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap();
+        let mut backend = pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap();
+        if model.seed % 2 == 0 {
+            // Both weight decoders, whatever this adapter would choose.
+            backend.set_decoder(Dtype::F8E4m3, WeightDecoder::Safe);
+            assert_eq!(backend.info().fp8_decoder, WeightDecoder::Safe);
+        }
         let mut on_gpu = model.decoder(backend);
         let mut reference = model.decoder(Reference::new(model.shape()));
-        let (prompt, rest) = (ids(model.seed, 27), ids(model.seed + 100, 6));
-        let cuts = [8, 8, 1, 8, 2];
+        let (prompt, rest) = (ids(model.seed, model.context - 6), ids(model.seed + 100, 6));
+        // A full pass, one of one token, full ones, and what is left.
+        let (first, others) = prompt.split_at(model.max_batch as usize + 1);
+        let mut cuts = vec![first.len() - 1, 1];
+        cuts.extend(others.chunks(model.max_batch as usize).map(<[u32]>::len));
         let got = logits(&mut on_gpu, &prompt, &cuts, &rest);
         let want = logits(&mut reference, &prompt, &cuts, &rest);
         // Keys and values are rounded to f16, on either side of a tie.
@@ -59,22 +65,6 @@ fn decoder_agrees_with_the_reference() {
             let got = pollster::block_on(on_gpu.backend().read(slot, 1)).unwrap();
             check(&(&model, slot), &got, &reference.backend().read(slot, 1), tolerance);
         }
-    }
-}
-
-/// A context long enough for attention to be split over the cache.
-#[test]
-fn long_decodes_agree_with_the_reference() {
-    let Some(gpu) = open(limits()) else { return };
-    let model = Model { seed: 38, context: 640, max_batch: 256, ..MODEL };
-    let backend = pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap();
-    let mut on_gpu = model.decoder(backend);
-    let mut reference = model.decoder(Reference::new(model.shape()));
-    let (prompt, rest) = (ids(model.seed, 600), ids(model.seed + 100, 3));
-    let got = logits(&mut on_gpu, &prompt, &[256, 88, 256], &rest);
-    let want = logits(&mut reference, &prompt, &[256, 88, 256], &rest);
-    for (step, (got, want)) in got.iter().zip(&want).enumerate() {
-        check(&(&model, "step", step), got, want, Tolerance { abs: 5e-3, rel: 5e-3 });
     }
 }
 
@@ -97,24 +87,6 @@ fn prompts_give_the_same_bits_however_they_are_cut() {
     let mut other = prompt.clone();
     other[40] = (other[40] + 1) % 101;
     assert!(logits(&mut decoder, &other, &[45], &rest) != whole);
-}
-
-#[test]
-fn both_weight_decoders_give_the_same_logits() {
-    let mut of_decoder = Vec::new();
-    for forced in [WeightDecoder::Safe, WeightDecoder::Fast] {
-        let Some(gpu) = open(limits()) else { return };
-        let mut backend = pollster::block_on(WebGpu::new(gpu, MODELS[1].shape())).unwrap();
-        if backend.info().fp8_decoder == WeightDecoder::Safe && forced == WeightDecoder::Fast {
-            println!("not run: this adapter has no exact fast decoder");
-            return;
-        }
-        backend.set_decoder(Dtype::F8E4m3, forced);
-        of_decoder.push(logits(&mut MODELS[1].decoder(backend), &ids(51, 8), &[8], &ids(52, 2)));
-    }
-    for (safe, fast) in of_decoder[0].iter().zip(&of_decoder[1]) {
-        check(&MODELS[1], fast, safe, Tolerance { abs: 1e-4, rel: 1e-4 });
-    }
 }
 
 /// The reference is an oracle only if it refuses what a backend must refuse.
