@@ -18,8 +18,11 @@ mod gpu {
     mod common;
 
     mod attention;
+    mod decoder;
     mod fp8;
+    mod model;
     mod products;
     mod rows;
+    mod split;
     mod wgsl;
 }
