@@ -130,6 +130,7 @@ fn attend() {
         let shape = shape(case);
         let tiling = Tiling::new(&shape, case.prompt);
         let (splits, tiles_per_split) = tiling.splits(&shape, case.position, case.tokens, case.prompt);
+        assert!(splits <= tiling.most_splits(&shape), "{case:?}");
         most_splits = most_splits.max(splits);
         let batch = BatchUniform { tokens: case.tokens, position: case.position, splits, tiles_per_split };
         let params = kernels::attend::Params {
@@ -174,7 +175,29 @@ fn attend() {
         check(&(seed, case, tiling, splits, "attn_out"), &got[0], &attn_out, tolerance);
         check(&(seed, case, tiling, splits, "pieces"), &got[1], &pieces, tolerance);
     }
-    assert_eq!(most_splits, kernels::attend::MAX_SPLITS);
+    assert!(most_splits > 16, "{most_splits}");
+}
+
+/// The scratch buffer is sized for the most splits that any position has.
+#[test]
+fn splits_fit_the_scratch_buffer() {
+    for window in [None, Some(1), Some(16), Some(255), Some(300), Some(4096)] {
+        for (head_dim, context) in [(128, 1), (2, 255), (64, 1000), (128, 4400), (514, 40_000)] {
+            let shape =
+                DecoderShape { heads: 8, kv_heads: 2, head_dim, window, context, ..Default::default() };
+            let tiling = Tiling::new(&shape, false);
+            let most = tiling.most_splits(&shape);
+            let tight = (0..context).map(|position| {
+                let (splits, tiles) = tiling.splits(&shape, position, 1, false);
+                let first_key = position - position.min(window.unwrap_or(u32::MAX) - 1);
+                let end = (first_key / tiling.keys + splits * tiles) * tiling.keys;
+                assert!((1..=most).contains(&splits) && end > position, "{shape:?} at {position}");
+                splits
+            });
+            let reached = tight.max().unwrap();
+            assert!(most <= reached + 1, "{shape:?}: {most} splits planned, {reached} reached");
+        }
+    }
 }
 
 #[test]

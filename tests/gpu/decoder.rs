@@ -21,6 +21,7 @@ pub const MODEL: Model = Model {
     up: BF16,
     window: None,
     hidden: 36,
+    context: 60,
     max_batch: 8,
     rows_per_write: 1000,
 };
@@ -58,6 +59,22 @@ fn decoder_agrees_with_the_reference() {
             let got = pollster::block_on(on_gpu.backend().read(slot, 1)).unwrap();
             check(&(&model, slot), &got, &reference.backend().read(slot, 1), tolerance);
         }
+    }
+}
+
+/// A context long enough for attention to be split over the cache.
+#[test]
+fn long_decodes_agree_with_the_reference() {
+    let Some(gpu) = open(limits()) else { return };
+    let model = Model { seed: 38, context: 640, max_batch: 256, ..MODEL };
+    let backend = pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap();
+    let mut on_gpu = model.decoder(backend);
+    let mut reference = model.decoder(Reference::new(model.shape()));
+    let (prompt, rest) = (ids(model.seed, 600), ids(model.seed + 100, 3));
+    let got = logits(&mut on_gpu, &prompt, &[256, 88, 256], &rest);
+    let want = logits(&mut reference, &prompt, &[256, 88, 256], &rest);
+    for (step, (got, want)) in got.iter().zip(&want).enumerate() {
+        check(&(&model, "step", step), got, want, Tolerance { abs: 5e-3, rel: 5e-3 });
     }
 }
 

@@ -21,6 +21,7 @@ pub struct Model {
     pub up: Stored,
     pub window: Option<u32>,
     pub hidden: u32,
+    pub context: u32,
     pub max_batch: u32,
     /// Rows in one write.
     pub rows_per_write: u32,
@@ -39,7 +40,7 @@ impl Model {
             vocab: 101,
             norm_epsilon: 1e-5,
             window: self.window,
-            context: 60,
+            context: self.context,
             max_batch: self.max_batch,
             inv_freq: (0..head_dim / 2).map(|i| 100_f32.powf(-2.0 * i as f32 / head_dim as f32)).collect(),
             rope_scale: 1.0,
