@@ -9,6 +9,7 @@ usage: ./build.sh [COMMAND]
   build            pkg/: wasm, its glue, the client and its types (the default)
   serve [--port N] build, then serve the site on http://localhost:8000
   site [DIR]       write a folder that any static host serves (default: target/site)
+  bench            speed of the embedded model in Chromium, against the limit it must keep
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   clean            remove what was built; installed tools stay
 TEXT
@@ -187,6 +188,15 @@ serve() {
     exec "$TARGET/debug/bise" serve --dir target/site "$@"
 }
 
+bench() {
+    # shellcheck source=tests/stages.sh
+    . tests/stages.sh
+    need_browsers
+    need_node
+    site
+    node tests/browser/bench.js "$@"
+}
+
 clean() {
     rm -rf pkg/wasm pkg/*.js pkg/*.d.ts target/site target/stamps target/wasm target/wasm-size target/models
     cargo clean
@@ -196,7 +206,7 @@ main() {
     local command=${1:-build}
     [ $# -eq 0 ] || shift
     case $command in
-        build | site | serve | clean) "$command" "$@" ;;
+        build | site | serve | bench | clean) "$command" "$@" ;;
         test)
             # shellcheck source=tests/stages.sh
             . tests/stages.sh

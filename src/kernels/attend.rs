@@ -12,7 +12,7 @@ const WORKGROUP_BYTES: u32 = 16_384;
 const KEYS_PER_SPLIT: u32 = 256;
 
 /// Most splits.
-const MAX_SPLITS: u32 = 32;
+pub const MAX_SPLITS: u32 = 32;
 
 /// Largest head_dim: a thread accumulates at most four words of two elements.
 pub const MAX_HEAD_DIM: u32 = 2048;

@@ -23,6 +23,7 @@ import { open } from "node:fs/promises";
  * @property {boolean} [stall] never finish the body
  * @property {number} [size] pretend that the file ends here
  * @property {number} [damageAt] flip a bit of the byte at this offset
+ * @property {number} [nanAt] set the two bytes at this even offset: NaN as BF16
  * @property {(length: number) => number} [cutAfter] how much of a body this long is sent
  */
 
@@ -38,6 +39,12 @@ export const KINDS = {
   truncate: (size) => ({ size: Math.floor(size / 2) }),
   /** One bit is flipped, late in the file. */
   damage: (size) => ({ damageAt: Math.floor(size * 0.9) }),
+  /** One bit of the header's text is flipped. */
+  header: () => ({ damageAt: 8 }),
+  /** One bit of the header's length is flipped: it seems to be far longer than the file. */
+  headlength: () => ({ damageAt: 6 }),
+  /** A weight is NaN, late in the file. */
+  nan: (size) => ({ nanAt: 2 * Math.floor(size * 0.45) }),
   /** A host that answers a missing file with its start page. */
   page: () => ({ page: true }),
   /** HEAD is not allowed. */
@@ -73,25 +80,37 @@ export function planOf(fault, size) {
 }
 
 /**
- * A part of a file, in small chunks, with one bit flipped where `damageAt` says so.
+ * A part of a file, in small chunks, with the damage that the plan says.
  * @param {string} file
  * @param {number} begin
  * @param {number} end exclusive
- * @param {number} [damageAt]
+ * @param {Plan} [plan]
  */
-export async function* readPart(file, begin, end, damageAt) {
+export async function* readPart(file, begin, end, { damageAt = -1, nanAt = -2 } = {}) {
   const handle = await open(file);
   try {
     for (let at = begin; at < end; ) {
       const chunk = Buffer.alloc(Math.min(65_536, end - at));
       const { bytesRead } = await handle.read(chunk, 0, chunk.length, at);
       if (bytesRead === 0) return;
-      const index = (damageAt ?? -1) - at;
-      if (index >= 0 && index < bytesRead) chunk.writeUInt8(chunk.readUInt8(index) ^ 0x10, index);
-      yield chunk.subarray(0, bytesRead);
+      const part = chunk.subarray(0, bytesRead);
+      damage(part, damageAt - at, (byte) => byte ^ 0x10);
+      damage(part, nanAt - at, () => 0xff);
+      damage(part, nanAt + 1 - at, () => 0xff);
+      yield part;
       at += bytesRead;
     }
   } finally {
     await handle.close();
   }
+}
+
+/**
+ * Changes the byte at `index`, if it is in this part.
+ * @param {Buffer} part
+ * @param {number} index
+ * @param {(byte: number) => number} change
+ */
+function damage(part, index, change) {
+  if (index >= 0 && index < part.length) part.writeUInt8(change(part.readUInt8(index)), index);
 }

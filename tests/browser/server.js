@@ -123,7 +123,7 @@ async function answer(options, strikes, request, response, entry) {
   if (request.method === "HEAD") return void response.end();
 
   const stop = begin + (plan.cutAfter?.(end - begin) ?? end - begin);
-  for await (const chunk of readPart(found.file, begin, stop, plan.damageAt)) {
+  for await (const chunk of readPart(found.file, begin, stop, plan)) {
     if (response.destroyed) return;
     entry.bytes += chunk.length;
     if (!response.write(chunk)) await drained(response);

@@ -1,0 +1,63 @@
+// Damaged checkpoints and bad servers: the right error, and a page that goes on working.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { TALE_PROOF, openClient } from "./client.js";
+
+const SHARD = "model-00002-of-00003.safetensors";
+
+/** Fault, the file it strikes, the code it gives, and what the message has to say beside the file's name (or the tensor's). */
+const FAULTS = /** @type {[string, string, string, RegExp][]} */ ([
+  ["header", SHARD, "bad-checkpoint", /header/],
+  ["headlength", SHARD, "bad-checkpoint", /header/],
+  ["nan", SHARD, "bad-checkpoint", /tensor model\.layers\..* NaN/],
+  ["truncate", SHARD, "bad-checkpoint", /bytes/],
+  ["404", SHARD, "bad-checkpoint", /not found/],
+  ["404", "config.json", "bad-checkpoint", /not found/],
+  ["page", "config.json", "bad-checkpoint", /./],
+  ["cut", SHARD, "network", /cut/],
+  ["wrongrange", SHARD, "network", /./],
+  ["500", SHARD, "network", /500/],
+]);
+
+/**
+ * How a load of a model ends: its error, or what it says.
+ * @param {import("puppeteer-core").Page} page
+ * @param {string} model
+ */
+function tryLoad(page, model) {
+  return page.evaluate(async (model) => {
+    const { Engine, outcome, proof } = /** @type {any} */ (globalThis).bise;
+    const { value: engine, ...end } = await outcome(Engine.load(model, { weights: "checkpoint" }));
+    if (!engine) return { ...end, text: "" };
+    const text = await proof(engine);
+    await engine.dispose();
+    return { ...end, text };
+  }, model);
+}
+
+test("every fault gives its error, and the next load works", async (t) => {
+  const { page } = await openClient(t, { expectErrors: [/Failed to load resource/] });
+  for (const [kind, file, code, said] of FAULTS) {
+    const where = `${kind} of ${file}`;
+    const failed = await tryLoad(page, `/fault/${kind}/${file}/models/tale/`);
+    console.log(`    ${where}: ${failed.code}: ${failed.message}`);
+    assert.deepEqual([failed.name, failed.code], ["BiseError", code], where);
+    assert.ok(kind === "nan" || failed.message?.includes(file), where);
+    assert.match(failed.message ?? "", said, where);
+    const good = await tryLoad(page, "/models/tale/");
+    assert.ok(good.text.startsWith(TALE_PROOF.slice(0, 10)), `${where}: then ${JSON.stringify(good)}`);
+  }
+});
+
+test("a server without ranges, without lengths or without HEAD serves well enough, or says so", async (t) => {
+  const { page } = await openClient(t, { expectErrors: [/Failed to load resource/] });
+  for (const kind of ["norange", "nolength", "nohead"]) {
+    const end = await tryLoad(page, `/fault/${kind}/*/models/tale/`);
+    console.log(`    ${kind}: ${JSON.stringify(end)}`);
+    if (kind === "norange" && end.code) {
+      assert.equal(end.code, "network");
+      assert.match(end.message ?? "", /ignores byte ranges/);
+    } else assert.ok(end.text.startsWith(TALE_PROOF.slice(0, 10)), `${kind}: ${JSON.stringify(end)}`);
+  }
+});

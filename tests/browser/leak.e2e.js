@@ -1,0 +1,93 @@
+// Engines come and go in one page and leave nothing behind. Chromium only: only there a test sees
+// the workers of a page and the memory of the browser's processes.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { openClient } from "./client.js";
+import { browserName } from "./launch.js";
+
+const ROUNDS = 20;
+const MIB = 2 ** 20;
+
+/** @typedef {{ buffers: number, bytes: number, devices: number }} Counts */
+
+/**
+ * Names of the page's workers that live.
+ * @param {import("puppeteer-core").Page} page
+ */
+const workers = (page) => page.workers().map((worker) => worker.url());
+
+/**
+ * Resident memory of the GPU's and the pages' processes, in bytes.
+ * @param {import("puppeteer-core").Page} page
+ */
+async function processMemory(page) {
+  const session = await page.browser().target().createCDPSession();
+  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+  await session.detach();
+  const { readFileSync } = await import("node:fs");
+  /** @type {Record<string, number>} */
+  const memory = {};
+  for (const { id, type } of processInfo) {
+    const kib = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, "utf8"))?.[1];
+    memory[type] = (memory[type] ?? 0) + Number(kib ?? 0) * 1024;
+  }
+  return memory;
+}
+
+if (browserName() === "chromium") {
+  test(`${ROUNDS} engines in one page leave no worker, buffer or memory behind`, async (t) => {
+    const { page } = await openClient(t);
+    await page.evaluate(() => {
+      const Original = globalThis.Worker;
+      const state = { counts: {} };
+      new BroadcastChannel("counts").onmessage = ({ data }) => { state.counts = data; };
+      Object.assign(globalThis, { state });
+      globalThis.Worker = class extends Original {
+        /** @param {string | URL} _script @param {WorkerOptions} [options] */
+        constructor(_script, options) {
+          super("/pages/counting-worker.js", options);
+        }
+      };
+    });
+    const round = () => page.evaluate(async () => {
+      const { bise, state } = /** @type {any} */ (globalThis);
+      const settled = () => new Promise((resolve) => setTimeout(resolve, 30));
+      const engine = await bise.Engine.load("/models/tale/");
+      const reply = await engine.chat.completions.create({ messages: [{ role: "user", content: "Hello" }], max_tokens: 4, ignore_eos: true });
+      const controller = new AbortController();
+      setTimeout(() => controller.abort(), 60);
+      const aborted = await bise.outcome(engine.completions.create({ prompt: "Once", max_tokens: 400, ignore_eos: true, signal: controller.signal }));
+      const hostMemory = await engine.hostMemory();
+      await settled();
+      const loaded = state.counts;
+      await engine.dispose();
+      await settled();
+      return { tokens: reply.usage.completion_tokens, code: aborted.code, hostMemory, gpuMemory: engine.info.memory.total, loaded, disposed: state.counts };
+    });
+    /** @type {Awaited<ReturnType<typeof round>>[]} */
+    const rounds = [];
+    /** @type {Record<string, number>[]} */
+    const memory = [];
+    for (let i = 0; i < ROUNDS; i += 1) {
+      rounds.push(await round());
+      memory.push(await processMemory(page));
+      assert.deepEqual(workers(page), [], `round ${i}: workers after dispose`);
+    }
+    const mib = (/** @type {number | undefined} */ bytes) => ((bytes ?? 0) / MIB).toFixed(1);
+    for (const [i, { hostMemory, gpuMemory, loaded, disposed }] of rounds.entries()) {
+      console.log(`    ${i + 1}: wasm ${mib(hostMemory)} MiB, on the device ${mib(gpuMemory)} MiB, buffers ${loaded.buffers} (${mib(loaded.bytes)} MiB) -> ${disposed.buffers} after dispose, GPU process ${mib(memory[i]?.GPU)} MiB, renderers ${mib(memory[i]?.renderer)} MiB`);
+    }
+    for (const [i, { tokens, code, loaded, disposed, gpuMemory }] of rounds.entries()) {
+      assert.deepEqual([tokens, code], [4, "aborted"], `round ${i}`);
+      assert.ok(loaded.buffers > 20 && loaded.bytes >= 0.9 * gpuMemory, `round ${i}: ${JSON.stringify(loaded)} seen`);
+      assert.equal(loaded.buffers, rounds[0]?.loaded.buffers, `round ${i}: as many buffers as in the first`);
+      assert.deepEqual([disposed.buffers, disposed.bytes], [0, 0], `round ${i}: what dispose left`);
+    }
+    const [first, last] = [rounds[0], rounds.at(-1)];
+    assert.ok((last?.hostMemory ?? Infinity) <= (first?.hostMemory ?? 0) + MIB, "wasm memory grew");
+    // After a few rounds that warm caches up, a leak of one engine's buffers per round would show.
+    const grown = (memory.at(-1)?.GPU ?? Infinity) - (memory[4]?.GPU ?? 0);
+    assert.ok(grown < 10 * (first?.gpuMemory ?? 0), `the GPU process grew by ${mib(grown)} MiB in 15 rounds`);
+  });
+}
