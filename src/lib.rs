@@ -11,6 +11,7 @@
 //! kernels     WGSL and its dispatch: the steps on WebGPU
 //! reference   the same steps in plain Rust: the oracle (native builds only)
 //! model       config, weights, key/value cache, the decoder
+//! merge       recipes, schedules, and merged tensors in chunks
 //! text        tokens <-> text: tokenizer, chat template, sampler
 //! engine      the loops that tie the floors together
 //! web         the only wasm-bindgen code
@@ -29,6 +30,8 @@ pub mod kernels;
 pub mod reference;
 
 pub mod model;
+
+pub mod merge;
 
 pub mod text;
 

@@ -1,0 +1,144 @@
+//! mergekit's recipes: YAML -> [`Recipe`].
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::dtype::Dtype;
+
+/// A recipe file: one merge, or a chain of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// The documents in order; the last one is the result.
+    pub documents: Vec<Document>,
+    /// What mergekit would ignore silently, each with its place.
+    pub warnings: Vec<String>,
+}
+
+/// One merge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Where it starts, for messages: `line 1`.
+    pub place: String,
+    /// The name by which later documents use its result.
+    pub name: Option<String>,
+    /// How tensors are combined.
+    pub method: Method,
+    /// The base; one of the sources.
+    pub base: Option<ModelRef>,
+    /// What is combined.
+    pub layout: Layout,
+    /// Parameters of `modules.default`, if written that way.
+    pub module_parameters: Parameters,
+    /// Parameters of the whole document.
+    pub parameters: Parameters,
+    /// What sources are cast to, and results are rounded to: F16, BF16, F32 or F64.
+    pub dtype: Option<Dtype>,
+    /// What results are converted to at the end, if not `dtype`.
+    pub out_dtype: Option<Dtype>,
+    /// Whose tokenizer the result gets.
+    pub tokenizer: TokenizerChoice,
+    /// The result's chat template, if not the tokenizer's own.
+    pub chat_template: Option<ChatTemplateChoice>,
+}
+
+/// How tensors are combined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Spherical interpolation of two.
+    Slerp,
+    /// Weighted mean (or sum) of one or more.
+    Linear,
+    /// One, taken as it is or scaled.
+    Passthrough,
+}
+
+/// The two ways to say what is combined.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Layout {
+    /// Output layers, slice after slice.
+    Slices(Vec<Slice>),
+    /// All layers of every model; the base is among them.
+    Models(Vec<Source>),
+}
+
+/// Consecutive output layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slice {
+    /// Where it stands: `line 2: slices[0]`.
+    pub place: String,
+    /// What is combined, all over the same number of layers.
+    pub sources: Vec<Source>,
+    /// Parameters of this slice.
+    pub parameters: Parameters,
+}
+
+/// One model of a slice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// Where it stands: `line 3: slices[0].sources[0]`.
+    pub place: String,
+    /// The model, or the name of an earlier document.
+    pub model: ModelRef,
+    /// Its layers, end exclusive; `None`: all.
+    pub layers: Option<Range<u32>>,
+    /// Parameters of this model in this slice.
+    pub parameters: Parameters,
+}
+
+/// A model: `path[@revision]` or `owner/name[@revision]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelRef {
+    /// Path or name.
+    pub path: String,
+    /// Branch, tag or commit.
+    pub revision: Option<String>,
+}
+
+impl std::fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.path)?;
+        self.revision.as_ref().map_or(Ok(()), |revision| write!(f, "@{revision}"))
+    }
+}
+
+/// Parameters by name: `t`, `weight`, `normalize`, `scale`.
+pub type Parameters = BTreeMap<String, Parameter>;
+
+/// A parameter: conditions, of which the first that matches a tensor gives the value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Where it stands, for messages.
+    pub place: String,
+    /// At least one.
+    pub conditions: Vec<Condition>,
+}
+
+/// A value for the tensors that a filter lets through.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// Substring of the tensor's name; `None` and `"*"`: every tensor.
+    pub filter: Option<String>,
+    /// Anchors of a gradient over a slice's layers; a single one is a constant. Finite.
+    pub anchors: Vec<f64>,
+}
+
+/// Whose tokenizer the result gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TokenizerChoice {
+    /// The base's.
+    #[default]
+    Base,
+    /// All have the same one; to be checked.
+    Union,
+    /// This model's.
+    Model(ModelRef),
+}
+
+/// The result's chat template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChatTemplateChoice {
+    /// The one that most sources have.
+    Auto,
+    /// This Jinja text.
+    Jinja(String),
+}
