@@ -40,7 +40,7 @@ pub struct Shard {
     /// Its tensors.
     pub header: Arc<Header>,
     /// The first bytes of its data, which came along with the header.
-    held: Vec<u8>,
+    held: Arc<[u8]>,
     /// Whether the source knew the file's length, which then matches the header.
     length_known: bool,
 }
@@ -102,6 +102,22 @@ impl Manifest {
             manifest.check_index(index)?;
         }
         Ok(manifest)
+    }
+
+    /// The manifest of files whose headers are known, such as those of a checkpoint that is still
+    /// to be made.
+    ///
+    /// # Errors
+    /// [`CheckpointError::DuplicateTensor`].
+    pub fn of(files: impl IntoIterator<Item = (String, Header)>) -> Result<Manifest, CheckpointError> {
+        let shard = |(file, header)| Shard {
+            file,
+            header: Arc::new(header),
+            held: Arc::default(),
+            length_known: true,
+        };
+        let shards: Vec<Shard> = files.into_iter().map(shard).collect();
+        Ok(Manifest { places: places(&shards)?, shards })
     }
 
     /// Every tensor with its shard, in the order in which streaming meets them.
@@ -239,24 +255,24 @@ async fn read_shard(source: &impl ByteSource, file: &str) -> Result<Shard, Check
         _ => {}
     }
     let length_known = file_bytes.is_some();
-    Ok(Shard { file: file.to_owned(), header: Arc::new(header), held: held.to_vec(), length_known })
+    Ok(Shard { file: file.to_owned(), header: Arc::new(header), held: held.into(), length_known })
 }
 
 /// The bytes of neighbouring tensors of one shard, pulled piece by piece: nothing is requested
 /// between two calls, so the caller's pace is the transfer's. Holds no piece itself.
-pub struct ShardStream<'a, S: ByteSource> {
-    shard: &'a Shard,
+pub struct ShardStream<S: ByteSource, C> {
+    shard: Shard,
     tensors: Range<usize>,
-    cancelled: &'a dyn Fn() -> bool,
-    /// What was held of the shard and is still to be returned.
-    held: &'a [u8],
+    cancelled: C,
+    /// The part of what was held of the shard that is still to be returned.
+    held: Range<usize>,
     stream: Option<S::Stream>,
     /// Next byte of the file, and the byte after the last.
     at: u64,
     end: u64,
 }
 
-impl<'a, S: ByteSource> ShardStream<'a, S> {
+impl<S: ByteSource, C: Fn() -> bool> ShardStream<S, C> {
     /// Opens the range of these tensors (indices in the shard's header), less what is held.
     /// `cancelled` is asked before and after every piece.
     ///
@@ -264,10 +280,10 @@ impl<'a, S: ByteSource> ShardStream<'a, S> {
     /// What the source meets.
     pub async fn open(
         source: &S,
-        shard: &'a Shard,
+        shard: &Shard,
         tensors: Range<usize>,
-        cancelled: &'a dyn Fn() -> bool,
-    ) -> Result<ShardStream<'a, S>, CheckpointError> {
+        cancelled: C,
+    ) -> Result<ShardStream<S, C>, CheckpointError> {
         if cancelled() {
             return Err(SourceError::Aborted.into());
         }
@@ -278,7 +294,6 @@ impl<'a, S: ByteSource> ShardStream<'a, S> {
         let held_end = shard.held.len() as u64;
         // Both are at most the length of what is held, so they fit usize.
         let held = begin.min(held_end) as usize..end.min(held_end) as usize;
-        let held = shard.held.get(held).unwrap_or_default();
         let rest = data_start + begin + held.len() as u64..data_start + end;
         let stream = if rest.is_empty() {
             None
@@ -288,7 +303,8 @@ impl<'a, S: ByteSource> ShardStream<'a, S> {
             let range = rest.start..rest.end + u64::from(to_the_end);
             Some(source.open(&shard.file, Some(range)).await?.stream)
         };
-        Ok(ShardStream { shard, tensors, cancelled, held, stream, at: data_start + begin, end: rest.end })
+        let (at, end) = (data_start + begin, rest.end);
+        Ok(ShardStream { shard: shard.clone(), tensors, cancelled, held, stream, at, end })
     }
 
     /// The parser that takes this stream's pieces.
@@ -309,7 +325,7 @@ impl<'a, S: ByteSource> ShardStream<'a, S> {
             return Err(self.close(SourceError::Aborted.into()));
         }
         let piece = if !self.held.is_empty() {
-            Some(std::mem::take(&mut self.held).to_vec())
+            self.shard.held.get(std::mem::take(&mut self.held)).map(<[u8]>::to_vec)
         } else if let Some(stream) = &mut self.stream {
             match stream.next().await {
                 Ok(piece) => piece,
@@ -342,7 +358,7 @@ impl<'a, S: ByteSource> ShardStream<'a, S> {
     /// Ends the transfer; calls after the error find nothing more to fetch.
     fn close(&mut self, error: CheckpointError) -> CheckpointError {
         self.stream = None;
-        self.held = &[];
+        self.held = 0..0;
         error
     }
 }
