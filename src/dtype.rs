@@ -325,6 +325,27 @@ pub fn narrow(dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<(), Dty
     Ok(())
 }
 
+/// Rounds values to those of `dtype`, as [`narrow`] and [`widen`] would; F64 and what holds no
+/// floats leaves them alone.
+pub fn round_through(dtype: Dtype, values: &mut [f32]) {
+    let each = |values: &mut [f32], round: fn(f32) -> f32| values.iter_mut().for_each(|v| *v = round(*v));
+    match dtype {
+        Dtype::Bf16 => values.iter_mut().for_each(|v| *v = round_to_bf16(*v)),
+        Dtype::F16 => each(values, |v| f16::from_f32(v).to_f32()),
+        Dtype::F8E4m3 => each(values, |v| decode_e4m3(encode_e4m3(v))),
+        Dtype::F8E5m2 => each(values, |v| decode_e5m2(encode_e5m2(v))),
+        _ => {}
+    }
+}
+
+/// The nearest BF16 value, ties to even. Without branches for finite values, so that loops vectorise.
+fn round_to_bf16(value: f32) -> f32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    // A NaN whose payload is all low bits must not become infinity.
+    f32::from_bits(if value.is_nan() { bits | 0x0040_0000 } else { rounded })
+}
+
 /// Index of the first element that is NaN or infinite, straight from the stored bits.
 ///
 /// # Errors

@@ -21,6 +21,9 @@ pub enum SourceError {
     Io { file: String, detail: String },
     #[error("aborted")]
     Aborted,
+    /// A checkpoint from which these bytes were to be computed.
+    #[error("{model}: {error}")]
+    Parent { model: String, error: Box<super::CheckpointError> },
     #[error("{file}: is larger than {limit} bytes ({bytes} or more); that cannot be right")]
     TooLarge { file: String, bytes: u64, limit: u64 },
 }

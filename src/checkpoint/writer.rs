@@ -48,20 +48,7 @@ impl Plan {
     /// # Errors
     /// A name twice or reserved; a shape that overflows; a header beyond the format's limit.
     pub fn new(tensors: Vec<TensorSpec>, shard_bytes: u64) -> Result<Plan, CheckpointError> {
-        let mut shards = vec![Vec::new()];
-        let mut bytes = 0u64;
-        for tensor in tensors {
-            let size = size_bytes(&tensor)?;
-            if bytes.saturating_add(size) > shard_bytes && shards.last().is_some_and(|s| !s.is_empty()) {
-                shards.push(Vec::new());
-                bytes = 0;
-            }
-            bytes = bytes.saturating_add(size);
-            if let Some(last) = shards.last_mut() {
-                last.push(tensor);
-            }
-        }
-        Plan::from_shards(shards)
+        Plan::from_shards(distribute(tensors, shard_bytes)?)
     }
 
     /// A plan of exactly these shards.
@@ -105,6 +92,30 @@ impl Plan {
         let metadata = serde_json::json!({ "total_size": self.total_bytes() });
         Some(format!("{:#}\n", serde_json::json!({ "metadata": metadata, "weight_map": weight_map })))
     }
+}
+
+/// Distributes tensors over shards, as [`Plan::new`] does.
+///
+/// # Errors
+/// [`CheckpointError::SizeOverflow`].
+pub fn distribute(
+    tensors: Vec<TensorSpec>,
+    shard_bytes: u64,
+) -> Result<Vec<Vec<TensorSpec>>, CheckpointError> {
+    let mut shards = vec![Vec::new()];
+    let mut bytes = 0u64;
+    for tensor in tensors {
+        let size = size_bytes(&tensor)?;
+        if bytes.saturating_add(size) > shard_bytes && shards.last().is_some_and(|s| !s.is_empty()) {
+            shards.push(Vec::new());
+            bytes = 0;
+        }
+        bytes = bytes.saturating_add(size);
+        if let Some(last) = shards.last_mut() {
+            last.push(tensor);
+        }
+    }
+    Ok(shards)
 }
 
 fn size_bytes(tensor: &TensorSpec) -> Result<u64, CheckpointError> {

@@ -3,11 +3,39 @@
 //! ```text
 //! recipe    mergekit YAML -> Recipe; every rejected key named with its place
 //! schedule  gradients and filters -> the value of a parameter for one tensor
+//! parent    a checkpoint that is read, checked before any weight is fetched
+//! layout    which source layers make which output layers, document by document
+//! tensor    one output tensor as a graph of parents' tensors
+//! plan      recipe and headers -> the graph of every output tensor
+//! slerp     the arithmetic: sums, coefficients, combination
+//! leaf      a parent's tensor as runs of f32
+//! evaluate  one output tensor, pass by pass, chunk by chunk
+//! files     the result's files that are not weights
+//! merged    Merge: the result as a place to read a checkpoint from
+//! shard     one weight file of it, computed while it is read
+//! write     all of it, out to a place that takes files
+//! report    what was done to each tensor
 //! ```
 
 mod error;
+mod evaluate;
+mod files;
+mod layout;
+mod leaf;
+mod merged;
+mod parent;
+mod plan;
 pub mod recipe;
+pub mod report;
 pub mod schedule;
+mod shard;
+pub mod slerp;
+mod tensor;
+mod write;
 
 pub use error::MergeError;
+pub use merged::{Merge, MergeOptions, MergedStream, OnTensor};
+pub use parent::Parent;
 pub use recipe::{Document, Layout, Method, ModelRef, Recipe, Slice, Source};
+pub use report::{MergeReport, TensorReport};
+pub use write::WriteProgress;

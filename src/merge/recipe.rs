@@ -52,6 +52,17 @@ pub enum Method {
     Passthrough,
 }
 
+impl Method {
+    /// mergekit's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Slerp => "slerp",
+            Method::Linear => "linear",
+            Method::Passthrough => "passthrough",
+        }
+    }
+}
+
 /// The two ways to say what is combined.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Layout {

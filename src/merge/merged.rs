@@ -1,0 +1,221 @@
+//! A merge as a place to read a checkpoint from: its weight files are computed while they are
+//! read, and stored nowhere.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::files::{self, SIDE_FILES};
+use super::layout::{self, Layouts};
+use super::leaf::Cancelled;
+use super::parent::Parent;
+use super::recipe::Recipe;
+use super::report::{MergeReport, TensorReport};
+use super::shard::ShardMerge;
+use super::tensor::TensorPlan;
+use super::{MergeError, plan};
+use crate::checkpoint::source::{MemorySource, MemoryStream};
+use crate::checkpoint::writer::{self, TensorSpec};
+use crate::checkpoint::{ByteSource, ByteStream, Header, Manifest, Opened, SourceError};
+use crate::dtype::Dtype;
+
+/// How a merge is done.
+#[derive(Clone, Debug)]
+pub struct MergeOptions {
+    /// Longest data of a weight file in bytes; a single larger tensor has one of its own.
+    pub shard_bytes: u64,
+    /// Whether linear weights become F8_E4M3 with one scale per row.
+    pub quantize: bool,
+    /// Elements that are computed together; never shows in the result.
+    pub chunk_elements: usize,
+}
+
+impl Default for MergeOptions {
+    fn default() -> MergeOptions {
+        MergeOptions { shard_bytes: 5_000_000_000, quantize: false, chunk_elements: 1 << 16 }
+    }
+}
+
+/// What a merge tells about itself while it runs.
+pub type OnTensor = Box<dyn FnMut(&TensorReport)>;
+
+/// A merge, planned. Clones share their state.
+pub struct Merge<S> {
+    pub(super) inner: Rc<Inner<S>>,
+}
+
+impl<S> Clone for Merge<S> {
+    fn clone(&self) -> Self {
+        Merge { inner: self.inner.clone() }
+    }
+}
+
+pub(super) struct Inner<S> {
+    pub(super) recipe: Recipe,
+    pub(super) parents: Vec<Parent<S>>,
+    /// Whose tokenizer files the result gets.
+    tokenizer: usize,
+    pub(super) tensors: HashMap<String, Rc<TensorPlan>>,
+    pub(super) plan: writer::Plan,
+    /// Files that are neither weights nor copies.
+    written: MemorySource,
+    pub(super) options: MergeOptions,
+    pub(super) cancelled: Cancelled,
+    pub(super) report: RefCell<MergeReport>,
+    pub(super) on_tensor: Cell<Option<OnTensor>>,
+    /// Row scales of quantised tensors, by tensor.
+    pub(super) scales: RefCell<HashMap<String, Vec<f32>>>,
+}
+
+impl<S: ByteSource + Clone> Merge<S> {
+    /// Plans a merge: everything is checked before any weight is read. `text` is the recipe as
+    /// given; `parents` are all of [`Recipe::models`].
+    ///
+    /// # Errors
+    /// What does not fit: layers, architectures, shapes, tokenizers, parameters that are missing.
+    pub async fn new(
+        recipe: Recipe,
+        text: &str,
+        parents: Vec<Parent<S>>,
+        options: MergeOptions,
+        cancelled: Cancelled,
+        on_tensor: OnTensor,
+    ) -> Result<Merge<S>, MergeError> {
+        let layouts = Layouts::new(&recipe, &parents)?;
+        let tensors = plan::tensors(&recipe, &layouts, &parents)?;
+        let last = recipe.documents.len().saturating_sub(1);
+        let base = layouts.base_parent(last);
+        let settings = files::Settings { base, layers: layouts.layers(last), quantize: options.quantize };
+        let tokenizer = files::tokenizer_parent(&recipe, &layouts, &parents, last).await?;
+        let mut written = files::write(&recipe, text, &parents, &tensors, &settings, tokenizer).await?;
+        let plan = writer::Plan::from_shards(shards(&tensors, &options)?)?;
+        if let Some(index) = plan.index_json() {
+            written.insert(crate::checkpoint::index::INDEX_FILE.to_owned(), index.into_bytes());
+        }
+        let mut warnings = recipe.warnings.clone();
+        warnings.extend(layout::warnings(&layouts, &parents, last));
+        let report = MergeReport { warnings, ..MergeReport::default() };
+        let tensors = tensors.into_iter().map(|tensor| (tensor.name.clone(), Rc::new(tensor))).collect();
+        Ok(Merge {
+            inner: Rc::new(Inner {
+                recipe,
+                parents,
+                tokenizer,
+                tensors,
+                plan,
+                written: MemorySource::new(written),
+                options,
+                cancelled,
+                report: report.into(),
+                on_tensor: Cell::new(Some(on_tensor)),
+                scales: RefCell::default(),
+            }),
+        })
+    }
+
+    /// What was strange about the recipe or the models.
+    pub fn warnings(&self) -> Vec<String> {
+        self.inner.report.borrow().warnings.clone()
+    }
+
+    /// Everything done so far.
+    pub fn report(&self) -> MergeReport {
+        let mut report = self.inner.report.borrow().clone();
+        report.total(self.inner.recipe.documents.len());
+        report
+    }
+
+    /// The result's tensors, known before any is computed.
+    ///
+    /// # Errors
+    /// None in practice: names are unique by construction.
+    pub fn manifest(&self) -> Result<Manifest, MergeError> {
+        let files = self.inner.plan.shards.iter().map(|shard| (shard.file.clone(), shard.header.clone()));
+        Ok(Manifest::of(files.collect::<Vec<(String, Header)>>())?)
+    }
+
+    /// Size of all tensors of the result, in bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.inner.plan.total_bytes()
+    }
+
+    /// Every file of the result, weights first: without config.json and index, which come last, a
+    /// directory is no checkpoint yet. Some of the side files may not exist.
+    pub fn files(&self) -> Vec<String> {
+        let weights = self.inner.plan.shards.iter().map(|shard| shard.file.clone());
+        let written = self.inner.written.files.keys().rev().cloned();
+        let copied = SIDE_FILES.iter().map(|file| (*file).to_owned());
+        let copied = copied.filter(|file| !self.inner.written.files.contains_key(file));
+        let (last, first): (Vec<_>, Vec<_>) = written.partition(|file| files::makes_a_checkpoint(file));
+        weights.chain(copied).chain(first).chain(last).collect()
+    }
+}
+
+/// Which tensor goes into which file. Scales of quantised tensors get a last file of their own:
+/// they are known only once the weights were computed.
+fn shards(tensors: &[TensorPlan], options: &MergeOptions) -> Result<Vec<Vec<TensorSpec>>, MergeError> {
+    let spec = |tensor: &TensorPlan| TensorSpec {
+        name: tensor.name.clone(),
+        dtype: if options.quantize && files::is_linear(&tensor.name) { Dtype::F8E4m3 } else { tensor.dtype },
+        shape: tensor.shape.clone(),
+    };
+    let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
+    let scale = |tensor: &TensorSpec| TensorSpec {
+        name: format!("{}{SCALE_SUFFIX}", tensor.name),
+        dtype: Dtype::F32,
+        shape: vec![tensor.shape.first().copied().unwrap_or(1), 1],
+    };
+    let scales: Vec<TensorSpec> = specs.iter().filter(|tensor| tensor.dtype.is_f8()).map(scale).collect();
+    let mut shards = writer::distribute(specs, options.shard_bytes)?;
+    if !scales.is_empty() {
+        shards.push(scales);
+    }
+    Ok(shards)
+}
+
+/// Behind a quantised tensor's name, that of its scales.
+pub(super) const SCALE_SUFFIX: &str = "_scale";
+
+/// One file of a merge, being read.
+pub enum MergedStream<S: ByteSource> {
+    /// A small file from memory.
+    Written(MemoryStream),
+    /// A parent's file, as it is.
+    Copied(S::Stream),
+    /// Weights.
+    Merged(Box<ShardMerge<S>>),
+}
+
+impl<S: ByteSource + Clone> ByteStream for MergedStream<S> {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+        match self {
+            MergedStream::Written(stream) => stream.next().await,
+            MergedStream::Copied(stream) => stream.next().await,
+            MergedStream::Merged(stream) => stream.next().await,
+        }
+    }
+}
+
+impl<S: ByteSource + Clone> ByteSource for Merge<S> {
+    type Stream = MergedStream<S>;
+
+    async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
+        if let Some(shard) = self.inner.plan.shards.iter().position(|shard| shard.file == file) {
+            let stream = ShardMerge::new(self.inner.clone(), shard, range);
+            let file_bytes = Some(stream.file_bytes());
+            return Ok(Opened { stream: MergedStream::Merged(Box::new(stream)), file_bytes });
+        }
+        if self.inner.written.files.contains_key(file) {
+            let Opened { stream, file_bytes } = self.inner.written.open(file, range).await?;
+            return Ok(Opened { stream: MergedStream::Written(stream), file_bytes });
+        }
+        let not_found = || SourceError::NotFound { file: file.to_owned() };
+        if !SIDE_FILES.contains(&file) {
+            return Err(not_found());
+        }
+        let parent = self.inner.parents.get(self.inner.tokenizer).ok_or_else(not_found)?;
+        let Opened { stream, file_bytes } = parent.source.open(file, range).await?;
+        Ok(Opened { stream: MergedStream::Copied(stream), file_bytes })
+    }
+}

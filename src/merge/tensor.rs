@@ -1,0 +1,90 @@
+//! One output tensor as a small graph: leaves are tensors of parents, every other node combines
+//! earlier ones.
+
+use crate::dtype::Dtype;
+
+/// How one output tensor comes about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorPlan {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions; those of every leaf, too.
+    pub shape: Vec<u64>,
+    /// Element type of the result before any quantisation.
+    pub dtype: Dtype,
+    /// Tensors that are read.
+    pub leaves: Vec<Leaf>,
+    /// Operands before their users; the last one is the result.
+    pub nodes: Vec<Node>,
+}
+
+/// A tensor of a parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// Index of the parent.
+    pub parent: usize,
+    /// Its name there.
+    pub tensor: String,
+}
+
+/// A step of the computation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// What it does.
+    pub operation: Operation,
+    /// The nodes it combines.
+    pub operands: Vec<usize>,
+    /// What operands are cast to first.
+    pub cast: Option<Dtype>,
+    /// What the result is rounded to, one after the other.
+    pub rounds: Vec<Dtype>,
+    /// Precision of the result.
+    pub dtype: Dtype,
+    /// Passes over the operands that must precede the one that yields this node.
+    pub level: usize,
+    /// Index of the document, and the tensor's name in its result.
+    pub origin: Option<(usize, String)>,
+}
+
+/// How a node combines its operands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operation {
+    /// Reads a leaf.
+    Leaf(usize),
+    /// SLERP of two at `t`; the first is the base.
+    Slerp(f64),
+    /// Sum of all, each times its factor.
+    Linear(Vec<f64>),
+}
+
+impl TensorPlan {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// Passes that take sums, before the one that yields the result.
+    pub fn levels(&self) -> usize {
+        self.nodes.last().map_or(0, |node| node.level)
+    }
+
+    /// The SLERP nodes whose operands can be computed once those of all lower levels are known.
+    pub(super) fn slerps_at(&self, level: usize) -> Vec<usize> {
+        let is_slerp = |node: &Node| matches!(node.operation, Operation::Slerp(_));
+        let all = self.nodes.iter().enumerate();
+        all.filter(|(_, node)| is_slerp(node) && node.level == level).map(|(i, _)| i).collect()
+    }
+
+    /// Which nodes are needed, directly or not, to compute `wanted`; itself included.
+    pub(super) fn needed_for(&self, wanted: &[usize]) -> Vec<bool> {
+        let mut needed = vec![false; self.nodes.len()];
+        let mut open = wanted.to_vec();
+        while let Some(node) = open.pop() {
+            if let Some(flag) = needed.get_mut(node).filter(|flag| !**flag) {
+                *flag = true;
+                open.extend(self.nodes.get(node).into_iter().flat_map(|node| &node.operands));
+            }
+        }
+        needed
+    }
+}

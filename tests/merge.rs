@@ -1,0 +1,19 @@
+//! Merging: the arithmetic against mergekit's, the result as a checkpoint, and what is refused.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "common/mod.rs"]
+mod common;
+
+#[path = "merge/support.rs"]
+mod support;
+
+#[path = "merge/golden.rs"]
+mod golden;
+#[path = "merge/slerp.rs"]
+mod slerp;

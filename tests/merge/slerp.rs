@@ -1,0 +1,67 @@
+//! The arithmetic alone, against `vectors/slerp.json`.
+
+use bise::merge::slerp::{Branch, Sums, coefficients, combine};
+use serde_json::Value;
+
+use super::support::fixture;
+
+fn bits(value: &Value) -> Vec<f32> {
+    let one = |v: &Value| f32::from_bits(u32::from_str_radix(v.as_str().unwrap(), 16).unwrap());
+    value.as_array().unwrap().iter().map(one).collect()
+}
+
+fn half_bits(value: &Value) -> Vec<u16> {
+    let one = |v: &Value| u16::from_str_radix(v.as_str().unwrap(), 16).unwrap();
+    value.as_array().unwrap().iter().map(one).collect()
+}
+
+#[test]
+fn vectors_of_mergekit() {
+    let vectors: Value = serde_json::from_str(&fixture("vectors/slerp.json")).unwrap();
+    let cases = vectors["cases"].as_array().unwrap();
+    assert!(cases.len() > 5);
+    for case in cases {
+        let name = format!("{} at t {}", case["name"], case["t"]);
+        let (a, b) = (bits(&case["v0"]), bits(&case["v1"]));
+        let mut sums = Sums::default();
+        sums.add(&a, &b);
+        let found = coefficients(sums.totals(), case["t"].as_f64().unwrap());
+        let dot = case["dot"].as_f64().unwrap();
+        assert!((found.dot - dot).abs() < 1e-12, "{name}: dot {} for {dot}", found.dot);
+        let factors = found.factors.map(|factor| factor as f32);
+        let mut out = Vec::new();
+        combine(&[(factors[0], &a), (factors[1], &b)], &mut out);
+        let expected = bits(&case["out_f32"]);
+        assert_eq!(out.len(), expected.len(), "{name}");
+        let bf16: Vec<u16> = out.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
+        for (i, ((got, want), (x, y))) in out.iter().zip(&expected).zip(a.iter().zip(&b)).enumerate() {
+            let bar = 1e-6 * ((factors[0] * x).abs() + (factors[1] * y).abs());
+            assert!((got - want).abs() <= bar, "{name}: element {i} is {got}, not {want}");
+            if found.branch == Branch::Linear {
+                assert_eq!(got.to_bits(), want.to_bits(), "{name}: element {i}");
+            }
+        }
+        let different = bf16.iter().zip(half_bits(&case["out_bf16"])).filter(|(x, y)| **x != *y).count();
+        assert!(different * 100 <= bf16.len(), "{name}: {different} bf16 elements differ");
+    }
+}
+
+#[test]
+fn sums_do_not_show_the_chunks() {
+    let a: Vec<f32> = (0..1001).map(|i| (i as f32 * 0.37).sin()).collect();
+    let b: Vec<f32> = (0..1001).map(|i| (i as f32 * 0.73).cos() * 3.0).collect();
+    let mut whole = Sums::default();
+    whole.add(&a, &b);
+    for chunk in 1..=300 {
+        let mut sums = Sums::default();
+        for (a, b) in a.chunks(chunk).zip(b.chunks(chunk)) {
+            sums.add(a, b);
+        }
+        assert_eq!(sums.totals().map(f64::to_bits), whole.totals().map(f64::to_bits), "chunks of {chunk}");
+    }
+    // The order of additions does matter, so the equality above says something.
+    let backwards: Vec<f32> = a.iter().rev().copied().collect();
+    let mut other = Sums::default();
+    other.add(&backwards, &b.iter().rev().copied().collect::<Vec<_>>());
+    assert_ne!(other.totals().map(f64::to_bits), whole.totals().map(f64::to_bits));
+}
