@@ -51,7 +51,9 @@ fn slerp_f64(a: &[f64], b: &[f64], t: f64) -> (Vec<bf16>, f64, &'static str) {
         let factor = |share: f64| (share * angle).sin() / angle.sin();
         (factor(1.0 - t), factor(t), "spherical")
     };
-    (a.iter().zip(b).map(|(x, y)| bf16::from_f64(c0 * x + c1 * y)).collect(), cosine, branch)
+    // torch rounds to bf16 by way of f32.
+    let round = |value: f64| bf16::from_f32(value as f32);
+    (a.iter().zip(b).map(|(x, y)| round(c0 * x + c1 * y)).collect(), cosine, branch)
 }
 
 #[test]
@@ -64,7 +66,7 @@ fn every_tensor_agrees_with_mergekit() {
     let expected = golden["tensor_sha256"].as_object().unwrap();
     assert_eq!(merged.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     let (mut elements, mut different) = (0, 0);
-    let mut equal_to_mergekit = 0;
+    let (mut oracles, mut equal_to_mergekit) = (0, 0);
     for (name, bytes) in &merged {
         let facts = &golden["exactness"]["tensors"][name];
         let t = facts["t"].as_f64().unwrap();
@@ -79,11 +81,13 @@ fn every_tensor_agrees_with_mergekit() {
         // The oracle first: its hash is known.
         let (oracle, ..) = slerp_f64(&floats(&tale[name]), &floats(&case[name]), t);
         let oracle: Vec<u8> = oracle.iter().flat_map(|v| v.to_le_bytes()).collect();
-        assert_eq!(sha256(&oracle), facts["float64_sha256"].as_str().unwrap(), "{name}: the oracle");
+        oracles += usize::from(sha256(&oracle) == facts["float64_sha256"].as_str().unwrap());
 
         let same = sha256(bytes) == expected[name].as_str().unwrap();
         equal_to_mergekit += usize::from(same);
-        if t == 0.0 || t == 1.0 || branch == "linear" {
+        // Where f64 and mergekit's f32 agree on every element, so must anything in between.
+        let certain = facts["elements_that_differ_from_mergekit"] == 0;
+        if t == 0.0 || t == 1.0 || branch == "linear" || certain {
             assert!(same, "{name}: t {t}, {branch}: other bits than mergekit's");
         }
         let pairs = bytes.as_chunks::<2>().0.iter().zip(oracle.as_chunks::<2>().0);
@@ -96,14 +100,12 @@ fn every_tensor_agrees_with_mergekit() {
         }
     }
     println!(
-        "{different} of {elements} elements differ from f64 by an ulp; {equal_to_mergekit} of {} tensors have mergekit's bits",
+        "{oracles} oracles have the hash of theirs, {equal_to_mergekit} of {} tensors that of mergekit's; \
+         {different} of {elements} elements are an ulp from f64",
         merged.len()
     );
+    assert_eq!(oracles, merged.len(), "an oracle that is not confirmed proves nothing");
     assert!(different * 1000 <= elements, "{different} of {elements} elements differ");
-    assert!(
-        equal_to_mergekit * 10 >= merged.len() * 7,
-        "only {equal_to_mergekit} tensors have mergekit's bits"
-    );
 }
 
 #[test]
