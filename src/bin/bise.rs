@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod inspect;
+mod merge;
 mod run;
 mod serve;
 
@@ -31,6 +32,8 @@ enum Command {
     Tokenize(run::TokenizeArgs),
     /// Describe a checkpoint without loading it.
     Inspect(inspect::Args),
+    /// Merge checkpoints by a mergekit recipe.
+    Merge(merge::MergeArgs),
     /// Serve a built site on this machine, with HTTP ranges.
     Serve(serve::Args),
 }
@@ -42,6 +45,7 @@ impl Command {
             Command::Logits(args) => run::logits(args),
             Command::Tokenize(args) => run::tokenize(&args),
             Command::Inspect(args) => inspect::inspect(&args),
+            Command::Merge(args) => merge::merge(&args),
             Command::Serve(args) => Ok(serve::run(&args)?),
         }
     }

@@ -110,4 +110,6 @@ pub enum CheckpointError {
     WriterIncomplete { tensor: String, missing: u64 },
     #[error("writing {file}: {detail}")]
     Write { file: String, detail: String },
+    #[error("writing {file}: no space left ({detail}); free some, or write elsewhere")]
+    NoSpace { file: String, detail: String },
 }

@@ -59,7 +59,7 @@ pub use native::FileSink;
 #[cfg(not(target_arch = "wasm32"))]
 mod native {
     use std::fs::{self, File};
-    use std::io::Write as _;
+    use std::io::{self, ErrorKind, Write as _};
     use std::path::{Path, PathBuf};
 
     use super::{ByteSink, CheckpointError};
@@ -83,30 +83,40 @@ mod native {
         }
     }
 
-    fn failed(file: &str, detail: impl ToString) -> CheckpointError {
-        CheckpointError::Write { file: file.to_owned(), detail: detail.to_string() }
+    fn failed(file: &str, error: &io::Error) -> CheckpointError {
+        let (file, detail) = (file.to_owned(), error.to_string());
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => CheckpointError::NoSpace { file, detail },
+            _ => CheckpointError::Write { file, detail },
+        }
+    }
+
+    fn not_begun() -> CheckpointError {
+        CheckpointError::Write { file: "output".to_owned(), detail: "no file was begun".to_owned() }
     }
 
     impl ByteSink for FileSink {
         async fn create(&mut self, file: &str, _bytes: u64) -> Result<(), CheckpointError> {
-            let handle = File::create(self.partial(file)).map_err(|error| failed(file, error))?;
+            let handle = File::create(self.partial(file)).map_err(|error| failed(file, &error))?;
             self.current = Some((file.to_owned(), handle));
             Ok(())
         }
 
         async fn write(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
             match &mut self.current {
-                Some((file, handle)) => handle.write_all(bytes).map_err(|error| failed(file, error)),
-                None => Err(failed("output", "no file was begun")),
+                Some((file, handle)) => handle.write_all(bytes).map_err(|error| failed(file, &error)),
+                None => Err(not_begun()),
             }
         }
 
         async fn finish(&mut self) -> Result<(), CheckpointError> {
-            let Some((file, _)) = &self.current else {
-                return Err(failed("output", "no file was begun"));
+            let Some((file, handle)) = &self.current else {
+                return Err(not_begun());
             };
             let (from, to) = (self.partial(file), self.directory.join(file));
-            fs::rename(from, to).map_err(|error| failed(file, error))?;
+            // A name that survives a power cut must not stand for bytes that did not.
+            handle.sync_all().map_err(|error| failed(file, &error))?;
+            fs::rename(from, to).map_err(|error| failed(file, &error))?;
             self.current = None;
             Ok(())
         }

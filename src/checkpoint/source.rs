@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Why bytes did not come.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +44,14 @@ pub trait ByteSource {
 }
 
 impl<S: ByteSource> ByteSource for &S {
+    type Stream = S::Stream;
+
+    async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
+        (**self).open(file, range).await
+    }
+}
+
+impl<S: ByteSource> ByteSource for Rc<S> {
     type Stream = S::Stream;
 
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {

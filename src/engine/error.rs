@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{CheckpointError, SourceError};
 use crate::gpu::GpuError;
+use crate::merge::MergeError;
 use crate::model::ModelError;
 use crate::model::weights::LoadError;
 use crate::text::TextError;
@@ -27,6 +28,9 @@ pub enum EngineError {
     /// A tokenizer or template file of the checkpoint.
     #[error(transparent)]
     TextFile(TextError),
+    /// A merge.
+    #[error(transparent)]
+    Merge(Box<MergeError>),
     /// Text, messages or sampling options of a request.
     #[error(transparent)]
     Text(#[from] TextError),
@@ -46,10 +50,11 @@ impl EngineError {
             }
             EngineError::Text(_) => "bad-request",
             EngineError::Checkpoint(error) => checkpoint_code(error),
-            EngineError::Model(error) => match &**error {
-                ModelError::Unsupported { .. } | ModelError::Dtype { .. } => "unsupported-model",
-                ModelError::Checkpoint(error) => checkpoint_code(error),
-                _ => "bad-checkpoint",
+            EngineError::Model(error) => model_code(error),
+            EngineError::Merge(error) => match &**error {
+                MergeError::Recipe { .. } => "bad-recipe",
+                MergeError::Source { error, .. } => model_code(error),
+                MergeError::Checkpoint(error) => checkpoint_code(error),
             },
             EngineError::Gpu(error) => match error {
                 GpuError::NoAdapter { .. } | GpuError::NoDevice { .. } => "no-webgpu",
@@ -61,12 +66,22 @@ impl EngineError {
     }
 }
 
+fn model_code(error: &ModelError) -> &'static str {
+    match error {
+        ModelError::Unsupported { .. } | ModelError::Dtype { .. } => "unsupported-model",
+        ModelError::Checkpoint(error) => checkpoint_code(error),
+        _ => "bad-checkpoint",
+    }
+}
+
 fn checkpoint_code(error: &CheckpointError) -> &'static str {
     match error {
         CheckpointError::Source(SourceError::Aborted) => "aborted",
         CheckpointError::Source(SourceError::NotFound { .. }) => "bad-checkpoint",
         CheckpointError::Source(SourceError::TooLarge { .. }) => "bad-checkpoint",
+        CheckpointError::Source(SourceError::Parent { error, .. }) => checkpoint_code(error),
         CheckpointError::Source(_) => "network",
+        CheckpointError::NoSpace { .. } => "quota",
         CheckpointError::UnsupportedQuantization { .. } => "unsupported-model",
         _ => "bad-checkpoint",
     }
@@ -77,6 +92,15 @@ impl From<CheckpointError> for EngineError {
         match error {
             CheckpointError::Source(SourceError::Aborted) => EngineError::Aborted,
             other => EngineError::Checkpoint(Box::new(other)),
+        }
+    }
+}
+
+impl From<MergeError> for EngineError {
+    fn from(error: MergeError) -> Self {
+        match error {
+            MergeError::Checkpoint(error) => error.into(),
+            other => EngineError::Merge(Box::new(other)),
         }
     }
 }

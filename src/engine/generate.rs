@@ -176,6 +176,10 @@ impl Engine {
     /// Checks ids and length of a prompt; returns how many tokens may follow it.
     pub(super) fn check_prompt(&self, ids: &[u32], needed: u32) -> Result<u32, EngineError> {
         let vocab = self.config.vocab;
+        if self.incomplete {
+            let what = "a merge into this engine did not finish; merge again, or load a model";
+            return Err(EngineError::BadRequest(what.into()));
+        }
         if ids.is_empty() {
             return Err(EngineError::BadRequest("the prompt has no tokens".into()));
         }

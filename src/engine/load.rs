@@ -1,14 +1,15 @@
 //! From a source of bytes to a model on the device: everything small is read and checked
 //! first, then memory is taken, then weights stream into it.
 
-use super::{Engine, EngineError, LoadOptions, Phase, Progress, WeightMode};
+use super::{Engine, EngineError, LoadOptions, Phase, Progress};
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Event, Manifest, ShardStream, SourceError};
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::WebGpu;
+use crate::merge::Merge;
 use crate::model::WeightPlan;
 use crate::model::weights::LoadError;
-use crate::model::{Config, Decoder, GenerationConfig, KvCache, Precision, WeightLoader, Weights, decoder};
+use crate::model::{Config, Decoder, GenerationConfig, KvCache, WeightLoader, Weights, decoder};
 use crate::steps::{Steps, Store};
 use crate::text::{ChatTemplate, TemplateFiles, Tokenizer};
 
@@ -45,6 +46,62 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
+        Engine::load_with(source, None, options, progress, cancelled).await
+    }
+
+    /// Merges straight into a model on the device; nothing is stored.
+    ///
+    /// # Errors
+    /// As [`Engine::load`]; what the merge meets.
+    pub async fn load_merge<S: ByteSource + Clone>(
+        merge: &Merge<S>,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Engine, EngineError> {
+        Engine::load_with(merge, Some(merge.manifest()?), options, progress, cancelled).await
+    }
+
+    /// Merges into this engine's own weights: another blend of the same architecture, without
+    /// anything being allocated or compiled. Conversations start anew.
+    ///
+    /// # Errors
+    /// [`EngineError::BadRequest`] where the result has other shapes, and what the merge meets. An
+    /// engine whose weights were written in part refuses requests until a merge has succeeded.
+    pub async fn replace_weights<S: ByteSource + Clone>(
+        &mut self,
+        merge: &Merge<S>,
+        progress: &mut dyn FnMut(Progress),
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(), EngineError> {
+        let mut report = |phase, done, total| progress(Progress { phase, done, total });
+        report(Phase::Config, 0, 1);
+        let side = read_side_files(merge).await?;
+        let manifest = merge.manifest()?;
+        let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, self.weights.precision())?;
+        if side.config != self.config || !plan.has_the_matrices_of(&self.plan) {
+            let what = "the merge has other layers, shapes or precisions than what is loaded; load it anew";
+            return Err(EngineError::BadRequest(what.into()));
+        }
+        let total = manifest.total_bytes();
+        self.incomplete = true;
+        let (backend, weights) = self.decoder.rewrite();
+        stream_weights(merge, &manifest, &plan, weights, backend, cancelled, &mut |done| {
+            report(Phase::Weights, done, total);
+        })
+        .await?;
+        self.incomplete = false;
+        (self.generation, self.tokenizer, self.template) = (side.generation, side.tokenizer, side.template);
+        Ok(())
+    }
+
+    async fn load_with<S: ByteSource>(
+        source: &S,
+        manifest: Option<Manifest>,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Engine, EngineError> {
         let mut report = |phase, done, total| progress(Progress { phase, done, total });
         let stop = || if cancelled() { Err(EngineError::Aborted) } else { Ok(()) };
 
@@ -53,12 +110,12 @@ impl Engine {
         stop()?;
         report(Phase::Config, 0, 1);
         let side = read_side_files(source).await?;
-        let manifest = Manifest::read(source).await?;
-        stop()?;
-        let precision = match options.weights {
-            WeightMode::Checkpoint => Precision::Checkpoint,
-            WeightMode::F8 => Precision::F8,
+        let manifest = match manifest {
+            Some(manifest) => manifest,
+            None => Manifest::read(source).await?,
         };
+        stop()?;
+        let precision = options.weights.precision();
         let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, precision)?;
 
         let context = context_length(&side.config, options.context_length)?;
@@ -89,7 +146,8 @@ impl Engine {
             template: side.template,
             context,
             weights: options.weights,
-            parameters: plan.parameters,
+            plan,
+            incomplete: false,
             requests: 0,
         })
     }

@@ -12,8 +12,8 @@ pub use load::load_tokenizer;
 pub use types::*;
 
 use crate::kernels::WebGpu;
-use crate::model::{Config, Decoder, GenerationConfig};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::model::{Config, Decoder, GenerationConfig, WeightPlan};
+use crate::text::{ChatTemplate, Tokenizer, log_probs};
 
 /// A loaded model, ready to generate. One request at a time.
 pub struct Engine {
@@ -24,7 +24,9 @@ pub struct Engine {
     template: Option<ChatTemplate>,
     context: u32,
     weights: WeightMode,
-    parameters: u64,
+    plan: WeightPlan,
+    /// Whether a merge into the weights ended half-way.
+    incomplete: bool,
     requests: u64,
 }
 
@@ -37,7 +39,7 @@ impl Engine {
         let [weights, kv_cache, activations] = details.bytes;
         Info {
             architecture: self.config.model_type.clone(),
-            parameters: self.parameters,
+            parameters: self.plan.parameters,
             context_length: self.context,
             max_context_length: self.config.max_positions,
             sliding_window: self.config.window,
@@ -66,6 +68,23 @@ impl Engine {
         self.check_prompt(ids, 0)?;
         self.decoder.reset();
         self.prefill(ids, &|| false).await
+    }
+
+    /// Natural logarithm of each id's probability after those before it, the first one left out:
+    /// what perplexity is made of. `(ids - 1)`
+    ///
+    /// # Errors
+    /// As [`Engine::logits`]; [`EngineError::Text`] for logits that are not finite.
+    pub async fn log_likelihoods(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
+        self.check_prompt(ids, 0)?;
+        self.decoder.reset();
+        let mut scores = Vec::with_capacity(ids.len().saturating_sub(1));
+        for pair in ids.windows(2) {
+            let &[id, next] = pair else { continue };
+            let logits = self.decoder.forward(&[id], false, true).await?.unwrap_or_default();
+            scores.push(log_probs(&logits, next, 0)?.0);
+        }
+        Ok(scores)
     }
 
     /// The tokenizer.

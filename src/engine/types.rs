@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::gpu::GpuOptions;
+use crate::model::Precision;
 
 /// How weights are stored on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,15 @@ pub enum WeightMode {
     /// Linear weights as F8_E4M3 with one scale per output row.
     #[default]
     F8,
+}
+
+impl WeightMode {
+    pub(super) fn precision(self) -> Precision {
+        match self {
+            WeightMode::Checkpoint => Precision::Checkpoint,
+            WeightMode::F8 => Precision::F8,
+        }
+    }
 }
 
 /// Options of a load.

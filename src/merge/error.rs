@@ -15,12 +15,12 @@ pub enum MergeError {
         message: String,
     },
     /// One of the sources' files.
-    #[error("{model}: {source}")]
+    #[error("{model}: {error}")]
     Source {
         /// The model as the recipe names it.
         model: String,
         /// What is wrong with it.
-        source: Box<ModelError>,
+        error: Box<ModelError>,
     },
     /// The output, or anything that is no source's fault.
     #[error(transparent)]

@@ -191,7 +191,7 @@ fn card<S>(recipe: &Recipe, text: &str, parents: &[Parent<S>]) -> String {
 async fn read_json<S: ByteSource>(parent: &Parent<S>, file: &str) -> Result<Option<Value>, MergeError> {
     let failed = |error: CheckpointError| MergeError::Source {
         model: parent.name.to_string(),
-        source: Box::new(error.into()),
+        error: Box::new(error.into()),
     };
     match read_all(&parent.source, file, None, LIMIT_BYTES).await {
         // A file that is no JSON is copied as it is; whoever loads the result will say so.
@@ -226,7 +226,7 @@ async fn most_common_template<S: ByteSource>(parents: &[Parent<S>]) -> Result<Op
 async fn template<S: ByteSource>(parent: &Parent<S>) -> Result<Option<String>, MergeError> {
     let failed = |error: SourceError| MergeError::Source {
         model: parent.name.to_string(),
-        source: Box::new(CheckpointError::from(error).into()),
+        error: Box::new(CheckpointError::from(error).into()),
     };
     match read_all(&parent.source, CHAT_TEMPLATE, None, LIMIT_BYTES).await {
         Ok(bytes) => Ok(String::from_utf8(bytes).ok()),

@@ -38,7 +38,7 @@ impl<S: ByteSource> Parent<S> {
     /// [`MergeError::Source`] for what the source meets, and for a checkpoint that could not be run:
     /// tensors missing, mis-shaped or unknown, all named together.
     pub async fn open(name: ModelRef, source: S) -> Result<Parent<S>, MergeError> {
-        let failed = |error: ModelError| MergeError::Source { model: name.to_string(), source: error.into() };
+        let failed = |error: ModelError| MergeError::Source { model: name.to_string(), error: error.into() };
         let checkpoint = |error: CheckpointError| failed(error.into());
         let json = read_all(&source, "config.json", None, CONFIG_LIMIT_BYTES).await;
         let json = json.map_err(|error| checkpoint(error.into()))?;

@@ -25,6 +25,12 @@ impl<B: Steps> Decoder<B> {
         &self.backend
     }
 
+    /// The backend and the weights, to write others into them: the sequence is dropped.
+    pub fn rewrite(&mut self) -> (&mut B, &Weights<B>) {
+        self.cache.clear();
+        (&mut self.backend, &self.weights)
+    }
+
     /// What the cache holds.
     pub fn cache(&self) -> &KvCache {
         &self.cache

@@ -117,6 +117,11 @@ impl WeightPlan {
         Ok(plan)
     }
 
+    /// Whether both need the same matrices: then weights of one can be written over the other's.
+    pub fn has_the_matrices_of(&self, other: &WeightPlan) -> bool {
+        self.matrices == other.matrices && self.layers == other.layers && self.hidden == other.hidden
+    }
+
     fn place(
         &mut self,
         role: Role,
