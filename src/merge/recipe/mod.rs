@@ -1,9 +1,28 @@
 //! mergekit's recipes: YAML -> [`Recipe`].
+//!
+//! ```text
+//! yaml        text -> a tree that knows its lines, within limits
+//! reader      typed access to the tree; a place for every message
+//! values      models, types, tokenizers, templates, layers
+//! method      the merge methods and their parameters
+//! parameters  numbers, gradients, conditions
+//! document    the keys of a document
+//! rules       what holds between keys, and between documents
+//! ```
+
+mod document;
+mod method;
+mod parameters;
+mod reader;
+mod rules;
+mod values;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::dtype::Dtype;
+use crate::merge::MergeError;
 
 /// A recipe file: one merge, or a chain of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +31,21 @@ pub struct Recipe {
     pub documents: Vec<Document>,
     /// What mergekit would ignore silently, each with its place.
     pub warnings: Vec<String>,
+}
+
+impl Recipe {
+    /// Reads a recipe: one YAML document, or several that build on one another.
+    ///
+    /// Accepted is what mergekit accepts of the methods here, and nothing that it would drop
+    /// silently: an unknown key is an error. A text that mergekit reads in one way only with YAML
+    /// 1.1 (`1:30`, `010`) is refused as well.
+    ///
+    /// # Errors
+    /// [`MergeError::Recipe`] with the place, as in `line 4: slices[0].sources[1].layer_range`; in
+    /// a chain `document 2 (name), ` comes before it; in broken YAML it is line and column.
+    pub fn parse(yaml: &str) -> Result<Recipe, MergeError> {
+        document::recipe(yaml)
+    }
 }
 
 /// One merge.
@@ -52,23 +86,12 @@ pub enum Method {
     Passthrough,
 }
 
-impl Method {
-    /// mergekit's name for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Slerp => "slerp",
-            Method::Linear => "linear",
-            Method::Passthrough => "passthrough",
-        }
-    }
-}
-
 /// The two ways to say what is combined.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Layout {
     /// Output layers, slice after slice.
     Slices(Vec<Slice>),
-    /// All layers of every model; the base is among them.
+    /// All layers of every model; a base that the file does not list is added as the last.
     Models(Vec<Source>),
 }
 
@@ -92,7 +115,8 @@ pub struct Source {
     pub model: ModelRef,
     /// Its layers, end exclusive; `None`: all.
     pub layers: Option<Range<u32>>,
-    /// Parameters of this model in this slice.
+    /// Parameters of this model in this slice; only those that are per model (`weight`, `scale`),
+    /// as mergekit looks for no other one here.
     pub parameters: Parameters,
 }
 
@@ -136,7 +160,7 @@ pub struct Condition {
 /// Whose tokenizer the result gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum TokenizerChoice {
-    /// The base's.
+    /// The base's, or where there is none the first source's.
     #[default]
     Base,
     /// All have the same one; to be checked.
