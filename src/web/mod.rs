@@ -4,6 +4,7 @@
 //! mod.rs     WebEngine: load, info, generate
 //! source.rs  where a checkpoint lies: a URL, picked files, a picked directory
 //! http.rs    one file of it over fetch
+//! merge.rs   merges: their sources and where their files go
 //! answer.rs  what an HTTP answer means for a request
 //! stream.rs  a ReadableStream as a ByteStream
 //! diagnostics.rs  what tests ask of the adapter
@@ -17,10 +18,12 @@ mod answer;
 mod diagnostics;
 mod error;
 mod http;
+mod merge;
 mod source;
 mod stream;
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use js_sys::Function;
 use serde::{Serialize, de::DeserializeOwned};
@@ -28,6 +31,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
 use crate::engine::{Delta, Engine, Info, LoadOptions, Progress, Request};
+use crate::merge::{MergeOptions, MergeReport};
 use error::{bad_request, from_engine};
 use source::WebSource;
 
@@ -50,12 +54,16 @@ pub struct WebEngine {
     /// Taken out while a generation runs; back when it ends, however it ends.
     engine: RefCell<Option<Engine>>,
     info: RefCell<Info>,
+    /// What the merge did that made these weights, if one did.
+    merged: RefCell<Option<MergeReport>>,
 }
 
 #[wasm_bindgen]
 impl WebEngine {
-    /// Loads a checkpoint. `source` is `{kind: "http", base, headers?}`, `{kind: "files", files: Map}`
-    /// or `{kind: "directory", handle}`; `options` are [`LoadOptions`]; `on_progress` gets [`Progress`].
+    /// Loads a checkpoint. `source` is `{kind: "http", base, headers?}`, `{kind: "files", files: Map}`,
+    /// `{kind: "directory", handle}` or `{kind: "merge", recipe, models: Map}`; `options` are
+    /// [`LoadOptions`]; `on_progress` gets [`Progress`], and `on_tensor` what a merge did to each
+    /// tensor, a [`TensorReport`](crate::merge::TensorReport).
     ///
     /// # Errors
     /// A JavaScript `Error` with a `code`; what `on_progress` throws, if it does.
@@ -63,20 +71,64 @@ impl WebEngine {
         source: JsValue,
         options: JsValue,
         on_progress: Function,
+        on_tensor: Function,
         signal: AbortSignal,
     ) -> Result<WebEngine, JsValue> {
         let options: LoadOptions = from_js("load options", options)?;
-        let source = WebSource::new(&source, signal.clone())?;
-        let report = Callback::new(on_progress);
-        let engine =
-            Engine::load(&source, &options, &mut |progress: Progress| report.call(&progress), &|| {
-                signal.aborted() || report.has_thrown()
-            })
-            .await;
+        let report = Rc::new(Callback::new(on_progress));
+        let progress = &mut |progress: Progress| report.call(&progress);
+        let stopped = || signal.aborted() || report.has_thrown();
+        let (engine, merged) = if is_merge(&source) {
+            let merge_options = MergeOptions::default();
+            let merge = merge::open(&source, merge_options, on_tensor, &report, signal.clone()).await?;
+            let engine = Engine::load_merge(&merge, &options, progress, &stopped).await;
+            (engine, Some(merge.report()))
+        } else {
+            let source = WebSource::new(&source, signal.clone())?;
+            (Engine::load(&source, &options, progress, &stopped).await, None)
+        };
         report.rethrow()?;
         let engine = engine.map_err(from_engine)?;
         let info = RefCell::new(engine.info());
-        Ok(WebEngine { engine: RefCell::new(Some(engine)), info })
+        Ok(WebEngine { engine: RefCell::new(Some(engine)), info, merged: RefCell::new(merged) })
+    }
+
+    /// Merges into this engine's weights; `source` is `{kind: "merge", recipe, models: Map}`. Gives
+    /// the [`MergeReport`].
+    ///
+    /// # Errors
+    /// A JavaScript `Error` with a `code`; what a callback throws, if one does.
+    #[wasm_bindgen(js_name = replaceWeights)]
+    pub async fn replace_weights(
+        &self,
+        source: JsValue,
+        on_progress: Function,
+        on_tensor: Function,
+        signal: AbortSignal,
+    ) -> Result<JsValue, JsValue> {
+        let report = Rc::new(Callback::new(on_progress));
+        let opened = merge::open(&source, MergeOptions::default(), on_tensor, &report, signal.clone()).await;
+        let merge = opened?;
+        let mut engine = self.take()?;
+        let progress = &mut |progress: Progress| report.call(&progress);
+        let stopped = || signal.aborted() || report.has_thrown();
+        let replaced = engine.replace_weights(&merge, progress, &stopped).await;
+        self.put_back(engine);
+        report.rethrow()?;
+        replaced.map_err(from_engine)?;
+        let merged = merge.report();
+        let value = to_js(&merged)?;
+        self.merged.replace(Some(merged));
+        Ok(value)
+    }
+
+    /// What the merge did that made these weights: a [`MergeReport`], or null.
+    ///
+    /// # Errors
+    /// None in practice: plain data always converts.
+    #[wasm_bindgen(js_name = mergeReport)]
+    pub fn merge_report(&self) -> Result<JsValue, JsValue> {
+        to_js(&*self.merged.borrow())
     }
 
     /// What is loaded: [`Info`].
@@ -99,21 +151,34 @@ impl WebEngine {
         signal: AbortSignal,
     ) -> Result<JsValue, JsValue> {
         let request: Request = from_js("request", request)?;
-        let taken = self.engine.borrow_mut().take();
-        let Some(mut engine) = taken else {
-            return Err(bad_request("a generation is running on this engine: wait for it, or abort it"));
-        };
+        let mut engine = self.take()?;
         let report = Callback::new(on_delta);
         let output = engine
             .generate(&request, &mut |delta: &Delta| report.call(delta), &|| {
                 signal.aborted() || report.has_thrown()
             })
             .await;
-        self.info.replace(engine.info());
-        self.engine.replace(Some(engine));
+        self.put_back(engine);
         report.rethrow()?;
         to_js(&output.map_err(from_engine)?)
     }
+}
+
+impl WebEngine {
+    fn take(&self) -> Result<Engine, JsValue> {
+        let taken = self.engine.borrow_mut().take();
+        taken.ok_or_else(|| bad_request("this engine is at work: wait for it, or abort what runs"))
+    }
+
+    fn put_back(&self, engine: Engine) {
+        self.info.replace(engine.info());
+        self.engine.replace(Some(engine));
+    }
+}
+
+fn is_merge(source: &JsValue) -> bool {
+    let kind = js_sys::Reflect::get(source, &"kind".into()).ok();
+    kind.and_then(|kind| kind.as_string()).as_deref() == Some("merge")
 }
 
 /// A JavaScript callback. The first exception it throws is kept: the caller stops
@@ -130,10 +195,15 @@ impl Callback {
     }
 
     fn call<T: Serialize>(&self, value: &T) {
+        self.call_other(&self.function, value);
+    }
+
+    /// Calls another function under the same rule.
+    fn call_other<T: Serialize>(&self, function: &Function, value: &T) {
         if self.has_thrown.get() {
             return;
         }
-        let result = to_js(value).and_then(|value| self.function.call1(&JsValue::NULL, &value));
+        let result = to_js(value).and_then(|value| function.call1(&JsValue::NULL, &value));
         if let Err(thrown) = result {
             self.has_thrown.set(true);
             self.thrown.set(Some(thrown));

@@ -1,0 +1,141 @@
+//! Merges as JavaScript asks for them: sources by name, and a sink of its own.
+
+use std::rc::Rc;
+
+use js_sys::{Function, Map, Promise, Reflect, Uint8Array};
+use serde::Deserialize;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::AbortSignal;
+
+use super::error::{bad_request, describe, from_engine, name_of};
+use super::source::WebSource;
+use super::{Callback, from_js, to_js};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::sink::ByteSink;
+use crate::merge::{Merge, MergeError, MergeOptions, OnTensor, Parent, Recipe};
+
+/// A merge of sources in the browser.
+pub(super) type WebMerge = Merge<Rc<WebSource>>;
+
+/// Options of [`merge`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+struct Options {
+    /// Longest data of a weight file in bytes.
+    shard_bytes: Option<u64>,
+    /// Whether linear weights become FP8.
+    f8: bool,
+}
+
+/// The models that a recipe reads, each once.
+///
+/// # Errors
+/// `bad-recipe`.
+#[wasm_bindgen(js_name = recipeModels)]
+pub fn recipe_models(recipe: &str) -> Result<Vec<String>, JsValue> {
+    let recipe = Recipe::parse(recipe).map_err(from_merge)?;
+    Ok(recipe.models().iter().map(ToString::to_string).collect())
+}
+
+/// Merges into `sink`, an object whose `create(file, bytes)`, `write(data)` and `finish()` return
+/// promises. `source` is `{kind: "merge", recipe, models: Map}`. `on_progress` gets
+/// [`WriteProgress`](crate::merge::WriteProgress), `on_tensor` a
+/// [`TensorReport`](crate::merge::TensorReport). Gives the
+/// [`MergeReport`](crate::merge::MergeReport).
+///
+/// # Errors
+/// A JavaScript `Error` with a `code`; what a callback throws, if one does.
+#[wasm_bindgen]
+pub async fn merge(
+    source: JsValue,
+    options: JsValue,
+    sink: JsValue,
+    on_progress: Function,
+    on_tensor: Function,
+    signal: AbortSignal,
+) -> Result<JsValue, JsValue> {
+    let Options { shard_bytes, f8 } = from_js("merge options", options)?;
+    let mut options = MergeOptions { quantize: f8, ..MergeOptions::default() };
+    options.shard_bytes = shard_bytes.unwrap_or(options.shard_bytes);
+    let on_progress = Rc::new(Callback::new(on_progress));
+    let plan = open(&source, options, on_tensor, &on_progress, signal).await?;
+    let mut sink = WebSink { sink, file: String::new() };
+    let written = plan.write(&mut sink, &mut |progress| on_progress.call(progress)).await;
+    on_progress.rethrow()?;
+    written.map_err(from_merge)?;
+    to_js(&plan.report())
+}
+
+/// Plans the merge that `source` describes. It stops when the signal says so, or when a callback has
+/// thrown.
+pub(super) async fn open(
+    source: &JsValue,
+    options: MergeOptions,
+    on_tensor: Function,
+    on_progress: &Rc<Callback>,
+    signal: AbortSignal,
+) -> Result<WebMerge, JsValue> {
+    let field = |name: &str| Reflect::get(source, &name.into()).unwrap_or(JsValue::UNDEFINED);
+    let text = field("recipe").as_string();
+    let text = text.ok_or_else(|| bad_request("recipe must be a string: the YAML of a mergekit recipe"))?;
+    let models: Map =
+        field("models").dyn_into().map_err(|_| bad_request("models must be a Map of sources"))?;
+    let recipe = Recipe::parse(&text).map_err(from_merge)?;
+    let mut parents = Vec::new();
+    for model in recipe.models() {
+        let source = WebSource::new(&models.get(&model.to_string().into()), signal.clone())?;
+        parents.push(Parent::open(model, Rc::new(source)).await.map_err(from_merge)?);
+    }
+    let on_tensor: OnTensor = {
+        let report = on_progress.clone();
+        Box::new(move |tensor| report.call_other(&on_tensor, tensor))
+    };
+    let report = on_progress.clone();
+    let cancelled = Rc::new(move || signal.aborted() || report.has_thrown());
+    Merge::new(recipe, &text, parents, options, cancelled, on_tensor).await.map_err(from_merge)
+}
+
+fn from_merge(error: MergeError) -> JsValue {
+    from_engine(error.into())
+}
+
+/// A JavaScript object that takes files.
+struct WebSink {
+    sink: JsValue,
+    file: String,
+}
+
+impl WebSink {
+    async fn call(&self, method: &str, arguments: &[JsValue]) -> Result<(), CheckpointError> {
+        let called: Result<JsValue, JsValue> = async {
+            let function: Function = Reflect::get(&self.sink, &method.into())?.dyn_into()?;
+            let promise = function.apply(&self.sink, &arguments.iter().collect())?;
+            JsFuture::from(Promise::resolve(&promise)).await
+        }
+        .await;
+        called.map(|_| ()).map_err(|thrown| {
+            let (file, detail) = (self.file.clone(), describe(&thrown));
+            match name_of(&thrown).as_deref() {
+                Some("QuotaExceededError") => CheckpointError::NoSpace { file, detail },
+                _ => CheckpointError::Write { file, detail },
+            }
+        })
+    }
+}
+
+impl ByteSink for WebSink {
+    async fn create(&mut self, file: &str, bytes: u64) -> Result<(), CheckpointError> {
+        file.clone_into(&mut self.file);
+        // f64 holds every integer to 2^53 exactly, and no file is larger.
+        self.call("create", &[file.into(), JsValue::from_f64(bytes as f64)]).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
+        self.call("write", &[Uint8Array::from(bytes).into()]).await
+    }
+
+    async fn finish(&mut self) -> Result<(), CheckpointError> {
+        self.call("finish", &[]).await
+    }
+}
