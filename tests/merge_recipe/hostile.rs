@@ -97,6 +97,7 @@ fn nothing_takes_long() {
         " ",
         "\t",
         "\r",
+        "\0",
         "\u{feff}",
         "\u{85}",
         "\u{2028}",

@@ -135,7 +135,7 @@ proptest! {
 
     #[test]
     fn no_yaml_panics(
-        text in r#"([\[\]{}:,\-?*&!|>'"%@`#~<\\ \n\t\r0-9a-c.é]|slices: |models: |sources:\n|- |--- |\.\.\.\n|t: ){0,60}"#
+        text in r#"([\[\]{}:,\-?*&!|>'"%@`#~<\\ \n\t\r\x000-9a-c.é]|slices: |models: |sources:\n|- |--- |\.\.\.\n|t: ){0,60}"#
     ) {
         let _ = Recipe::parse(&text);
     }

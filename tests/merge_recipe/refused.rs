@@ -20,7 +20,7 @@ fn unknown_keys_at_every_level() {
                 "line 4: slices[0].sources[0].layers",
                 "unknown key (known here: model, ",
             ),
-            ("  t:", "  tt:", "line 10: parameters.tt", "did you mean t? (it has: t)"),
+            ("  t:", "  T:", "line 10: parameters.T", "did you mean t? (it has: t)"),
             ("- filter: mlp", "- filters: mlp", "line 13: parameters.t[1].filters", "did you mean filter?"),
             ("", "random_seed: 7", "line 17: random_seed", "known here: slices, models, modules"),
             ("", "\"a b\": 7", "line 17: \"a b\"", "unknown key"),

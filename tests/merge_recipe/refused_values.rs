@@ -139,7 +139,7 @@ fn yaml() {
             ("", "dtype: float16\ndtype: float32", "line 6, column 1", "the key \"dtype\" stands here twice"),
             ("{t: 0.5}", "{t: 0.5, t: 0.6}", "line 4, column 22", "twice"),
             ("{t: 0.5}", "&p {<<: {t: 1}}", "line 4, column 17", "merge keys (<<) are not read"),
-            ("{t: 0.5}", "{t: !!float 0.5}", "line 4, column 17", "the tag"),
+            ("{t: 0.5}", "{t: !!float 0.5}", "line 4, column 17", "the tag \"!!float\" is not read"),
             ("{t: 0.5}", "{? [t] : 0.5}", "line 4, column 16", "a key must be a plain word"),
             ("{t: 0.5}", "{&t t: 0.5}", "line 4, column 14", "cannot carry an anchor"),
             ("{t: 0.5}", "{t: *none}", "line 4, column 17", "unknown anchor"),

@@ -21,8 +21,10 @@ pub(super) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         return None;
     }
     let word = word.to_lowercase();
-    let near = candidates.into_iter().map(|candidate| (strsim::osa_distance(&word, candidate), candidate));
-    near.min().filter(|(distance, _)| *distance <= (length / 3).max(1)).map(|(_, candidate)| candidate)
+    let near = candidates
+        .into_iter()
+        .map(|candidate| (strsim::osa_distance(&word, &candidate.to_lowercase()), candidate));
+    near.min().filter(|(distance, _)| *distance <= length / 3).map(|(_, candidate)| candidate)
 }
 
 /// `; did you mean x?`, if there is something close.

@@ -238,7 +238,8 @@ impl<'a> Loader<'a> {
 
 fn refuse_tag(mark: Marker, tag: Option<&Tag>) -> Result<(), MergeError> {
     tag.map_or(Ok(()), |tag| {
-        let tag = shown(&tag.to_string());
+        let tag = if tag.is_yaml_core_schema() { format!("!!{}", tag.suffix) } else { tag.to_string() };
+        let tag = shown(&tag);
         Err(error(mark, format!("the tag {tag} is not read; leave it out, and quote what is a text")))
     })
 }
