@@ -8,6 +8,9 @@ use super::plan::Target;
 use super::recipe::{Document, Layout, Method, ModelRef, Parameters, Recipe, Slice, Source};
 use crate::model::Config;
 
+/// Most layers of a result; the largest models have a few hundred.
+const MAX_LAYERS: u64 = 4096;
+
 /// What a source of a slice stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Input {
@@ -142,6 +145,11 @@ impl<S> Resolver<'_, S> {
                 vec![self.slice(&Slice { place, sources: models.clone(), parameters })?]
             }
         };
+        let layers = slices.iter().map(|slice: &ResolvedSlice| u64::from(slice.layers)).sum::<u64>();
+        if layers > MAX_LAYERS {
+            let message = format!("the result would have {layers} layers; at most {MAX_LAYERS} are possible");
+            return Err(error(&self.document.place, message));
+        }
         let base = match &self.document.base {
             Some(base) => self.input(base, &self.document.place)?,
             None => {

@@ -88,6 +88,8 @@ struct Builder<'a, S> {
 struct Operand<'a> {
     built: Built,
     model: String,
+    /// Its own name for the tensor, which filters of `weight` and `scale` see.
+    tensor: String,
     weight: Option<&'a Parameter>,
     scale: Option<&'a Parameter>,
 }
@@ -133,7 +135,8 @@ impl<S> Builder<'_, S> {
             };
             if let Some(built) = self.input(source.input, there)? {
                 let (weight, scale) = (source.parameters.get("weight"), source.parameters.get("scale"));
-                operands.push(Operand { built, model: source.name.clone(), weight, scale });
+                let (model, tensor) = (source.name.clone(), there.name());
+                operands.push(Operand { built, model, tensor, weight, scale });
             }
         }
         let Some(first) = operands.first() else { return Ok(None) };
@@ -192,7 +195,7 @@ impl<S> Builder<'_, S> {
                 let mut weights = Vec::new();
                 for operand in operands {
                     let scopes = [operand.weight].into_iter().chain(shared("weight"));
-                    let weight = schedule::value(scopes, name, at);
+                    let weight = schedule::value(scopes, &operand.tensor, at);
                     weights.push(weight.ok_or_else(|| missing("weight", &format!(" of {}", operand.model)))?);
                 }
                 let normalize = schedule::value(shared("normalize"), name, at).unwrap_or(1.0) != 0.0;
@@ -202,9 +205,9 @@ impl<S> Builder<'_, S> {
                 Ok(Operation::Linear(weights.iter().map(|weight| weight / divisor).collect()))
             }
             Method::Passthrough => {
-                let of_source = operands.first().and_then(|operand| operand.scale);
-                let scopes = [of_source].into_iter().chain(shared("scale"));
-                Ok(Operation::Linear(vec![schedule::value(scopes, name, at).unwrap_or(1.0)]))
+                let Some(operand) = operands.first() else { return Ok(Operation::Linear(vec![])) };
+                let scopes = [operand.scale].into_iter().chain(shared("scale"));
+                Ok(Operation::Linear(vec![schedule::value(scopes, &operand.tensor, at).unwrap_or(1.0)]))
             }
         }
     }

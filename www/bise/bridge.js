@@ -4,7 +4,7 @@ import { BiseError, badRequest } from "./errors.js";
 
 /** @typedef {import("./protocol.js").Call} Call */
 /** @typedef {import("./protocol.js").FromWorker} FromWorker */
-/** @typedef {Extract<FromWorker, { type: "progress" | "delta" }>} CallEvent */
+/** @typedef {Extract<FromWorker, { type: "progress" | "merging" | "tensor" | "delta" }>} CallEvent */
 /**
  * @typedef {object} Waiting
  * @property {(value: any) => void} resolve
@@ -46,10 +46,10 @@ export class Bridge {
 
   /**
    * @param {Call} call
-   * @param {{ onEvent?: (event: CallEvent) => void, signal?: AbortSignal }} [options]
+   * @param {{ onEvent?: (event: CallEvent) => void, signal?: AbortSignal, transfer?: Transferable[] }} [options]
    * @returns {Promise<any>} settles when the worker says so: after an abort, too
    */
-  call(call, { onEvent = () => {}, signal } = {}) {
+  call(call, { onEvent = () => {}, signal, transfer = [] } = {}) {
     if (this.#closed) return Promise.reject(this.#closed);
     const id = this.#nextId;
     this.#nextId += 1;
@@ -57,7 +57,7 @@ export class Bridge {
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject, onEvent });
       try {
-        this.#worker.postMessage({ ...call, id });
+        this.#worker.postMessage({ ...call, id }, transfer);
       } catch (thrown) {
         this.#waiting.delete(id);
         reject(badRequest(`The request cannot be sent to the worker: ${String(thrown)}`));
@@ -96,6 +96,8 @@ export class Bridge {
     if (waiting === undefined) return;
     switch (message.type) {
       case "progress":
+      case "merging":
+      case "tensor":
       case "delta":
         waiting.onEvent(message);
         return;

@@ -4,6 +4,7 @@ import { Bridge } from "./bridge.js";
 import { ChatCompletions, Completions } from "./completions.js";
 import { BiseError, badRequest } from "./errors.js";
 import { checkLoadOptions, resolveModel } from "./model.js";
+import { checkNames } from "./options.js";
 import { Queue, orAbort } from "./queue.js";
 import { spawnWorker } from "./spawn.js";
 
@@ -11,17 +12,21 @@ import { spawnWorker } from "./spawn.js";
 /** @typedef {import("./model.js").LoadOptions} LoadOptions */
 /** @typedef {import("./protocol.js").Info} Info */
 
+const REPLACE_OPTIONS = Object.freeze(["onProgress", "onTensor", "signal", "hubUrl", "headers"]);
+
 const DISPOSED = "This engine was disposed: load a new one.";
 
 /** A model on the GPU, in a worker of its own. Made by {@link Engine.load}. */
 export class Engine {
   #bridge;
   #info;
+  #merged;
   #queue = new Queue();
 
   /**
    * Loads a model: a hub id (`owner/name` or `owner/name@revision`), the URL of a directory, a
-   * `FileSystemDirectoryHandle`, or a list of `File`s.
+   * `FileSystemDirectoryHandle`, a list of `File`s, or `{ recipe, models }`, which is merged straight into the
+   * engine's weights.
    *
    * @param {Model} model
    * @param {LoadOptions} [options]
@@ -36,12 +41,13 @@ export class Engine {
    * Use {@link Engine.load}.
    *
    * @param {Bridge} bridge
-   * @param {Info} info
+   * @param {import("./protocol.js").Loaded} loaded
    * @param {string} name
    */
-  constructor(bridge, info, name) {
+  constructor(bridge, { info, merged }, name) {
     this.#bridge = bridge;
     this.#info = info;
+    this.#merged = merged;
     /** @type {import("./completions.js").Runner} */
     const runner = {
       name,
@@ -64,6 +70,37 @@ export class Engine {
   /** What is loaded, where it runs, and the memory it takes. */
   get info() {
     return this.#info;
+  }
+
+  /** What the merge did that made these weights, or null. */
+  get mergeReport() {
+    return this.#merged;
+  }
+
+  /**
+   * Merges another recipe into this engine's weights: nothing is allocated or compiled again. The result must have
+   * the shapes of what is loaded. Waits for its turn behind running requests; conversations start anew.
+   *
+   * @param {{ recipe: string, models?: import("./model.js").Models }} model
+   * @param {Pick<LoadOptions, "onProgress" | "onTensor" | "signal" | "hubUrl" | "headers">} [options]
+   * @returns {Promise<import("./protocol.js").MergeReport>}
+   * @throws {BiseError} after which, if it came half-way, requests are refused until a merge has succeeded
+   */
+  async replaceWeights(model, options) {
+    const known = checkNames(options, REPLACE_OPTIONS, "options");
+    const { onProgress, onTensor, signal, ...rest } = checkLoadOptions(known);
+    const { source } = resolveModel(model, rest, globalThis.document?.baseURI ?? globalThis.location.href);
+    if (source.kind !== "merge") throw badRequest("replaceWeights takes { recipe, models }.");
+    const replace = () => this.#bridge.call({ type: "replace", source }, {
+      onEvent: (event) => {
+        if (signal?.aborted) return;
+        if (event.type === "progress") onProgress?.(event.progress);
+        if (event.type === "tensor") onTensor?.(event.tensor);
+      },
+      ...(signal ? { signal } : {}),
+    });
+    this.#merged = await this.#queue.run(replace, signal);
+    return /** @type {import("./protocol.js").MergeReport} */ (this.#merged);
   }
 
   /**
@@ -90,20 +127,22 @@ export class Engine {
  * @returns {Promise<Engine>}
  */
 export async function loadWith(model, options, spawn) {
-  const { engine, onProgress, signal, ...rest } = checkLoadOptions(options);
+  const { engine, onProgress, onTensor, signal, ...rest } = checkLoadOptions(options);
   const pageUrl = globalThis.document?.baseURI ?? globalThis.location.href;
   const { source, name } = resolveModel(model, rest, pageUrl);
   if (signal?.aborted) throw new BiseError("aborted", "The load was aborted.", { cause: signal.reason });
   const bridge = new Bridge(spawn());
   const loading = bridge.call({ type: "load", source, options: engine }, {
     onEvent: (event) => {
-      if (event.type === "progress" && !signal?.aborted) onProgress?.(event.progress);
+      if (signal?.aborted) return;
+      if (event.type === "progress") onProgress?.(event.progress);
+      if (event.type === "tensor") onTensor?.(event.tensor);
     },
     ...(signal ? { signal } : {}),
   });
   try {
-    const info = await (signal ? orAbort(loading, signal, "The load") : loading);
-    return new Engine(bridge, info, name);
+    const loaded = await (signal ? orAbort(loading, signal, "The load") : loading);
+    return new Engine(bridge, loaded, name);
   } catch (thrown) {
     // Not waited for: an abort takes effect at once, and the worker cleans up behind it.
     void bridge.close(badRequest(DISPOSED));

@@ -1,11 +1,17 @@
 /** bise: Mistral-family language models in a browser tab, on WebGPU. */
 
 export { Engine } from "./engine.js";
+export { merge } from "./merge.js";
 export { BiseError, ERROR_CODES } from "./errors.js";
 export { HUB_URL } from "./model.js";
 
 /** @typedef {import("./model.js").Model} Model */
 /** @typedef {import("./model.js").LoadOptions} LoadOptions */
+/** @typedef {import("./model.js").Models} Models */
+/** @typedef {import("./merge.js").MergeOptions} MergeOptions */
+/** @typedef {import("./protocol.js").MergeProgress} MergeProgress */
+/** @typedef {import("./protocol.js").MergeReport} MergeReport */
+/** @typedef {import("./protocol.js").TensorReport} TensorReport */
 /** @typedef {import("./protocol.js").Progress} Progress */
 /** @typedef {import("./protocol.js").Info} Info */
 /** @typedef {import("./errors.js").ErrorCode} ErrorCode */

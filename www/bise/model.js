@@ -7,7 +7,18 @@ import { checkKind, checkNames, describe } from "./options.js";
 
 /**
  * A hub id, the URL of a directory, a picked directory, or picked files.
- * @typedef {string | FileSystemDirectoryHandle | Iterable<File>} Model
+ * @typedef {string | FileSystemDirectoryHandle | Iterable<File>} PlainModel
+ */
+
+/**
+ * Where the models of a recipe lie, by the names that the recipe gives them. A model that is left out is its name:
+ * a hub id, or a URL from the page's.
+ * @typedef {Record<string, PlainModel> | ReadonlyMap<string, PlainModel>} Models
+ */
+
+/**
+ * A checkpoint, or a merge that is done while it is loaded and stored nowhere.
+ * @typedef {PlainModel | { recipe: string, models?: Models }} Model
  */
 
 /**
@@ -17,6 +28,7 @@ import { checkKind, checkNames, describe } from "./options.js";
  * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
  * @property {false} [cache] no cache in this version
  * @property {(progress: import("./protocol.js").Progress) => void} [onProgress]
+ * @property {(tensor: import("./protocol.js").TensorReport) => void} [onTensor] what a merge did to each tensor
  * @property {AbortSignal} [signal]
  * @property {string} [hubUrl] where `owner/name` is looked up
  * @property {Record<string, string>} [headers] sent with each request, such as an Authorization for a gated model
@@ -25,7 +37,7 @@ import { checkKind, checkNames, describe } from "./options.js";
 export const HUB_URL = "https://huggingface.co";
 
 const LOAD_OPTIONS = Object.freeze(
-  ["backend", "weights", "contextLength", "cache", "onProgress", "signal", "hubUrl", "headers"],
+  ["backend", "weights", "contextLength", "cache", "onProgress", "onTensor", "signal", "hubUrl", "headers"],
 );
 
 /**
@@ -34,7 +46,7 @@ const LOAD_OPTIONS = Object.freeze(
  */
 export function checkLoadOptions(given) {
   const options = checkNames(given, LOAD_OPTIONS, "load options");
-  const { backend, weights, contextLength, cache, onProgress, signal, hubUrl, headers } = options;
+  const { backend, weights, contextLength, cache, onProgress, onTensor, signal, hubUrl, headers } = options;
   if (backend === "cpu") {
     throw badRequest("backend: this version has no CPU backend; use \"auto\" or \"webgpu\".");
   }
@@ -45,6 +57,7 @@ export function checkLoadOptions(given) {
     throw badRequest("cache: this version keeps no cache of its own; leave the option out.");
   }
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
+  if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
   if (signal !== undefined) checkKind("signal", signal, "signal");
   if (hubUrl !== undefined) checkKind("hubUrl", hubUrl, "string");
   for (const [name, value] of Object.entries(headers ?? {})) checkKind(`headers["${name}"]`, value, "string");
@@ -66,14 +79,14 @@ function oneOf(name, value, choices) {
 }
 
 /**
- * Where a model lies, and what to call it in responses.
+ * Where a checkpoint lies, and what to call it in responses.
  *
  * @param {unknown} model
- * @param {LoadOptions} options
+ * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
  * @param {string} pageUrl what relative URLs start from
- * @returns {{ source: Source, name: string }}
+ * @returns {{ source: import("./protocol.js").PlainSource, name: string }}
  */
-export function resolveModel(model, options, pageUrl) {
+function resolvePlain(model, options, pageUrl) {
   if (typeof model === "string") {
     const base = isUrl(model) ? directoryUrl(model, pageUrl) : hubDirectory(model, options.hubUrl ?? HUB_URL, pageUrl);
     const { headers } = options;
@@ -83,13 +96,74 @@ export function resolveModel(model, options, pageUrl) {
     throw badRequest("headers: they are for models that are fetched, not for files or folders.");
   }
   if (isDirectory(model)) return { source: { kind: "directory", handle: model }, name: model.name };
-  if (typeof model === "object" && model !== null && "recipe" in model) {
-    throw badRequest("model: merging from a recipe is not in this version.");
-  }
   if (typeof model === "object" && model !== null && Symbol.iterator in model) {
     return { source: { kind: "files", files: filesByName([.../** @type {Iterable<unknown>} */ (model)]) }, name: "files" };
   }
   throw badRequest(`model must be "owner/name", a URL, a directory handle or a list of files, not ${describe(model)}.`);
+}
+
+/**
+ * Where a model lies, and what to call it in responses.
+ *
+ * @param {unknown} model
+ * @param {LoadOptions} options
+ * @param {string} pageUrl what relative URLs start from
+ * @returns {{ source: Source, name: string }}
+ */
+export function resolveModel(model, options, pageUrl) {
+  if (typeof model === "object" && model !== null && "recipe" in model) {
+    const { recipe, models } = checkNames(model, ["recipe", "models"], "model");
+    return { source: mergeSource(recipe, toModels(models), options, pageUrl), name: "merge" };
+  }
+  return resolvePlain(model, options, pageUrl);
+}
+
+/**
+ * Entries of a plain object or a Map.
+ *
+ * @param {unknown} models
+ * @returns {[string, unknown][]}
+ */
+export function toModels(models) {
+  if (models === undefined || models === null) return [];
+  if (models instanceof Map) return [...models];
+  if (typeof models === "object" && !Array.isArray(models)) return Object.entries(models);
+  throw badRequest(`models must be an object or a Map from names in the recipe to models, not ${describe(models)}.`);
+}
+
+/**
+ * @param {unknown} recipe
+ * @param {[string, unknown][]} models
+ * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
+ * @param {string} pageUrl
+ * @returns {import("./protocol.js").MergeSource}
+ */
+export function mergeSource(recipe, models, options, pageUrl) {
+  if (typeof recipe !== "string") throw badRequest(`recipe must be the text of a mergekit recipe, not ${describe(recipe)}.`);
+  const { hubUrl = HUB_URL, headers } = options;
+  const sources = models.map(([name, model]) => {
+    const isHere = typeof model === "string" && headers !== undefined;
+    return /** @type {const} */ ([name, resolvePlain(model, { hubUrl, ...(isHere ? { headers } : {}) }, pageUrl).source]);
+  });
+  return { kind: "merge", recipe, models: new Map(sources), hubUrl, pageUrl, ...(headers ? { headers } : {}) };
+}
+
+/**
+ * A merge with a source for each of the models that its recipe names.
+ *
+ * @param {import("./protocol.js").MergeSource} source
+ * @param {string[]} names
+ * @returns {import("./protocol.js").MergeSource}
+ */
+export function completeModels(source, names) {
+  const { models, hubUrl, pageUrl, headers } = source;
+  const unknown = [...models.keys()].find((name) => !names.includes(name));
+  if (unknown !== undefined) {
+    throw badRequest(`models: the recipe names no "${unknown}"; it names ${names.join(", ")}.`);
+  }
+  const options = { hubUrl, ...(headers ? { headers } : {}) };
+  const sourceOf = (/** @type {string} */ name) => models.get(name) ?? resolvePlain(name, options, pageUrl).source;
+  return { ...source, models: new Map(names.map((name) => [name, sourceOf(name)])) };
 }
 
 /** @param {string} model */

@@ -12,7 +12,45 @@ export {};
  * Where a checkpoint lies.
  * @typedef {{ kind: "http", base: string, headers?: Record<string, string> }
  *   | { kind: "files", files: Map<string, File> }
- *   | { kind: "directory", handle: FileSystemDirectoryHandle }} Source
+ *   | { kind: "directory", handle: FileSystemDirectoryHandle }} PlainSource
+ */
+
+/**
+ * A merge that is yet to be done. Of the recipe's models, those that are not in `models` are looked up by their
+ * names: on the hub, or as URLs from the page's.
+ * @typedef {{ kind: "merge", recipe: string, models: Map<string, PlainSource>, hubUrl: string, pageUrl: string,
+ *   headers?: Record<string, string> }} MergeSource
+ */
+
+/** @typedef {PlainSource | MergeSource} Source */
+
+/**
+ * How far a merge into files is, in bytes of weight files.
+ * @typedef {{ file: string, done: number, total: number }} MergeProgress
+ */
+
+/**
+ * What a merge did to one tensor. With `method` "slerp", the rest is there too.
+ * @typedef {object} TensorReport
+ * @property {string} tensor
+ * @property {string} [document] where the recipe has several
+ * @property {number[]} shape
+ * @property {"slerp" | "linear" | "passthrough"} method
+ * @property {string[]} sources the base first
+ * @property {number[]} coefficients factors of the sources
+ * @property {number} [t]
+ * @property {number} [dot] cosine of the angle between both
+ * @property {"linear" | "spherical"} [branch] the formula that followed from it
+ * @property {[number, number]} [norms] of both
+ * @property {[number, number]} [distances] of the result from both
+ * @property {"cpu" | "gpu"} [path]
+ */
+
+/**
+ * @typedef {object} MergeReport
+ * @property {TensorReport[]} tensors
+ * @property {string[]} warnings
+ * @property {{ tensors: number, parameters: number, spherical: number, linear: number, distances: [number, number] }} totals
  */
 
 /**
@@ -102,11 +140,14 @@ export {};
  */
 
 /**
- * @typedef {{ type: "load", source: Source, options: EngineLoadOptions }} LoadCall gives {@link Info}
+ * @typedef {{ type: "load", source: Source, options: EngineLoadOptions }} LoadCall gives {@link Loaded}
  * @typedef {{ type: "generate", request: Request }} GenerateCall gives {@link Output}
+ * @typedef {{ type: "replace", source: MergeSource }} ReplaceCall gives {@link MergeReport}
+ * @typedef {{ type: "merge", source: MergeSource, output: FileSystemDirectoryHandle | MessagePort,
+ *   options: { f8: boolean, shardBytes: number | null } }} MergeCall gives {@link MergeReport}
  * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory
  * @typedef {{ type: "dispose" }} DisposeCall gives null
- * @typedef {LoadCall | GenerateCall | MemoryCall | DisposeCall} Call
+ * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | MemoryCall | DisposeCall} Call
  */
 
 /**
@@ -114,10 +155,16 @@ export {};
  */
 
 /**
+ * @typedef {{ info: Info, merged: MergeReport | null }} Loaded
+ */
+
+/**
+ * @typedef {{ type: "merging", id: number, progress: MergeProgress }} MergingEvent
+ * @typedef {{ type: "tensor", id: number, tensor: TensorReport }} TensorEvent
  * @typedef {{ type: "progress", id: number, progress: Progress }} ProgressEvent
  * @typedef {{ type: "delta", id: number, delta: Delta }} DeltaEvent
  * @typedef {{ type: "done", id: number, value: any }} Done
  * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string } }} Failed
  * @typedef {{ type: "crashed", message: string }} Crashed
- * @typedef {ProgressEvent | DeltaEvent | Done | Failed | Crashed} FromWorker
+ * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | Done | Failed | Crashed} FromWorker
  */

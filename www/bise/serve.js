@@ -4,6 +4,8 @@
  */
 
 import { BiseError, toPlain } from "./errors.js";
+import { completeModels } from "./model.js";
+import { directorySink, portSink } from "./sink.js";
 
 /** @typedef {import("./protocol.js").ToWorker} ToWorker */
 /** @typedef {import("./protocol.js").FromWorker} FromWorker */
@@ -45,15 +47,45 @@ export function serve(port, wasm, platform) {
       case "load": {
         platform.check();
         await start(wasm);
+        const { source } = message;
         engine = await wasm.WebEngine.load(
-          message.source,
+          source.kind === "merge" ? completeModels(source, wasm.recipeModels(source.recipe)) : source,
           message.options,
           (progress) => port.postMessage({ type: "progress", id, progress }),
+          (tensor) => port.postMessage({ type: "tensor", id, tensor }),
           signal,
         );
-        const info = engine.info();
+        const [info, merged] = [engine.info(), engine.mergeReport()];
         const name = await platform.adapterName();
-        return name === "" ? info : { ...info, adapter: { ...info.adapter, name } };
+        return { info: name === "" ? info : { ...info, adapter: { ...info.adapter, name } }, merged };
+      }
+      case "replace": {
+        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+        const { source } = message;
+        return engine.replaceWeights(
+          completeModels(source, wasm.recipeModels(source.recipe)),
+          (progress) => port.postMessage({ type: "progress", id, progress }),
+          (tensor) => port.postMessage({ type: "tensor", id, tensor }),
+          signal,
+        );
+      }
+      case "merge": {
+        await start(wasm);
+        const { source, output, options } = message;
+        const sink = output instanceof MessagePort ? portSink(output) : directorySink(output);
+        try {
+          return await wasm.merge(
+            completeModels(source, wasm.recipeModels(source.recipe)),
+            { f8: options.f8, ...(options.shardBytes === null ? {} : { shardBytes: options.shardBytes }) },
+            sink,
+            (progress) => port.postMessage({ type: "merging", id, progress }),
+            (tensor) => port.postMessage({ type: "tensor", id, tensor }),
+            signal,
+          );
+        } catch (thrown) {
+          await sink.abort();
+          throw thrown;
+        }
       }
       case "generate": {
         if (engine === null) throw new BiseError("bad-request", "No model is loaded.");

@@ -1,0 +1,104 @@
+/** Merging checkpoints by a mergekit recipe, in a worker; needs no WebGPU. */
+
+import { Bridge } from "./bridge.js";
+import { BiseError, badRequest } from "./errors.js";
+import { mergeSource, toModels } from "./model.js";
+import { checkKind, checkNames, describe } from "./options.js";
+import { lendOutput } from "./sink.js";
+import { spawnWorker } from "./spawn.js";
+
+/** @typedef {import("./protocol.js").MergeProgress} MergeProgress */
+/** @typedef {import("./protocol.js").TensorReport} TensorReport */
+/** @typedef {import("./protocol.js").MergeReport} MergeReport */
+
+/**
+ * @typedef {object} MergeOptions
+ * @property {FileSystemDirectoryHandle | import("./sink.js").OpenFile} output a directory (picked, or of the origin's
+ *   own storage), or a function that opens a WritableStream for each file
+ * @property {import("./model.js").Models} [models] where the recipe's models lie; a name that is left out is taken for
+ *   a hub id or URL itself
+ * @property {boolean} [f8] store linear weights as FP8 with one scale per row
+ * @property {number} [shardBytes] longest data of a weight file; default 5,000,000,000
+ * @property {string} [hubUrl]
+ * @property {Record<string, string>} [headers]
+ * @property {(progress: MergeProgress) => void} [onProgress]
+ * @property {(tensor: TensorReport) => void} [onTensor]
+ * @property {AbortSignal} [signal]
+ */
+
+const OPTIONS = Object.freeze(
+  ["output", "models", "f8", "shardBytes", "hubUrl", "headers", "onProgress", "onTensor", "signal"],
+);
+
+/**
+ * Merges by a recipe and writes an ordinary checkpoint. Weights come first, and last config.json and the index, so
+ * that a merge that was interrupted leaves no checkpoint.
+ *
+ * @param {string} recipe mergekit YAML
+ * @param {MergeOptions} options
+ * @returns {Promise<MergeReport>}
+ * @throws {BiseError}
+ */
+export async function merge(recipe, options) {
+  return mergeWith(recipe, options, spawnWorker);
+}
+
+/**
+ * {@link merge} with a given way to start the worker.
+ *
+ * @param {string} recipe
+ * @param {MergeOptions} given
+ * @param {() => Worker} spawn
+ * @returns {Promise<MergeReport>}
+ */
+export async function mergeWith(recipe, given, spawn) {
+  const options = /** @type {MergeOptions} */ (checkNames(given, OPTIONS, "merge options"));
+  const { output, models, f8, shardBytes, onProgress, onTensor, signal } = options;
+  if (f8 !== undefined) checkKind("f8", f8, "boolean");
+  if (shardBytes !== undefined) checkKind("shardBytes", shardBytes, "count");
+  if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
+  if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
+  if (signal !== undefined) checkKind("signal", signal, "signal");
+  const source = mergeSource(recipe, toModels(models), options, globalThis.document?.baseURI ?? globalThis.location.href);
+  if (signal?.aborted) throw new BiseError("aborted", "The merge was aborted.", { cause: signal.reason });
+  const { target, transfer, close } = lend(output);
+  const bridge = new Bridge(spawn());
+  try {
+    const merging = bridge.call(
+      { type: "merge", source, output: target, options: { f8: f8 ?? false, shardBytes: shardBytes ?? null } },
+      {
+        transfer,
+        onEvent: (event) => {
+          if (signal?.aborted) return;
+          if (event.type === "merging") onProgress?.(event.progress);
+          if (event.type === "tensor") onTensor?.(event.tensor);
+        },
+        ...(signal ? { signal } : {}),
+      },
+    );
+    // An abort is waited for: only then is the output tidy.
+    return await merging;
+  } finally {
+    await bridge.close(badRequest("This merge has ended."));
+    close();
+  }
+}
+
+/**
+ * The output as something that can cross to the worker.
+ *
+ * @param {unknown} output
+ * @returns {{ target: FileSystemDirectoryHandle | MessagePort, transfer: Transferable[], close: () => void }}
+ */
+function lend(output) {
+  if (typeof output === "function") {
+    const { port1, port2 } = new MessageChannel();
+    lendOutput(port1, /** @type {import("./sink.js").OpenFile} */ (output));
+    return { target: port2, transfer: [port2], close: () => port1.close() };
+  }
+  const handle = /** @type {FileSystemDirectoryHandle | undefined} */ (output);
+  if (typeof handle === "object" && handle !== null && handle.kind === "directory") {
+    return { target: handle, transfer: [], close: () => {} };
+  }
+  throw badRequest(`output must be a directory handle or a function that opens a stream for each file, not ${describe(output)}.`);
+}
