@@ -20,6 +20,8 @@ mod gpu {
     mod attention;
     mod decoder;
     mod fp8;
+    mod merge;
+    mod merge_kernels;
     mod model;
     mod products;
     mod rows;

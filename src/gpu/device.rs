@@ -52,20 +52,23 @@ pub enum Purpose {
     Weights,
     /// Key/value cache.
     KvCache,
+    /// Tensors of a merge, and what is read back of them.
+    Merge,
     /// Everything else: activations, tables, uniforms, staging.
     Activations,
 }
 
 /// Bytes allocated now, by purpose.
 #[derive(Debug, Default)]
-struct Accounts([Cell<u64>; 3]);
+struct Accounts([Cell<u64>; 4]);
 
 impl Accounts {
     fn cell(&self, purpose: Purpose) -> &Cell<u64> {
-        let [weights, kv_cache, activations] = &self.0;
+        let [weights, kv_cache, merge, activations] = &self.0;
         match purpose {
             Purpose::Weights => weights,
             Purpose::KvCache => kv_cache,
+            Purpose::Merge => merge,
             Purpose::Activations => activations,
         }
     }

@@ -4,12 +4,14 @@ mod device;
 mod error;
 mod pipeline;
 mod readback;
+mod resident;
 mod tensor;
 mod upload;
 
 pub use device::{DeviceTier, Gpu, GpuBuffer, GpuOptions, LimitChoice, Purpose};
 pub use error::GpuError;
 pub use pipeline::{Access, Binding, BindingKind, Kernel, Kernels, Pipeline};
-pub use readback::read_buffer;
+pub use readback::{PieceReader, read_buffer};
+pub use resident::Resident;
 pub use tensor::{GpuMatrix, Part};
 pub use upload::Uploader;

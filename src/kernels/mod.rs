@@ -1,20 +1,23 @@
 //! Shaders: one kernel = `x.wgsl` (the mathematics) and `x.rs` (parameters, bindings, dispatch).
 //!
-//! `backend` implements the decoder's steps with them. Every kernel has a plain-Rust
-//! twin of the same name in `reference`.
+//! `backend` implements the decoder's steps with them, `merge` a merge of two tensors. Every
+//! kernel has a plain-Rust twin of the same name in `reference`.
 
 pub mod attend;
 pub mod attend_reduce;
 mod backend;
+pub mod blend;
 pub mod decode_fp8;
 pub mod embed;
 pub mod linear;
 pub mod matmul;
 pub mod matvec;
 pub mod matvec_gated;
+pub mod merge;
 pub mod rms_norm;
 pub mod rope_store;
 pub mod silu_mul;
+pub mod slerp_sums;
 pub mod weights;
 
 pub use backend::{BackendInfo, WebGpu};
@@ -60,6 +63,8 @@ pub fn compositions() -> Vec<Kernel> {
         all.extend([true, false].map(|prompt| attend::Tiling::new(&shape, prompt).kernel(&shape)));
     }
     for dtype in weights::DTYPES {
+        all.extend(slerp_sums::kernel(dtype));
+        all.extend(weights::DTYPES.into_iter().filter_map(|out| blend::kernel(dtype, out)));
         for decoder in [weights::Decoder::Safe, weights::Decoder::Fast] {
             all.extend(decode_fp8::kernel(dtype, decoder));
             for scale_cols in [0, 16] {

@@ -12,6 +12,7 @@
 pub mod attend;
 pub mod attend_reduce;
 mod backend;
+pub mod blend;
 pub mod decode_fp8;
 pub mod embed;
 pub mod linear;
@@ -21,6 +22,7 @@ pub mod matvec_gated;
 pub mod rms_norm;
 pub mod rope_store;
 pub mod silu_mul;
+pub mod slerp_sums;
 pub mod weights;
 
 pub use backend::{RefMatrix, RefVector, Reference, ReferenceError};

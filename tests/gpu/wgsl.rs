@@ -43,12 +43,14 @@ macro_rules! layout {
 fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
     use kernels::attend::Params as Attend;
     use kernels::attend_reduce::Params as AttendReduce;
+    use kernels::blend::Params as Blend;
     use kernels::embed::Params as Embed;
     use kernels::linear::Params as Linear;
     use kernels::matvec_gated::Params as MatvecGated;
     use kernels::rms_norm::Params as RmsNorm;
     use kernels::rope_store::Params as RopeStore;
     use kernels::silu_mul::Params as SiluMul;
+    use kernels::slerp_sums::Params as SlerpSums;
     let batch = layout!(BatchUniform { tokens: u32, position: u32, splits: u32, tiles_per_split: u32 });
     let params = match kernel {
         "attend" => layout!(Attend {
@@ -62,6 +64,9 @@ fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
             scale: f32
         }),
         "attend_reduce" => layout!(AttendReduce { heads: u32, head_dim: u32, out_pitch: u32; padding }),
+        "blend" => {
+            layout!(Blend { groups: u32, part: u32, zero: u32, c0: f32, c1: f32; padding })
+        }
         "embed" => layout!(Embed {
             first_row: u32, rows: u32, loads: u32, pitch: u32, scale_blocks: u32, loads_per_block: u32, width: u32; padding
         }),
@@ -84,6 +89,7 @@ fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
             layout!(RopeStore { heads: u32, kv_heads: u32, half: u32, pitch: u32, slots: u32; padding })
         }
         "silu_mul" => layout!(SiluMul { pitch: u32; padding }),
+        "slerp_sums" => layout!(SlerpSums { loads: u32, first_block: u32, zero: u32; padding }),
         _ => return BTreeMap::new(),
     };
     BTreeMap::from([("batch", batch), ("params", params)])

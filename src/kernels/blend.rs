@@ -1,0 +1,180 @@
+//! `merged = c0 * a + c1 * b`, rounded as plain f32 arithmetic rounds. See blend.wgsl.
+
+use crate::dtype::{Dtype, DtypeError, find_non_finite, narrow, widen};
+use crate::gpu::{Binding, Kernel};
+
+use super::weights::Decoder;
+use super::{Grid, fold, weights};
+
+/// Elements of one thread: buffers hold whole multiples of it.
+pub const GROUP: u32 = 8;
+
+/// Threads per workgroup.
+const WORKGROUP: u32 = 64;
+
+/// Larger coefficients are refused; a blend has none, and the treatment of subnormals relies on it.
+pub const LARGEST_COEFFICIENT: f32 = 1e18;
+
+/// Layout of `Params` in blend.wgsl.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    /// Groups of eight elements in the buffers.
+    pub groups: u32,
+    /// Index of the buffers' counter.
+    pub part: u32,
+    /// 0, which the compiler must not know.
+    pub zero: u32,
+    /// Coefficient of a; not subnormal.
+    pub c0: f32,
+    /// Coefficient of b; not subnormal.
+    pub c1: f32,
+    /// Uniform structs are multiples of 16 bytes.
+    pub padding: [u32; 3],
+}
+
+/// Group 0, in order.
+pub const BINDINGS: &[Binding] = &[
+    Binding::uniform("params", size_of::<Params>()),
+    Binding::read("a"),
+    Binding::read("b"),
+    Binding::write("merged"),
+    Binding::write("non_finite"),
+];
+
+/// The kernel from `dtype` to `out`, each F32, BF16 or F16; `None` for any other.
+pub fn kernel(dtype: Dtype, out: Dtype) -> Option<Kernel> {
+    let narrow = match out {
+        Dtype::F32 => include_str!("shared/narrow_f32.wgsl"),
+        Dtype::Bf16 => include_str!("shared/narrow_bf16.wgsl"),
+        Dtype::F16 => include_str!("shared/narrow_f16.wgsl"),
+        _ => return None,
+    };
+    if dtype.is_f8() {
+        return None;
+    }
+    Some(Kernel {
+        name: "blend",
+        parts: vec![
+            weights::wgsl(dtype, Decoder::Safe)?,
+            include_str!("shared/opaque.wgsl"),
+            include_str!("shared/small.wgsl"),
+            narrow,
+            include_str!("blend.wgsl"),
+        ],
+        constants: Vec::new(),
+        bindings: BINDINGS,
+    })
+}
+
+/// Workgroups for so many elements.
+pub fn grid(elements: u32) -> Grid {
+    let (x, z) = fold(elements.div_ceil(GROUP * WORKGROUP));
+    [x, 1, z]
+}
+
+/// What the kernel computes, in plain Rust: the packed result and how many elements are not finite.
+///
+/// # Errors
+/// A dtype that holds no floats, or lengths that differ.
+pub fn plain_blend(
+    dtype: Dtype,
+    packed: [&[u8]; 2],
+    [c0, c1]: [f32; 2],
+    out: Dtype,
+) -> Result<(Vec<u8>, u64), DtypeError> {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    widen(dtype, packed[0], &mut a)?;
+    widen(dtype, packed[1], &mut b)?;
+    if a.len() != b.len() {
+        return Err(DtypeError::Length { values: a.len(), slots: b.len() });
+    }
+    let sums: Vec<f32> = a.iter().zip(&b).map(|(x, y)| c0 * x + c1 * y).collect();
+    let mut merged = Vec::new();
+    narrow(out, &sums, &mut merged)?;
+    let elements = merged.chunks_exact(out.size_bytes() as usize);
+    let non_finite = elements.filter(|bytes| !matches!(find_non_finite(out, bytes), Ok(None))).count();
+    Ok((merged, non_finite as u64))
+}
+
+/// The coefficients of the start-up test.
+pub const TEST_COEFFICIENTS: [f32; 2] = [0.7, 0.4];
+
+/// Pairs of codes that come out differently if a product is not rounded before the sum: of a, in the
+/// first four, of b, in the others. They were found by search.
+pub const BF16_PAIRS: [[u16; 2]; 8] = [
+    [0xbfc1, 0xbf0e],
+    [0xc069, 0xbf84],
+    [0x4073, 0xbfa3],
+    [0x407d, 0xbf8a],
+    [0x3f0d, 0xc02c],
+    [0xbf1a, 0x4069],
+    [0xbf21, 0x4040],
+    [0x3fd5, 0x3f72],
+];
+
+/// The same for F16.
+pub const F16_PAIRS: [[u16; 2]; 8] = [
+    [0x42df, 0xb9b2],
+    [0x3ade, 0x4212],
+    [0xbf43, 0xb857],
+    [0xbde5, 0xb884],
+    [0x3e35, 0x3c77],
+    [0x42c1, 0x41d5],
+    [0x3f9d, 0x3c09],
+    [0x4285, 0x409f],
+];
+
+/// Exponent bits to clear for values below 2^-95 (F32, BF16) and 2^-11 (F16).
+const SMALL_EXPONENTS: u32 = 0x7000_0000;
+
+/// Two tensors of `dtype` for the start-up test, packed: finite values of every exponent, subnormals
+/// and both zeros, the pairs above, and two that overflow.
+pub fn test_data(dtype: Dtype) -> [Vec<u8>; 2] {
+    let mut state = 7_u32;
+    let mut code = || {
+        // Numerical Recipes' generator; its upper bits are random enough.
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state
+    };
+    let mut packed = [Vec::new(), Vec::new()];
+    let (pairs, largest) = if dtype == Dtype::F16 { (F16_PAIRS, 0x7bff) } else { (BF16_PAIRS, 0x7f7f) };
+    for pair in pairs.into_iter().chain([[largest; 2], [largest | 0x8000; 2]]) {
+        for (bytes, code) in packed.iter_mut().zip(pair) {
+            match dtype {
+                Dtype::F32 => bytes.extend((u32::from(code) << 16).to_le_bytes()),
+                _ => bytes.extend(code.to_le_bytes()),
+            }
+        }
+    }
+    for i in 0..1500 {
+        let (first, second) = (code(), code());
+        let exponent = if dtype == Dtype::F16 { 0x7c00_0000 } else { 0x7f80_0000 };
+        let pair = match i % 8 {
+            // Subnormal.
+            0 => [first & !exponent, second & !exponent],
+            // Opposite, so that they nearly cancel: down to subnormals where the exponent is small.
+            4 => [first, first ^ 0x8000_0000].map(|code| code & !(exponent & SMALL_EXPONENTS)),
+            _ => [first, second],
+        };
+        for (bytes, code) in packed.iter_mut().zip(pair) {
+            let finite = if code & exponent == exponent { code ^ 0x4000_0000 } else { code };
+            match dtype {
+                Dtype::F32 => bytes.extend(finite.to_le_bytes()),
+                _ => bytes.extend(((finite >> 16) as u16).to_le_bytes()),
+            }
+        }
+    }
+    packed
+}
+
+/// Whether packed results have the wanted bits; a zero's sign is of no consequence.
+pub fn exact(out: Dtype, got: &[u8], want: &[u8]) -> bool {
+    let size = out.size_bytes() as usize;
+    let zero = |bytes: &[u8]| match bytes.split_last() {
+        Some((last, rest)) => last & 0x7f == 0 && rest.iter().all(|byte| *byte == 0),
+        None => false,
+    };
+    let pairs = got.chunks_exact(size).zip(want.chunks_exact(size));
+    got.len() == want.len() && pairs.into_iter().all(|(got, want)| got == want || (zero(got) && zero(want)))
+}

@@ -1,0 +1,23 @@
+// F32 -> F16, to nearest, ties to even, subnormals included; what is too large becomes infinity.
+const EXPONENT: u32 = 0x7c00u;  // all ones in what is not finite
+
+fn narrow(bits: vec4<u32>) -> vec4<u32> {
+    let magnitude = bits & vec4<u32>(0x7fffffffu);
+    // 2^-14 and more: rebias the exponent from 127 to 15.
+    let odd = (magnitude >> vec4<u32>(13u)) & vec4<u32>(1u);
+    let rebased = (magnitude - vec4<u32>(0x38000000u) + vec4<u32>(0xfffu) + odd) >> vec4<u32>(13u);
+    let normal = min(rebased, vec4<u32>(0x7c00u));
+    // Less: how often 2^-24 goes into it.
+    let mantissa = (magnitude & vec4<u32>(0x7fffffu)) | vec4<u32>(0x800000u);
+    let shift = clamp(vec4<u32>(126u) - min(magnitude >> vec4<u32>(23u), vec4<u32>(112u)), vec4<u32>(14u), vec4<u32>(25u));
+    let half = vec4<u32>(1u) << (shift - vec4<u32>(1u));
+    let last = (mantissa >> shift) & vec4<u32>(1u);
+    let subnormal = (mantissa + half - vec4<u32>(1u) + last) >> shift;
+    let finite = select(normal, subnormal, magnitude < vec4<u32>(0x38800000u));
+    let code = select(finite, vec4<u32>(0x7e00u), magnitude > vec4<u32>(0x7f800000u));
+    return code | ((bits >> vec4<u32>(16u)) & vec4<u32>(0x8000u));
+}
+
+fn store8(group: u32, first: vec4<u32>, second: vec4<u32>) {
+    merged[group] = vec4<u32>(first.xz | (first.yw << vec2<u32>(16u)), second.xz | (second.yw << vec2<u32>(16u)));
+}

@@ -1,0 +1,11 @@
+// F32: stays what it is.
+const EXPONENT: u32 = 0x7f800000u;  // all ones in what is not finite
+
+fn narrow(bits: vec4<u32>) -> vec4<u32> {
+    return bits;
+}
+
+fn store8(group: u32, first: vec4<u32>, second: vec4<u32>) {
+    merged[group * 2u] = first;
+    merged[group * 2u + 1u] = second;
+}

@@ -1,0 +1,19 @@
+// Sums in twice f32's precision, four side by side: a sum and what its roundings lost (Knuth's
+// TwoSum). Each step is opaque: algebra would find that nothing is ever lost.
+struct Sum {
+    high: vec4<f32>,
+    low: vec4<f32>,
+}
+
+fn add(sum: Sum, p: vec4<f32>) -> Sum {
+    let high = opaque4(sum.high + p, params.zero);
+    let arrived = opaque4(high - sum.high, params.zero);
+    let kept = opaque4(high - arrived, params.zero);
+    let lost = opaque4(sum.high - kept, params.zero) + opaque4(p - arrived, params.zero);
+    return Sum(high, sum.low + lost);
+}
+
+fn join(x: Sum, y: Sum) -> Sum {
+    let sum = add(x, y.high);
+    return Sum(sum.high, sum.low + y.low);
+}
