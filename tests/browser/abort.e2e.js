@@ -23,14 +23,28 @@ test("a load ends when its signal says so, and the next one works", async (t) =>
     const end = await outcome(Engine.load("/models/tale/", { signal: controller.signal, onProgress }));
     const tookMs = performance.now() - loaded.abortedAt;
     const early = await outcome(Engine.load("/models/tale/", { signal: AbortSignal.abort() }));
-    const engine = await Engine.load("/models/tale/", { weights: "checkpoint" });
+    /** @type {{ phase: string, done: number, total: number }[]} */
+    const progress = [];
+    const engine = await Engine.load("/models/tale/", { weights: "checkpoint", onProgress: (/** @type {any} */ event) => progress.push(event) });
     const text = await proof(engine);
-    return { end, early, loaded, tookMs, text };
+    return { end, early, loaded, tookMs, text, progress };
   });
   assert.deepEqual([result.end.name, result.end.code, result.early.code], ["BiseError", "aborted", "aborted"]);
   assert.ok(result.loaded.bytes < result.loaded.total, `${result.loaded.bytes} of ${result.loaded.total} bytes`);
   assert.equal(result.loaded.late, 0, "progress after the abort");
   assert.ok(result.tookMs < 500, `took ${result.tookMs} ms`);
+
+  // A whole load tells of every byte, and then of every shader.
+  const phases = result.progress.map(({ phase }) => phase);
+  assert.deepEqual([...new Set(phases)], ["adapter", "config", "weights", "shaders"]);
+  assert.deepEqual(phases, phases.toSorted((a, b) => phases.indexOf(a) - phases.indexOf(b)), "one phase after the other");
+  const weights = result.progress.filter(({ phase }) => phase === "weights");
+  assert.ok(weights.length > 5 && weights.every(({ done }, i) => done >= (weights[i - 1]?.done ?? 0)), "bytes grow");
+  assert.ok(weights.every(({ total }) => total === result.loaded.total) && weights.at(-1)?.done === result.loaded.total);
+  const shaders = result.progress.filter(({ phase }) => phase === "shaders");
+  const [{ total: kernels = 0 } = {}] = shaders;
+  assert.ok(kernels >= 8, `${kernels} kernels`);
+  assert.deepEqual(shaders, Array.from({ length: kernels + 1 }, (_, done) => ({ phase: "shaders", done, total: kernels })));
   assert.ok(result.text.startsWith(TALE_PROOF.slice(0, 10)), result.text);
 });
 
