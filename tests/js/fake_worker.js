@@ -39,7 +39,7 @@ export function fakeWasm(trace, faults = {}) {
     WebEngine: class {
       /** @param {any[]} args */
       static async load(...args) {
-        const [source, options, onProgress, signal] = args;
+        const [source, options, onProgress, , signal] = args;
         trace.loads.push({ source, options });
         onProgress({ phase: "weights", done: 1, total: 2 });
         do {
@@ -55,6 +55,10 @@ export function fakeWasm(trace, faults = {}) {
 
       info() {
         return INFO;
+      }
+
+      mergeReport() {
+        return null;
       }
 
       /** @param {any[]} args */

@@ -62,7 +62,7 @@ test("what is no model is refused", () => {
     ["name", /neither/], ["", /neither/], ["a/b/c", /neither/], ["a b/c", /neither/], ["ftp://x/y", /neither/],
     ["a/b@", /neither/], ["a/b?x=1", /neither/], ["https://", /not a URL/],
     ["https://x.example/model.safetensors", /directory it lies in/],
-    [{ recipe: "x", models: {} }, /not in this version/], [undefined, /undefined/], [7, /not 7/], [{}, /an object/],
+    [{ recipe: 7 }, /text of a mergekit recipe/], [{ recipe: "x", models: 7 }, /from names in the recipe/], [{ recipe: "x", model: {} }, /nearest is "models"/], [undefined, /undefined/], [7, /not 7/], [{}, /an object/],
   ]) assert.throws(() => resolveModel(model, {}, PAGE), refused(message), String(model));
 });
 
