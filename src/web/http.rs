@@ -9,7 +9,7 @@ use web_sys::{AbortSignal, Headers, RequestInit, Response, Url};
 
 use super::answer::{Answer, judge};
 use super::error::{bad_request, describe};
-use super::stream::WebStream;
+use super::stream::{Bounds, WebStream};
 use crate::checkpoint::{Opened, SourceError};
 
 /// A directory's URL, and what to send with each request.
@@ -58,8 +58,8 @@ impl HttpDirectory {
         let content_range = header("content-range");
         let answer =
             judge(response.status(), content_range.as_deref(), plain_length(&response), range.as_ref());
-        let (end, file_bytes) = match answer {
-            Answer::Body { end, file_bytes } => (end, file_bytes),
+        let (bounds, file_bytes) = match answer {
+            Answer::Body { limit, end, file_bytes } => (Bounds { start, limit, end }, file_bytes),
             Answer::PastEnd { file_bytes } => {
                 discard(&response);
                 let stream = WebStream::empty(file, start, signal.clone());
@@ -74,7 +74,7 @@ impl HttpDirectory {
             file: file.to_owned(),
             detail: "the answer has no body".to_owned(),
         })?;
-        let stream = WebStream::new(file, &body, start, end, signal.clone())?;
+        let stream = WebStream::new(file, &body, bounds, signal.clone())?;
         Ok(Opened { stream, file_bytes })
     }
 
