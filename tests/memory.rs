@@ -15,6 +15,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use bise::checkpoint::error::{HEADER_LIMIT_BYTES, TENSOR_LIMIT};
+use bise::checkpoint::source::MemorySource;
 use bise::checkpoint::{CheckpointError, Event, Manifest, ShardStream};
 use bise::engine::{Engine, LoadOptions, WeightMode};
 use bise::gpu::GpuOptions;
@@ -125,6 +127,52 @@ fn two_gigabytes_load_onto_the_device_in_96_mib() {
     });
     println!("peak {peak} bytes for {} bytes of weights", source.total_bytes());
     assert!(peak < 96 << 20, "peak {peak} bytes");
+}
+
+/// A file whose header lists as many empty tensors as fit into `bytes` of JSON.
+fn empty_tensors(prefix: &str, shape: &str, bytes: usize) -> Vec<u8> {
+    let mut json = String::from("{");
+    for number in 0.. {
+        let entry = format!(r#""{prefix}{number:x}":{{"dtype":"U8","shape":{shape},"data_offsets":[0,0]}},"#);
+        if json.len() + entry.len() > bytes {
+            break;
+        }
+        json.push_str(&entry);
+    }
+    json.pop();
+    json.push('}');
+    [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()
+}
+
+/// Hostile headers are refused, or read, in less memory than the page may take: one file or many,
+/// many tensors, long shapes, long names.
+#[test]
+fn headers_of_any_checkpoint_take_bounded_memory() {
+    let long = "n".repeat(60_000);
+    let dims = format!("[{}0]", "1,".repeat(63));
+    let limit = HEADER_LIMIT_BYTES as usize;
+    for (what, files) in [
+        ("one header as long as the format allows", vec![empty_tensors("", "[0]", 97_000_000)]),
+        ("the longest header", vec![empty_tensors("", "[0]", limit)]),
+        ("as many tensors as may be", vec![empty_tensors("", "[0]", TENSOR_LIMIT * 54)]),
+        ("long shapes", vec![empty_tensors("", &dims, limit)]),
+        ("long names", vec![empty_tensors(&long, "[0]", limit)]),
+        ("twelve files", (0..12).map(|n| empty_tensors(&format!("{n}."), "[0]", limit)).collect()),
+        ("the same tensors in twelve files", vec![empty_tensors("", "[0]", limit / 4); 12]),
+    ] {
+        let names = (0..files.len()).map(|n| format!("{n:02}.safetensors"));
+        let map: Vec<String> = names.clone().map(|name| format!(r#""{name}":"{name}""#)).collect();
+        let index = format!(r#"{{"weight_map":{{{}}}}}"#, map.join(","));
+        let index = ("model.safetensors.index.json".to_owned(), index.into_bytes());
+        let source = MemorySource::new(names.zip(files).chain([index]));
+        let mut outcome = None;
+        let peak = peak_bytes(|| {
+            outcome = Some(pollster::block_on(Manifest::read(&source)).map(|manifest| manifest.shards.len()));
+        });
+        println!("{what}: peak {peak} bytes, {outcome:?}");
+        assert!(outcome.unwrap().is_err(), "{what}");
+        assert!(peak < 64 << 20, "{what}: peak {peak} bytes");
+    }
 }
 
 /// Negative control: what holds too much is seen.

@@ -90,6 +90,17 @@ pub(super) async fn collect(
     limit_bytes: u64,
 ) -> Result<Vec<u8>, SourceError> {
     let mut all = Vec::new();
+    append(&mut all, stream, file, limit_bytes).await?;
+    Ok(all)
+}
+
+/// Drains `stream` to the end of `all`, which then holds at most `limit_bytes`.
+pub(super) async fn append(
+    all: &mut Vec<u8>,
+    stream: &mut impl ByteStream,
+    file: &str,
+    limit_bytes: u64,
+) -> Result<(), SourceError> {
     while let Some(piece) = stream.next().await? {
         let bytes = all.len() as u64 + piece.len() as u64;
         if bytes > limit_bytes {
@@ -97,7 +108,7 @@ pub(super) async fn collect(
         }
         all.extend_from_slice(&piece);
     }
-    Ok(all)
+    Ok(())
 }
 
 /// `range` within a file of `length` bytes.
