@@ -7,9 +7,9 @@ use std::ops::Range;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the message of each variant names its fields")]
 pub enum SourceError {
-    #[error("{file}: not found")]
+    #[error("{file}: not found; check that the checkpoint is complete")]
     NotFound { file: String },
-    #[error("{file}: the server answered {status}")]
+    #[error("{file}: the server answered {status}; {}", advice(*status))]
     Status { file: String, status: u16 },
     #[error("{file}: the server ignores byte ranges; serve the checkpoint from a host that supports them")]
     RangeIgnored { file: String },
@@ -26,6 +26,19 @@ pub enum SourceError {
     Parent { model: String, error: Box<super::CheckpointError> },
     #[error("{file}: is larger than {limit} bytes ({bytes} or more); that cannot be right")]
     TooLarge { file: String, bytes: u64, limit: u64 },
+}
+
+/// What to do about an HTTP status.
+fn advice(status: u16) -> &'static str {
+    match status {
+        401 | 403 => {
+            "the model is gated or private, or there is none of that name: pass an access token in the \
+             option headers, or download the model and open its folder"
+        }
+        429 => "it has had too many requests: try again later",
+        500.. => "try again later",
+        _ => "check the address",
+    }
 }
 
 /// A place that holds a checkpoint's files.

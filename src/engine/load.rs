@@ -145,7 +145,10 @@ pub(super) fn context_length(config: &Config, wanted: Option<u32>) -> Result<u32
 }
 
 pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFiles, EngineError> {
-    let config_bytes = read_all(source, "config.json", None, MAX_SIDE_FILE_BYTES).await?;
+    let config_bytes = match read_all(source, "config.json", None, MAX_SIDE_FILE_BYTES).await {
+        Err(SourceError::NotFound { file }) => return Err(EngineError::NoModel { file }),
+        bytes => bytes?,
+    };
     let config = Config::parse(&config_bytes)?;
     // Parsed before, so this cannot fail.
     let config_json = serde_json::from_slice(&config_bytes).unwrap_or_default();

@@ -35,15 +35,16 @@ impl HttpDirectory {
         Ok(HttpDirectory { base, query: url.search(), headers })
     }
 
-    /// Opens a file, or a range of its bytes.
+    /// Opens a file, or a range of its bytes. Errors name it by its URL.
     pub async fn open(
         &self,
-        file: &str,
         parts: &[&str],
         range: Option<Range<u64>>,
         signal: &AbortSignal,
     ) -> Result<Opened<WebStream>, SourceError> {
         let start = range.as_ref().map_or(0, |range| range.start);
+        let url = self.url(parts);
+        let file = url.as_str();
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(Opened { stream: WebStream::empty(file, start, signal.clone()), file_bytes: None });
         }
@@ -53,7 +54,7 @@ impl HttpDirectory {
             }
             SourceError::Network { file: file.to_owned(), detail: describe(&thrown) }
         };
-        let response = self.fetch(parts, range.as_ref(), signal).await.map_err(failed)?;
+        let response = self.fetch(file, range.as_ref(), signal).await.map_err(failed)?;
         let header = |name: &str| response.headers().get(name).ok().flatten();
         let content_range = header("content-range");
         let answer =
@@ -78,15 +79,20 @@ impl HttpDirectory {
         Ok(Opened { stream, file_bytes })
     }
 
+    /// A file's URL, without the query, which may hold a secret.
+    fn url(&self, parts: &[&str]) -> String {
+        let path: Vec<String> =
+            parts.iter().map(|part| String::from(js_sys::encode_uri_component(part))).collect();
+        format!("{}{}", self.base, path.join("/"))
+    }
+
     async fn fetch(
         &self,
-        parts: &[&str],
+        url: &str,
         range: Option<&Range<u64>>,
         signal: &AbortSignal,
     ) -> Result<Response, JsValue> {
-        let path: Vec<String> =
-            parts.iter().map(|part| String::from(js_sys::encode_uri_component(part))).collect();
-        let url = format!("{}{}{}", self.base, path.join("/"), self.query);
+        let url = format!("{url}{}", self.query);
         let headers = match self.headers.is_object() {
             true => Headers::new_with_headers(self.headers.unchecked_ref())?,
             false => Headers::new()?,

@@ -63,7 +63,7 @@ impl ByteSource for WebSource {
         }
         let parts = path_inside(file)?;
         let blob: Blob = match &self.place {
-            Place::Http(directory) => return directory.open(file, &parts, range, &self.signal).await,
+            Place::Http(directory) => return directory.open(&parts, range, &self.signal).await,
             Place::Files(files) => files
                 .get(&file.into())
                 .dyn_into()
