@@ -12,7 +12,7 @@ mod tokenizer;
 
 pub use decode::DecodeStream;
 pub use error::TextError;
-pub use sampler::{Sampler, SamplerOptions, log_probs};
+pub use sampler::{Sampler, SamplerOptions, check_logits, log_probs};
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::{ChatTemplate, TemplateFiles};
 pub use tokenizer::Tokenizer;
