@@ -133,6 +133,13 @@ fn logits_that_are_no_numbers_are_an_error() {
 }
 
 #[test]
+fn a_weight_that_is_no_number_is_named_with_its_file() {
+    let damaged = tale_with_final_norm("norm-not-a-number", f32::NAN);
+    let text = error(&["logits", &damaged, "--ids", "1,2", "--json"], 1);
+    assert!(text.contains("model.norm.weight") && text.contains("-of-00003.safetensors"), "{text}");
+}
+
+#[test]
 fn tokenize_needs_only_the_tokenizer() {
     let value = json(&["tokenize", "tests/fixtures/mistral7b", "Hello, world!", "--json"]);
     assert_eq!(value["text"], "Hello, world!");

@@ -71,7 +71,7 @@ pub enum CheckpointError {
     #[error("{file}: parser was used again after a failure")]
     Poisoned { file: String },
     #[error(
-        "{file}: tensor {tensor} is not finite ({dtype}) at element {element}; the checkpoint is damaged"
+        "{file}: tensor {tensor} ({dtype}) holds NaN or infinity at element {element}; the checkpoint is damaged"
     )]
     NotFinite { file: String, tensor: String, dtype: Dtype, element: u64 },
     #[error("{file}: tensor {tensor}: {source}")]

@@ -112,11 +112,11 @@ async fn stream_weights<S: ByteSource>(
         let mut parser = stream.parser()?;
         while let Some(piece) = stream.next_piece().await? {
             done += piece.len() as u64;
-            parser.write(&piece, &mut |event| load_event(&mut loader, backend, &event))?;
+            parser.write(&piece, &mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
             backend.relieve().await?;
             report(done);
         }
-        parser.end(&mut |event| load_event(&mut loader, backend, &event))?;
+        parser.end(&mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
     }
     backend.flush().await?;
     Ok(())
@@ -125,10 +125,11 @@ async fn stream_weights<S: ByteSource>(
 fn load_event(
     loader: &mut WeightLoader<WebGpu>,
     backend: &mut WebGpu,
+    file: &str,
     event: &Event,
 ) -> Result<(), LoadError<GpuError>> {
     match event {
-        Event::Chunk(chunk) => loader.write(backend, chunk),
+        Event::Chunk(chunk) => loader.write(backend, file, chunk),
         _ => Ok(()),
     }
 }

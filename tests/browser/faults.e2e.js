@@ -6,7 +6,7 @@ import { TALE_PROOF, openClient } from "./client.js";
 
 const SHARD = "model-00002-of-00003.safetensors";
 
-/** Fault, the file it strikes, the code it gives, and what the message has to say beside the file's name (or the tensor's). */
+/** Fault, the file it strikes, the code it gives, and what the message has to say beside the file's name. */
 const FAULTS = /** @type {[string, string, string, RegExp][]} */ ([
   ["header", SHARD, "bad-checkpoint", /header/],
   ["headlength", SHARD, "bad-checkpoint", /header/],
@@ -45,7 +45,7 @@ test("every fault gives its error, and the next load works", async (t) => {
     const failed = await tryLoad(page, `/fault/${kind}/${file}/models/tale/`);
     console.log(`    ${where}: ${failed.code}: ${failed.message}`);
     assert.deepEqual([failed.name, failed.code], ["BiseError", code], where);
-    assert.ok(kind === "nan" || failed.message?.includes(file), where);
+    assert.ok(failed.message?.includes(file), where);
     assert.match(failed.message ?? "", said, where);
     const good = await tryLoad(page, "/models/tale/");
     assert.ok(good.text.startsWith(TALE_PROOF.slice(0, 10)), `${where}: then ${JSON.stringify(good)}`);
