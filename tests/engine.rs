@@ -11,7 +11,11 @@
 
 use bise::checkpoint::source::{FileSource, MemorySource};
 use bise::checkpoint::{CheckpointError, SourceError};
+use bise::dtype::Dtype;
 use bise::engine::{EngineError, Inspection, inspect};
+use bise::kernels;
+use bise::model::Config;
+use bise::steps::MatrixSpec;
 use pollster::block_on;
 
 const TALE: &str = "www/models/tale";
@@ -83,4 +87,101 @@ fn a_folder_in_place_of_a_file_is_a_bad_checkpoint() {
     let error = block_on(inspect(&FileSource::new(folder.parent().unwrap()), None)).unwrap_err();
     assert_eq!(error.code(), "bad-checkpoint", "{error}");
     assert!(error.to_string().contains("config.json"), "{error}");
+}
+
+/// Sizes of config.json, in the order of `config_of`.
+type Sizes = [(&'static str, u64); 6];
+
+fn config_of(sizes: Sizes) -> Result<Config, String> {
+    let mut config = serde_json::json!({ "model_type": "llama", "num_hidden_layers": 1 });
+    for (key, size) in sizes {
+        config[key] = size.into();
+    }
+    Config::parse(config.to_string().as_bytes()).map_err(|error| error.to_string())
+}
+
+/// What Config lets through, the shaders can be dispatched for: at most 65535 workgroups in each
+/// dimension. What it does not is named, before any device is asked.
+#[test]
+fn sizes_that_pass_can_be_dispatched() {
+    let most = 1 << 20;
+    let mut passed = 0;
+    for (heads, kv_heads, head_dim) in [
+        (1024, 1, 128),
+        (1024, 1024, 128),
+        (64, 1, 2048),
+        (64, 64, 2048),
+        (191, 1, 686),
+        (261, 1, 502),
+        (1024, 1, 2),
+    ] {
+        let config = config_of([
+            ("hidden_size", most),
+            ("intermediate_size", most),
+            ("vocab_size", most),
+            ("num_attention_heads", heads),
+            ("num_key_value_heads", kv_heads),
+            ("head_dim", head_dim),
+        ])
+        .unwrap();
+        let mut shape = config.shape(config.max_positions);
+        shape.max_batch = 256;
+        let tokens = shape.max_batch;
+        let matrix = |rows: u32, cols: u32, dtype| {
+            let spec = MatrixSpec { label: String::new(), rows, cols, dtype, scale_cols: 0 };
+            [
+                kernels::matmul::grid(rows, tokens),
+                kernels::matvec::grid(&spec, rows, tokens),
+                kernels::matvec_gated::grid(&spec, rows, tokens),
+            ]
+        };
+        let most = most as u32;
+        let mut grids = vec![
+            kernels::rope_store::grid(&shape, tokens),
+            kernels::attend_reduce::grid(&shape, tokens),
+            kernels::embed::grid(most, tokens),
+            kernels::silu_mul::grid(most, tokens),
+        ];
+        for dtype in [Dtype::F32, Dtype::F8E4m3] {
+            grids.extend(matrix(most, 16, dtype));
+            grids.extend(matrix(most, most, dtype));
+            grids.extend(matrix(shape.qkv_width(), most, dtype));
+        }
+        for prompt in [true, false] {
+            let tiling = kernels::attend::Tiling::new(&shape, prompt);
+            grids.push(tiling.grid(&shape, tokens, tiling.most_splits(&shape)));
+        }
+        for grid in grids {
+            assert!(
+                grid.iter().all(|&groups| (1..=65_535).contains(&groups)),
+                "{heads} x {head_dim}: {grid:?}"
+            );
+            passed += 1;
+        }
+    }
+    assert!(passed > 100);
+}
+
+#[test]
+fn sizes_beyond_any_model_are_named() {
+    let plain: Sizes = [
+        ("hidden_size", 64),
+        ("intermediate_size", 64),
+        ("vocab_size", 64),
+        ("num_attention_heads", 4),
+        ("num_key_value_heads", 4),
+        ("head_dim", 16),
+    ];
+    assert!(config_of(plain).is_ok());
+    for (key, size, said) in [
+        ("hidden_size", (1 << 20) + 1, "hidden_size"),
+        ("intermediate_size", 1 << 23, "intermediate_size"),
+        ("vocab_size", 1 << 21, "vocab_size"),
+        ("num_attention_heads", 1 << 21, "num_attention_heads"),
+        ("num_attention_heads", 2048, "2048 heads"),
+    ] {
+        let sizes = plain.map(|(name, plain)| (name, if name == key { size } else { plain }));
+        let error = config_of(sizes).unwrap_err();
+        assert!(error.contains("config.json") && error.contains(said), "{error}");
+    }
 }

@@ -11,8 +11,17 @@ use crate::steps::DecoderShape;
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 
-/// Largest of any size in a config: keeps products of two within 64 bits and 32-bit shader indices honest.
-const MAX_SIZE: u64 = 1 << 24;
+/// Largest width in a config, and largest vocabulary: keeps 32-bit shader indices honest and every
+/// dispatch within WebGPU's 65535 workgroups.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// Most positions of a model and of its window.
+const MAX_POSITIONS: u64 = 1 << 24;
+
+/// Most heads, and largest width of all of them: attention dispatches a workgroup for every few
+/// queries of every head. The largest model of the family has 128 heads of 128.
+const MAX_HEADS: u32 = 1024;
+const MAX_ATTENTION_WIDTH: u64 = 1 << 17;
 
 /// Most layers: bounds the list of expected tensors before the checkpoint has been looked at.
 const MAX_LAYERS: u32 = 4096;
@@ -112,16 +121,16 @@ impl Config {
             let supported = "the attention kernel takes heads of at most 2048";
             return Err(keys.unsupported("head_dim", &head_dim.to_string(), supported));
         }
-        if u64::from(heads) * u64::from(head_dim) > MAX_SIZE {
+        if heads > MAX_HEADS || u64::from(heads) * u64::from(head_dim) > MAX_ATTENTION_WIDTH {
             return Err(keys.bad(format!("{heads} heads of {head_dim} are beyond any model")));
         }
         let window = match keys.map.get("sliding_window") {
             Some(Value::Null) => None,
-            Some(_) if mistral => Some(keys.size("sliding_window")?),
+            Some(_) if mistral => keys.positions("sliding_window")?,
             None if mistral => Some(4096),
             _ => None,
         };
-        let max_positions = keys.optional_size("max_position_embeddings")?;
+        let max_positions = keys.positions("max_position_embeddings")?;
         let max_positions = max_positions.unwrap_or(if mistral { 131_072 } else { 2048 });
         let (rope_theta, rope_scaling) = keys.rope()?;
         let layers = keys.size("num_hidden_layers")?;
@@ -247,8 +256,14 @@ impl Keys {
     }
 
     fn optional_size(&self, key: &str) -> Result<Option<u32>, ModelError> {
-        self.typed(key, "a size from 1 to 2^24", |v| {
+        self.typed(key, "a size from 1 to 2^20", |v| {
             v.as_u64().filter(|n| (1..=MAX_SIZE).contains(n)).map(|n| n as u32)
+        })
+    }
+
+    fn positions(&self, key: &str) -> Result<Option<u32>, ModelError> {
+        self.typed(key, "a number of positions from 1 to 2^24", |v| {
+            v.as_u64().filter(|n| (1..=MAX_POSITIONS).contains(n)).map(|n| n as u32)
         })
     }
 
