@@ -185,3 +185,31 @@ fn sizes_beyond_any_model_are_named() {
         assert!(error.contains("config.json") && error.contains(said), "{error}");
     }
 }
+
+/// Defaults that no request could be sampled with are found at the load, not at the first request.
+#[test]
+fn generation_config_is_checked() {
+    let of = |json: &str| tale_with("generation_config.json", Some(json));
+    for good in [
+        r#"{"top_k": -1}"#,
+        r#"{"top_k": 0}"#,
+        r#"{"top_p": 1.0, "min_p": 0}"#,
+        r#"{"do_sample": false, "temperature": 0}"#,
+    ] {
+        assert!(of(good).is_ok(), "{good}: {}", of(good).unwrap_err());
+    }
+    for (bad, said) in [
+        (r#"{"top_k": -2}"#, "top_k"),
+        (r#"{"top_k": 2.5}"#, "top_k"),
+        (r#"{"top_p": 0.0}"#, "top_p"),
+        (r#"{"top_p": 1.5}"#, "top_p"),
+        (r#"{"min_p": 2}"#, "min_p"),
+        (r#"{"repetition_penalty": 0}"#, "repetition_penalty"),
+        (r#"{"temperature": -1}"#, "temperature"),
+    ] {
+        let error = of(bad).unwrap_err();
+        assert_eq!(error.code(), "bad-checkpoint", "{bad}");
+        let text = error.to_string();
+        assert!(text.contains("generation_config.json") && text.contains(said), "{bad}: {text}");
+    }
+}

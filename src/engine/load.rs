@@ -7,10 +7,13 @@ use crate::checkpoint::{ByteSource, Event, Manifest, ShardStream, SourceError};
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::WebGpu;
 use crate::model::WeightPlan;
+use crate::model::config::GENERATION_FILE;
 use crate::model::weights::LoadError;
-use crate::model::{Config, Decoder, GenerationConfig, KvCache, Precision, WeightLoader, Weights, decoder};
+use crate::model::{
+    Config, Decoder, GenerationConfig, KvCache, ModelError, Precision, WeightLoader, Weights, decoder,
+};
 use crate::steps::{Steps, Store};
-use crate::text::{ChatTemplate, TemplateFiles, Tokenizer};
+use crate::text::{ChatTemplate, SamplerOptions, TemplateFiles, TextError, Tokenizer};
 
 /// Largest side file that is read, bytes: the largest tokenizers have about 20 MB.
 const MAX_SIDE_FILE_BYTES: u64 = 64 << 20;
@@ -153,12 +156,27 @@ pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFil
     let config = Config::parse(&config_bytes)?;
     // Parsed before, so this cannot fail.
     let config_json = serde_json::from_slice(&config_bytes).unwrap_or_default();
-    let generation = match optional(source, "generation_config.json").await? {
+    let generation = match optional(source, GENERATION_FILE).await? {
         Some(json) => GenerationConfig::parse(&json)?,
         None => GenerationConfig::default(),
     };
+    check_defaults(&generation)?;
     let (tokenizer, template) = read_text_files(source).await?;
     Ok(SideFiles { config, config_json, generation, tokenizer, template })
+}
+
+/// Refuses defaults that would make every request fail.
+fn check_defaults(generation: &GenerationConfig) -> Result<(), ModelError> {
+    let neutral = SamplerOptions::default();
+    let options = SamplerOptions {
+        temperature: generation.temperature.unwrap_or(neutral.temperature),
+        top_p: generation.top_p.unwrap_or(neutral.top_p),
+        min_p: generation.min_p.unwrap_or(neutral.min_p),
+        repetition_penalty: generation.repetition_penalty.unwrap_or(neutral.repetition_penalty),
+        ..neutral
+    };
+    let failed = |error: TextError| ModelError::BadFile { file: GENERATION_FILE, detail: error.to_string() };
+    options.validate().map_err(failed)
 }
 
 /// Reads what a checkpoint has of tokenizer and chat template.

@@ -9,7 +9,8 @@ use crate::kernels::attend::MAX_HEAD_DIM;
 use crate::steps::DecoderShape;
 
 const CONFIG: &str = "config.json";
-const GENERATION: &str = "generation_config.json";
+/// Name of the file that holds a checkpoint's sampling defaults.
+pub const GENERATION_FILE: &str = "generation_config.json";
 
 /// Largest width in a config, and largest vocabulary: keeps 32-bit shader indices honest and every
 /// dispatch within WebGPU's 65535 workgroups.
@@ -183,7 +184,7 @@ impl GenerationConfig {
     /// # Errors
     /// [`ModelError::BadFile`].
     pub fn parse(json: &[u8]) -> Result<GenerationConfig, ModelError> {
-        let keys = Keys::parse(GENERATION, json)?;
+        let keys = Keys::parse(GENERATION_FILE, json)?;
         let greedy = keys.flag("do_sample")? == Some(false);
         let number = |key| keys.number(key).map(|n| n.map(|n| n as f32));
         let temperature = number("temperature")?;
@@ -191,7 +192,7 @@ impl GenerationConfig {
             eos: keys.ids("eos_token_id")?,
             temperature: if greedy { Some(0.0) } else { temperature },
             top_p: number("top_p")?,
-            top_k: keys.optional_size_or_zero("top_k")?,
+            top_k: keys.top_k()?,
             min_p: number("min_p")?,
             repetition_penalty: number("repetition_penalty")?,
         })
@@ -267,8 +268,12 @@ impl Keys {
         })
     }
 
-    fn optional_size_or_zero(&self, key: &str) -> Result<Option<u32>, ModelError> {
-        self.typed(key, "a whole number", |v| v.as_u64().and_then(|n| u32::try_from(n).ok()))
+    /// transformers takes 0 for no limit, and other engines -1.
+    fn top_k(&self) -> Result<Option<u32>, ModelError> {
+        self.typed("top_k", "a whole number", |v| match v.as_i64() {
+            Some(-1) => Some(0),
+            number => number.and_then(|n| u32::try_from(n).ok()),
+        })
     }
 
     fn size(&self, key: &str) -> Result<u32, ModelError> {
