@@ -89,6 +89,18 @@ fn a_folder_in_place_of_a_file_is_a_bad_checkpoint() {
     assert!(error.to_string().contains("config.json"), "{error}");
 }
 
+/// Side files of any size are refused before they fill the memory.
+#[test]
+fn side_files_are_limited() {
+    for (file, bytes) in
+        [("tokenizer.json", 21 << 20), ("config.json", 3 << 20), ("tokenizer_config.json", 3 << 20)]
+    {
+        let error = tale_with(file, Some(&" ".repeat(bytes))).unwrap_err();
+        assert_eq!(error.code(), "bad-checkpoint");
+        assert!(error.to_string().contains(file) && error.to_string().contains("larger than"), "{error}");
+    }
+}
+
 /// Sizes of config.json, in the order of `config_of`.
 type Sizes = [(&'static str, u64); 6];
 

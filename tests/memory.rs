@@ -20,6 +20,7 @@ use bise::checkpoint::source::MemorySource;
 use bise::checkpoint::{CheckpointError, Event, Manifest, ShardStream};
 use bise::engine::{Engine, LoadOptions, WeightMode};
 use bise::gpu::GpuOptions;
+use bise::text::Tokenizer;
 use common::synthetic::SyntheticSource;
 
 struct Counting;
@@ -173,6 +174,45 @@ fn headers_of_any_checkpoint_take_bounded_memory() {
         assert!(outcome.unwrap().is_err(), "{what}");
         assert!(peak < 64 << 20, "{what}: peak {peak} bytes");
     }
+}
+
+/// A tokenizer.json as large as that of Llama 3.2: 128 000 tokens and 280 147 merges, indented.
+fn large_tokenizer() -> Vec<u8> {
+    let mut tokens = vec![String::new()];
+    let mut from = 0;
+    while tokens.len() <= 128_000 {
+        let until = tokens.len();
+        for index in from..until {
+            let start = tokens[index].clone();
+            tokens.extend("abcdefg".chars().map(|letter| format!("{start}{letter}")));
+        }
+        from = until;
+    }
+    tokens.truncate(128_001);
+    tokens.remove(0);
+    // Every way to cut a token gives two tokens.
+    let cuts = tokens.iter().flat_map(|t| (1..t.len()).map(|at| [&t[..at], &t[at..]]));
+    let merges: Vec<[&str; 2]> = cuts.take(280_147).collect();
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        tokens.iter().enumerate().map(|(id, token)| (token.clone(), id.into())).collect();
+    let model = serde_json::json!({ "type": "BPE", "vocab": vocab, "merges": merges });
+    let file = serde_json::json!({ "added_tokens": [], "decoder": { "type": "ByteLevel" }, "model": model });
+    serde_json::to_vec_pretty(&file).unwrap()
+}
+
+#[test]
+fn a_large_tokenizer_is_read_in_96_mib() {
+    let json = large_tokenizer();
+    let bytes = json.len();
+    assert!((15 << 20..20 << 20).contains(&bytes), "{bytes}");
+    let peak = peak_bytes(|| {
+        // What was read counts, and is freed on the way.
+        let tokenizer = Tokenizer::from_json(json.clone()).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 128_000);
+        assert_eq!(tokenizer.decode(&tokenizer.encode("abcdefgabc", false).unwrap(), true), "abcdefgabc");
+    });
+    println!("peak {peak} bytes for {bytes} bytes of tokenizer.json");
+    assert!(peak < 72 << 20, "peak {peak} bytes");
 }
 
 /// Negative control: what holds too much is seen.

@@ -92,8 +92,15 @@ pub async fn read_all(
     range: Option<Range<u64>>,
     limit_bytes: u64,
 ) -> Result<Vec<u8>, SourceError> {
-    let mut stream = source.open(file, range).await?.stream;
-    collect(&mut stream, file, limit_bytes).await
+    let whole = range.is_none();
+    let Opened { mut stream, file_bytes } = source.open(file, range).await?;
+    let mut all = Vec::new();
+    if let Some(bytes) = file_bytes.filter(|bytes| whole && *bytes <= limit_bytes) {
+        // Growing would hold up to three times as much.
+        all.reserve_exact(bytes as usize);
+    }
+    append(&mut all, &mut stream, file, limit_bytes).await?;
+    Ok(all)
 }
 
 /// Drains `stream` into memory, at most `limit_bytes`.
@@ -118,6 +125,10 @@ pub(super) async fn append(
         let bytes = all.len() as u64 + piece.len() as u64;
         if bytes > limit_bytes {
             return Err(SourceError::TooLarge { file: file.to_owned(), bytes, limit: limit_bytes });
+        }
+        if all.capacity() - all.len() < piece.len() {
+            // By a quarter, not to double: side files are large for a browser's memory.
+            all.reserve_exact(piece.len().max(all.len() / 4));
         }
         all.extend_from_slice(&piece);
     }

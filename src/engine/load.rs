@@ -15,8 +15,12 @@ use crate::model::{
 use crate::steps::{Steps, Store};
 use crate::text::{ChatTemplate, SamplerOptions, TemplateFiles, TextError, Tokenizer};
 
-/// Largest side file that is read, bytes: the largest tokenizers have about 20 MB.
-const MAX_SIDE_FILE_BYTES: u64 = 64 << 20;
+/// Largest tokenizer.json that is read, bytes: that of Llama 3.2 has 17 MB. Reading one takes a page
+/// about four times its size.
+const MAX_TOKENIZER_BYTES: u64 = 20 << 20;
+
+/// Largest of the other side files, bytes: they have some 100 KB at most.
+const MAX_SIDE_FILE_BYTES: u64 = 2 << 20;
 
 /// Context reserved unless the caller asks for another: what the models of this family are
 /// mostly served at, and little memory.
@@ -186,10 +190,7 @@ fn check_defaults(generation: &GenerationConfig) -> Result<(), ModelError> {
 pub(crate) async fn read_text_files<S: ByteSource>(
     source: &S,
 ) -> Result<(Option<Tokenizer>, Option<ChatTemplate>), EngineError> {
-    let tokenizer = match optional(source, "tokenizer.json").await? {
-        Some(json) => Some(Tokenizer::from_json(&json).map_err(EngineError::TextFile)?),
-        None => None,
-    };
+    let tokenizer = read_tokenizer(source).await?;
     let tokenizer_config = optional(source, "tokenizer_config.json").await?;
     // Where tokenizer_config.json has the template, the other files are not asked for: a static
     // host would answer with an error page each time.
@@ -208,8 +209,23 @@ pub(crate) async fn read_text_files<S: ByteSource>(
     Ok((tokenizer, template))
 }
 
+async fn read_tokenizer<S: ByteSource>(source: &S) -> Result<Option<Tokenizer>, EngineError> {
+    match optional_within(source, "tokenizer.json", MAX_TOKENIZER_BYTES).await? {
+        Some(json) => Tokenizer::from_json(json).map(Some).map_err(EngineError::TextFile),
+        None => Ok(None),
+    }
+}
+
 async fn optional<S: ByteSource>(source: &S, file: &str) -> Result<Option<Vec<u8>>, EngineError> {
-    match read_all(source, file, None, MAX_SIDE_FILE_BYTES).await {
+    optional_within(source, file, MAX_SIDE_FILE_BYTES).await
+}
+
+async fn optional_within<S: ByteSource>(
+    source: &S,
+    file: &str,
+    limit_bytes: u64,
+) -> Result<Option<Vec<u8>>, EngineError> {
+    match read_all(source, file, None, limit_bytes).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(SourceError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
@@ -221,8 +237,6 @@ async fn optional<S: ByteSource>(source: &S, file: &str) -> Result<Option<Vec<u8
 /// # Errors
 /// [`EngineError::BadRequest`] if there is no tokenizer.json.
 pub async fn load_tokenizer<S: ByteSource>(source: &S) -> Result<Tokenizer, EngineError> {
-    match optional(source, "tokenizer.json").await? {
-        Some(json) => Tokenizer::from_json(&json).map_err(EngineError::TextFile),
-        None => Err(EngineError::BadRequest("there is no tokenizer.json here".into())),
-    }
+    let missing = || EngineError::BadRequest("there is no tokenizer.json here".into());
+    read_tokenizer(source).await?.ok_or_else(missing)
 }

@@ -3,6 +3,7 @@
 
 mod decode;
 mod error;
+mod lists;
 mod pipeline;
 mod python;
 mod sampler;

@@ -10,10 +10,11 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::models::bpe::{BPE, BpeBuilder, Merges, Vocab};
+use tokenizers::models::bpe::{BPE, BpeBuilder, Merges};
 use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use super::error::TextError;
+use super::lists::{Limited, Merge, Vocabulary};
 
 /// How the pieces of tokens become text.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,11 +49,23 @@ struct File {
     model: Model,
 }
 
+/// An entry of `added_tokens`. Spelt out, since a flattened field would be buffered.
 #[derive(Deserialize)]
 struct Added {
     id: u32,
-    #[serde(flatten)]
-    token: AddedToken,
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
+}
+
+impl Added {
+    fn token(self) -> AddedToken {
+        let Added { id: _, content, single_word, lstrip, rstrip, normalized, special } = self;
+        AddedToken { content, single_word, lstrip, rstrip, normalized, special }
+    }
 }
 
 #[derive(Deserialize)]
@@ -77,27 +90,14 @@ struct Model {
     // A Unigram vocabulary is a list: read it as such, so that it is refused by its name.
     vocab: Vocabulary,
     #[serde(default)]
-    merges: Option<MergeList>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Vocabulary {
-    Map(Vocab),
-    Other(serde::de::IgnoredAny),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum MergeList {
-    Pairs(Vec<(String, String)>),
-    Lines(Vec<String>),
+    merges: Option<Limited<Merge>>,
 }
 
 /// Reads tokenizer.json.
-pub(super) fn load(json: &[u8]) -> Result<(tokenizers::Tokenizer, Pieces), TextError> {
-    let file: File = serde_json::from_slice(json)
+pub(super) fn load(json: impl AsRef<[u8]>) -> Result<(tokenizers::Tokenizer, Pieces), TextError> {
+    let file: File = serde_json::from_slice(json.as_ref())
         .map_err(|e| TextError::BadJson { file: "tokenizer.json", reason: e.to_string() })?;
+    drop(json);
     let pieces = pieces(&file.decoder)?;
     let mut tokenizer = tokenizers::Tokenizer::new(model(file.model)?);
 
@@ -141,15 +141,10 @@ fn model(model: Model) -> Result<BPE, TextError> {
     };
     let merges: Merges = match model.merges {
         None => return Err(unsupported("model", "a model without merges")),
-        Some(MergeList::Pairs(pairs)) => pairs,
-        Some(MergeList::Lines(lines)) => lines
+        Some(Limited(merges)) => merges
             .into_iter()
-            // "#version" headers come from merges.txt; the crate skips them too.
-            .filter(|line| !line.starts_with("#version"))
-            .map(|line| match line.split_once(' ') {
-                Some((a, b)) if !b.contains(' ') => Ok((a.to_owned(), b.to_owned())),
-                _ => Err(bad(format!("merge {line:?} is not two pieces"))),
-            })
+            .filter(|merge| !merge.is_header())
+            .map(|merge| merge.pair().map_err(|line| bad(format!("merge {line:?} is not two pieces"))))
             .collect::<Result<_, _>>()?,
     };
     for (part, affix) in [
@@ -194,16 +189,16 @@ fn model(model: Model) -> Result<BPE, TextError> {
 
 fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, added: Vec<Added>) -> Result<(), TextError> {
     let mut seen = HashSet::with_capacity(added.len());
-    for Added { id, token } in &added {
-        if token.content.is_empty() {
+    for Added { id, content, .. } in &added {
+        if content.is_empty() {
             return Err(bad(format!("added token {id} is empty")));
         }
-        if !seen.insert(token.content.clone()) {
-            return Err(bad(format!("added token {:?} is listed twice", token.content)));
+        if !seen.insert(content.clone()) {
+            return Err(bad(format!("added token {content:?} is listed twice")));
         }
     }
-    let expected: Vec<(u32, String)> = added.iter().map(|a| (a.id, a.token.content.clone())).collect();
-    tokenizer.add_tokens(added.into_iter().map(|a| a.token)).map_err(|e| bad(e.to_string()))?;
+    let expected: Vec<(u32, String)> = added.iter().map(|a| (a.id, a.content.clone())).collect();
+    tokenizer.add_tokens(added.into_iter().map(Added::token)).map_err(|e| bad(e.to_string()))?;
     // The crate numbers tokens outside the vocabulary by itself, in order.
     for (id, content) in expected {
         let got = tokenizer.token_to_id(&content);

@@ -58,6 +58,32 @@ fn contradictions_are_named() {
     }
 }
 
+/// Lists that are longer than any vocabulary are refused, and lists of the wrong things.
+#[test]
+fn long_and_odd_lists_are_errors() {
+    let entries =
+        |count: usize, entry: &dyn Fn(usize) -> String| (0..count).map(entry).collect::<Vec<_>>().join(",");
+    let file = |vocab: &str, merges: &str| {
+        format!(
+            r#"{{"decoder": {{"type": "Fuse"}}, "model": {{"type": "BPE", "vocab": {vocab}, "merges": {merges}}}}}"#
+        )
+    };
+    let many = (1 << 19) + 1;
+    let vocab = format!("{{{}}}", entries(many, &|id| format!(r#""{id}":{id}"#)));
+    let merges = format!("[{}]", entries(many, &|_| r#"["1","2"]"#.to_owned()));
+    for json in [
+        file(&vocab, "[]"),
+        file("{}", &merges),
+        file("{}", r#"[["a"]]"#),
+        file("{}", r#"[["a","b","c"]]"#),
+        file("{}", "[7]"),
+        file("7", "[]"),
+    ] {
+        let error = Tokenizer::from_json(&json).unwrap_err();
+        assert!(matches!(error, TextError::BadJson { .. }), "{error}");
+    }
+}
+
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
     let mut prefixed = small();
