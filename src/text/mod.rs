@@ -3,6 +3,7 @@
 
 mod decode;
 mod error;
+mod jinja;
 mod lists;
 mod pipeline;
 mod python;
