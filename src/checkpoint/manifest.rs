@@ -18,10 +18,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::checkpoint::error::CheckpointError;
+use crate::checkpoint::error::{CheckpointError, HEADER_LIMIT_BYTES, TENSOR_LIMIT};
 use crate::checkpoint::header::{Header, LENGTH_BYTES, TensorInfo};
 use crate::checkpoint::index::{INDEX_FILE, Index, SINGLE_FILE};
-use crate::checkpoint::source::{ByteSource, ByteStream, Opened, SourceError, collect, read_all};
+use crate::checkpoint::source::{ByteSource, ByteStream, Opened, SourceError, append, collect, read_all};
 use crate::checkpoint::stream::{Event, StreamParser};
 use crate::dtype::widen;
 
@@ -77,8 +77,9 @@ impl Manifest {
         let files = index.as_ref().map_or(vec![SINGLE_FILE], Index::shards);
         let mut shards = Vec::new();
         let mut held_bytes = 0;
+        let mut room = Room::new();
         for file in files {
-            let mut shard = match read_shard(source, file).await {
+            let mut shard = match read_shard(source, file, &mut room).await {
                 Err(CheckpointError::Source(SourceError::NotFound { .. })) if index.is_none() => {
                     let looked_for = format!("{INDEX_FILE} and {SINGLE_FILE}");
                     return Err(CheckpointError::NoWeights { looked_for });
@@ -201,6 +202,30 @@ impl Manifest {
     }
 }
 
+/// What headers may still take: a checkpoint's files are not trusted.
+struct Room {
+    header_bytes: u64,
+    tensors: usize,
+}
+
+impl Room {
+    fn new() -> Room {
+        Room { header_bytes: HEADER_LIMIT_BYTES, tensors: TENSOR_LIMIT }
+    }
+
+    fn take_header(&mut self, file: &str, bytes: u64) -> Result<(), CheckpointError> {
+        let left = self.header_bytes.checked_sub(bytes);
+        self.header_bytes = left.ok_or(CheckpointError::HeadersTooLarge { file: file.to_owned(), bytes })?;
+        Ok(())
+    }
+
+    fn take_tensors(&mut self, file: &str, tensors: usize) -> Result<(), CheckpointError> {
+        let left = self.tensors.checked_sub(tensors);
+        self.tensors = left.ok_or(CheckpointError::TooManyTensors { file: file.to_owned(), tensors })?;
+        Ok(())
+    }
+}
+
 fn places(shards: &[Shard]) -> Result<HashMap<String, (usize, usize)>, CheckpointError> {
     let mut places: HashMap<String, (usize, usize)> = HashMap::new();
     for (number, shard) in shards.iter().enumerate() {
@@ -218,7 +243,7 @@ fn places(shards: &[Shard]) -> Result<HashMap<String, (usize, usize)>, Checkpoin
 }
 
 /// Reads one file's header, in one request where it is short enough.
-async fn read_shard(source: &impl ByteSource, file: &str) -> Result<Shard, CheckpointError> {
+async fn read_shard(source: &impl ByteSource, file: &str, room: &mut Room) -> Result<Shard, CheckpointError> {
     let Opened { mut stream, file_bytes } = source.open(file, Some(0..FIRST_BYTES)).await?;
     let mut bytes = collect(&mut stream, file, FIRST_BYTES).await?;
     let truncated = |bytes: u64, expected: u64| {
@@ -228,20 +253,24 @@ async fn read_shard(source: &impl ByteSource, file: &str) -> Result<Shard, Check
     let Some(prefix) = bytes.first_chunk() else {
         return Err(truncated(bytes.len() as u64, LENGTH_BYTES));
     };
-    let data_start = LENGTH_BYTES + Header::json_bytes(file, *prefix)?;
+    let json_bytes = Header::json_bytes(file, *prefix)?;
+    let data_start = LENGTH_BYTES + json_bytes;
     if let Some(known) = file_bytes.filter(|known| *known < data_start) {
         return Err(truncated(known, data_start));
     }
+    room.take_header(file, json_bytes)?;
     let got = bytes.len() as u64;
     if got < data_start {
-        let rest = read_all(source, file, Some(got..data_start), data_start - got).await?;
-        bytes.extend_from_slice(&rest);
+        let mut rest = source.open(file, Some(got..data_start)).await?.stream;
+        bytes.reserve_exact((data_start - got) as usize);
+        append(&mut bytes, &mut rest, file, data_start).await?;
     }
     // At most the limit of a header, so it fits usize.
     let Some((head, held)) = bytes.split_at_checked(data_start as usize) else {
         return Err(truncated(bytes.len() as u64, data_start));
     };
     let header = Header::parse(file, head.get(LENGTH_BYTES as usize..).unwrap_or_default())?;
+    room.take_tensors(file, header.tensors.len())?;
     header.check_rows(file)?;
     let expected = header.file_bytes();
     let (held, surplus) = held.split_at(header.data_bytes().min(held.len() as u64) as usize);

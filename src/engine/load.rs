@@ -8,13 +8,18 @@ use crate::gpu::{Gpu, GpuError};
 use crate::kernels::WebGpu;
 use crate::merge::Merge;
 use crate::model::WeightPlan;
+use crate::model::config::GENERATION_FILE;
 use crate::model::weights::LoadError;
-use crate::model::{Config, Decoder, GenerationConfig, KvCache, WeightLoader, Weights, decoder};
+use crate::model::{Config, Decoder, GenerationConfig, KvCache, ModelError, WeightLoader, Weights, decoder};
 use crate::steps::{Steps, Store};
-use crate::text::{ChatTemplate, TemplateFiles, Tokenizer};
+use crate::text::{ChatTemplate, SamplerOptions, TemplateFiles, TextError, Tokenizer};
 
-/// Largest side file that is read, bytes: the largest tokenizers have about 20 MB.
-const MAX_SIDE_FILE_BYTES: u64 = 64 << 20;
+/// Largest tokenizer.json that is read, bytes: that of Llama 3.2 has 17 MB. Reading one takes a page
+/// about four times its size.
+const MAX_TOKENIZER_BYTES: u64 = 20 << 20;
+
+/// Largest of the other side files, bytes: they have some 100 KB at most.
+const MAX_SIDE_FILE_BYTES: u64 = 2 << 20;
 
 /// Context reserved unless the caller asks for another: what the models of this family are
 /// mostly served at, and little memory.
@@ -172,11 +177,11 @@ async fn stream_weights<S: ByteSource>(
         let mut parser = stream.parser()?;
         while let Some(piece) = stream.next_piece().await? {
             done += piece.len() as u64;
-            parser.write(&piece, &mut |event| load_event(&mut loader, backend, &event))?;
+            parser.write(&piece, &mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
             backend.relieve().await?;
             report(done);
         }
-        parser.end(&mut |event| load_event(&mut loader, backend, &event))?;
+        parser.end(&mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
     }
     Ok(())
 }
@@ -184,10 +189,11 @@ async fn stream_weights<S: ByteSource>(
 fn load_event(
     loader: &mut WeightLoader<WebGpu>,
     backend: &mut WebGpu,
+    file: &str,
     event: &Event,
 ) -> Result<(), LoadError<GpuError>> {
     match event {
-        Event::Chunk(chunk) => loader.write(backend, chunk),
+        Event::Chunk(chunk) => loader.write(backend, file, chunk),
         _ => Ok(()),
     }
 }
@@ -204,16 +210,34 @@ pub(super) fn context_length(config: &Config, wanted: Option<u32>) -> Result<u32
 }
 
 pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFiles, EngineError> {
-    let config_bytes = read_all(source, "config.json", None, MAX_SIDE_FILE_BYTES).await?;
+    let config_bytes = match read_all(source, "config.json", None, MAX_SIDE_FILE_BYTES).await {
+        Err(SourceError::NotFound { file }) => return Err(EngineError::NoModel { file }),
+        bytes => bytes?,
+    };
     let config = Config::parse(&config_bytes)?;
     // Parsed before, so this cannot fail.
     let config_json = serde_json::from_slice(&config_bytes).unwrap_or_default();
-    let generation = match optional(source, "generation_config.json").await? {
+    let generation = match optional(source, GENERATION_FILE).await? {
         Some(json) => GenerationConfig::parse(&json)?,
         None => GenerationConfig::default(),
     };
+    check_defaults(&generation)?;
     let (tokenizer, template) = read_text_files(source).await?;
     Ok(SideFiles { config, config_json, generation, tokenizer, template })
+}
+
+/// Refuses defaults that would make every request fail.
+fn check_defaults(generation: &GenerationConfig) -> Result<(), ModelError> {
+    let neutral = SamplerOptions::default();
+    let options = SamplerOptions {
+        temperature: generation.temperature.unwrap_or(neutral.temperature),
+        top_p: generation.top_p.unwrap_or(neutral.top_p),
+        min_p: generation.min_p.unwrap_or(neutral.min_p),
+        repetition_penalty: generation.repetition_penalty.unwrap_or(neutral.repetition_penalty),
+        ..neutral
+    };
+    let failed = |error: TextError| ModelError::BadFile { file: GENERATION_FILE, detail: error.to_string() };
+    options.validate().map_err(failed)
 }
 
 /// Reads what a checkpoint has of tokenizer and chat template.
@@ -223,10 +247,7 @@ pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFil
 pub(crate) async fn read_text_files<S: ByteSource>(
     source: &S,
 ) -> Result<(Option<Tokenizer>, Option<ChatTemplate>), EngineError> {
-    let tokenizer = match optional(source, "tokenizer.json").await? {
-        Some(json) => Some(Tokenizer::from_json(&json).map_err(EngineError::TextFile)?),
-        None => None,
-    };
+    let tokenizer = read_tokenizer(source).await?;
     let tokenizer_config = optional(source, "tokenizer_config.json").await?;
     // Where tokenizer_config.json has the template, the other files are not asked for: a static
     // host would answer with an error page each time.
@@ -245,8 +266,23 @@ pub(crate) async fn read_text_files<S: ByteSource>(
     Ok((tokenizer, template))
 }
 
+async fn read_tokenizer<S: ByteSource>(source: &S) -> Result<Option<Tokenizer>, EngineError> {
+    match optional_within(source, "tokenizer.json", MAX_TOKENIZER_BYTES).await? {
+        Some(json) => Tokenizer::from_json(json).map(Some).map_err(EngineError::TextFile),
+        None => Ok(None),
+    }
+}
+
 async fn optional<S: ByteSource>(source: &S, file: &str) -> Result<Option<Vec<u8>>, EngineError> {
-    match read_all(source, file, None, MAX_SIDE_FILE_BYTES).await {
+    optional_within(source, file, MAX_SIDE_FILE_BYTES).await
+}
+
+async fn optional_within<S: ByteSource>(
+    source: &S,
+    file: &str,
+    limit_bytes: u64,
+) -> Result<Option<Vec<u8>>, EngineError> {
+    match read_all(source, file, None, limit_bytes).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(SourceError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
@@ -258,8 +294,6 @@ async fn optional<S: ByteSource>(source: &S, file: &str) -> Result<Option<Vec<u8
 /// # Errors
 /// [`EngineError::BadRequest`] if there is no tokenizer.json.
 pub async fn load_tokenizer<S: ByteSource>(source: &S) -> Result<Tokenizer, EngineError> {
-    match optional(source, "tokenizer.json").await? {
-        Some(json) => Tokenizer::from_json(&json).map_err(EngineError::TextFile),
-        None => Err(EngineError::BadRequest("there is no tokenizer.json here".into())),
-    }
+    let missing = || EngineError::BadRequest("there is no tokenizer.json here".into());
+    read_tokenizer(source).await?.ok_or_else(missing)
 }

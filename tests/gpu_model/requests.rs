@@ -63,6 +63,33 @@ fn stop_strings_end_the_text_across_tokens() {
     assert!(stopped.ids.len() < whole.ids.len());
 }
 
+/// Text that is held back, for a stop string that may come or for good, moves no token's place.
+#[test]
+fn logprobs_tell_where_each_token_begins() {
+    let mut engine = tale();
+    let mut offsets = |options: serde_json::Value| {
+        let options = [&options, &serde_json::json!({ "temperature": 0.0, "logprobs": 0, "max_tokens": 8 })];
+        let all = options.iter().flat_map(|object| object.as_object().unwrap().clone()).collect();
+        let output = run(&mut engine, &request(serde_json::Value::Object(all))).unwrap();
+        let logprobs = output.logprobs.unwrap();
+        let tokens: Vec<String> = logprobs.iter().map(|each| each.chosen.token.clone()).collect();
+        (output.text, tokens, logprobs.iter().map(|each| each.text_offset).collect::<Vec<_>>())
+    };
+    let (text, tokens, plain) = offsets(serde_json::json!({}));
+    assert_eq!((text.as_str(), plain[0]), ("went to the door.\n\"W", 0));
+    let begins: Vec<&str> = plain.iter().map(|&at| text.get(at..).unwrap()).collect();
+    for (token, rest) in tokens.iter().zip(&begins).skip(1) {
+        assert!(rest.starts_with(token.as_str()), "{token:?} is not at {rest:?}");
+    }
+    let (held, _, with_stop) = offsets(serde_json::json!({ "stop": ["went to the door.\n\"W and more"] }));
+    assert_eq!((held, with_stop), (text, plain));
+    // A special token has a name, and no place in the text.
+    let eos = serde_json::json!({ "ignore_eos": true, "logit_bias": { "2": 100.0 } });
+    let (nothing, names, none) = offsets(eos);
+    assert_eq!((nothing.as_str(), none), ("", vec![0; 8]));
+    assert!(names.iter().all(|name| name == "</s>"), "{names:?}");
+}
+
 #[test]
 fn logprobs_are_those_of_the_models_distribution() {
     let mut engine = tale();

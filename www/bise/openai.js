@@ -304,7 +304,7 @@ export function textCompletion(meta, output) {
       index: 0,
       text: output.text,
       finish_reason: output.finish_reason,
-      logprobs: output.logprobs && textLogprobs(output.logprobs, output.text, offsets()),
+      logprobs: output.logprobs && textLogprobs(output.logprobs),
       token_ids: output.ids,
     }],
     usage: usage(output),
@@ -319,7 +319,6 @@ export function textCompletion(meta, output) {
  * @param {boolean} includeUsage
  */
 export function textChunks(meta, includeUsage) {
-  const offsetOf = offsets();
   /**
    * @param {Omit<TextChoice, "index">} choice
    * @returns {TextCompletion}
@@ -336,7 +335,7 @@ export function textChunks(meta, includeUsage) {
     next: ({ text: piece, id, logprobs }) => [chunk({
       text: piece,
       finish_reason: null,
-      logprobs: logprobs && textLogprobs([logprobs], piece, offsetOf),
+      logprobs: logprobs && textLogprobs([logprobs]),
       token_ids: id === null ? [] : [id],
     })],
     /**
@@ -354,34 +353,15 @@ export function textChunks(meta, includeUsage) {
 }
 
 /**
- * Where each token begins in the text, token by token: a character counts once its last byte is there.
- * Tokenizers of Llama's kind drop the space that the first token begins with.
- */
-function offsets() {
-  const decoder = new TextDecoder();
-  let length = 0;
-  let dropped = 0;
-  return (/** @type {number[]} */ bytes, /** @type {string} */ text) => {
-    const offset = length;
-    const token = decoder.decode(new Uint8Array(bytes), { stream: true });
-    if (offset === 0 && token.startsWith(" ") && !text.startsWith(" ")) dropped = 1;
-    length += token.length;
-    return Math.max(0, offset - dropped);
-  };
-}
-
-/**
  * @param {TokenLogprob[]} logprobs
- * @param {string} text what the tokens gave
- * @param {(bytes: number[], text: string) => number} offsetOf
  * @returns {TextLogprobs}
  */
-function textLogprobs(logprobs, text, offsetOf) {
+function textLogprobs(logprobs) {
   const any = logprobs.some(({ top }) => top.length > 0);
   return {
     tokens: logprobs.map(({ token }) => token),
     token_logprobs: logprobs.map(({ logprob }) => logprob),
     top_logprobs: any ? logprobs.map(({ top }) => Object.fromEntries(top.map(({ token, logprob }) => [token, logprob]))) : null,
-    text_offset: logprobs.map(({ bytes }) => offsetOf(bytes, text)),
+    text_offset: logprobs.map(({ text_offset }) => text_offset),
   };
 }

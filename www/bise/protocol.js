@@ -110,7 +110,8 @@ export {};
  */
 
 /**
- * @typedef {Alternative & { top: Alternative[] }} TokenLogprob
+ * A generated token; `text_offset` is where its text begins in the generated text.
+ * @typedef {Alternative & { top: Alternative[], text_offset: number }} TokenLogprob
  */
 
 /**

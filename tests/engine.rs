@@ -1,0 +1,229 @@
+//! What a load refuses before it needs a device: messages that say what, where and what to do,
+//! and the codes that callers see.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+use bise::checkpoint::source::{FileSource, MemorySource};
+use bise::checkpoint::{CheckpointError, SourceError};
+use bise::dtype::Dtype;
+use bise::engine::{EngineError, Inspection, inspect};
+use bise::kernels::{self, Sizes as Workgroups};
+use bise::model::Config;
+use bise::steps::MatrixSpec;
+use pollster::block_on;
+
+const TALE: &str = "www/models/tale";
+
+/// tale with one of its side files replaced, or without it.
+fn tale_with(file: &str, content: Option<&str>) -> Result<Inspection, EngineError> {
+    let mut source = MemorySource::new([]);
+    for entry in std::fs::read_dir(TALE).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        source.files.insert(name, std::fs::read(&path).unwrap());
+    }
+    source.files.remove(file);
+    source.files.extend(content.map(|text| (file.to_owned(), text.as_bytes().to_vec())));
+    block_on(inspect(&source, None))
+}
+
+#[test]
+fn codes_of_sources() {
+    let file = || "f".to_owned();
+    let io = || SourceError::Io { file: file(), detail: "denied".into() };
+    let parent =
+        |error: SourceError| SourceError::Parent { model: "m".into(), error: Box::new(error.into()) };
+    let hole = CheckpointError::Hole { file: file(), tensor: "t".into(), begin: 2, expected: 1 };
+    for (error, code) in [
+        (SourceError::Aborted, "aborted"),
+        (SourceError::NotFound { file: file() }, "bad-checkpoint"),
+        (SourceError::TooLarge { file: file(), bytes: 2, limit: 1 }, "bad-checkpoint"),
+        (io(), "bad-checkpoint"),
+        (SourceError::Status { file: file(), status: 500 }, "network"),
+        (SourceError::RangeIgnored { file: file() }, "network"),
+        (SourceError::Cut { file: file(), offset: 1, expected: 2 }, "network"),
+        (SourceError::Network { file: file(), detail: "down".into() }, "network"),
+        (parent(SourceError::Aborted), "aborted"),
+        (parent(io()), "bad-checkpoint"),
+        (parent(SourceError::Status { file: file(), status: 500 }), "network"),
+        (SourceError::Parent { model: "m".into(), error: Box::new(hole) }, "bad-checkpoint"),
+    ] {
+        assert_eq!(EngineError::from(error.clone()).code(), code, "{error}");
+    }
+}
+
+#[test]
+fn statuses_come_with_advice() {
+    for (status, advice) in
+        [(401, "option headers"), (403, "gated"), (429, "later"), (503, "later"), (418, "check the address")]
+    {
+        let text = SourceError::Status { file: "https://host/model/config.json".into(), status }.to_string();
+        assert!(
+            text.contains(advice) && text.contains("https://host/") && text.contains(&status.to_string()),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_model_that_is_not_there_is_named_as_such() {
+    let error = tale_with("config.json", None).unwrap_err();
+    assert_eq!(error.code(), "bad-checkpoint");
+    assert!(matches!(&error, EngineError::NoModel { file } if file == "config.json"), "{error}");
+    assert!(error.to_string().contains("check the name"), "{error}");
+}
+
+/// A file that cannot be read is no failure of the network.
+#[test]
+fn a_folder_in_place_of_a_file_is_a_bad_checkpoint() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("folder-as-config/config.json");
+    std::fs::create_dir_all(&folder).unwrap();
+    let error = block_on(inspect(&FileSource::new(folder.parent().unwrap()), None)).unwrap_err();
+    assert_eq!(error.code(), "bad-checkpoint", "{error}");
+    assert!(error.to_string().contains("config.json"), "{error}");
+}
+
+/// Side files of any size are refused before they fill the memory.
+#[test]
+fn side_files_are_limited() {
+    for (file, bytes) in
+        [("tokenizer.json", 21 << 20), ("config.json", 3 << 20), ("tokenizer_config.json", 3 << 20)]
+    {
+        let error = tale_with(file, Some(&" ".repeat(bytes))).unwrap_err();
+        assert_eq!(error.code(), "bad-checkpoint");
+        assert!(error.to_string().contains(file) && error.to_string().contains("larger than"), "{error}");
+    }
+}
+
+/// Sizes of config.json, in the order of `config_of`.
+type Sizes = [(&'static str, u64); 6];
+
+fn config_of(sizes: Sizes) -> Result<Config, String> {
+    let mut config = serde_json::json!({ "model_type": "llama", "num_hidden_layers": 1 });
+    for (key, size) in sizes {
+        config[key] = size.into();
+    }
+    Config::parse(config.to_string().as_bytes()).map_err(|error| error.to_string())
+}
+
+/// What Config lets through, the shaders can be dispatched for: at most 65535 workgroups in each
+/// dimension. What it does not is named, before any device is asked.
+#[test]
+fn sizes_that_pass_can_be_dispatched() {
+    let most = 1 << 20;
+    let mut passed = 0;
+    for (heads, kv_heads, head_dim) in [
+        (1024, 1, 128),
+        (1024, 1024, 128),
+        (64, 1, 2048),
+        (64, 64, 2048),
+        (191, 1, 686),
+        (261, 1, 502),
+        (1024, 1, 2),
+    ] {
+        let config = config_of([
+            ("hidden_size", most),
+            ("intermediate_size", most),
+            ("vocab_size", most),
+            ("num_attention_heads", heads),
+            ("num_key_value_heads", kv_heads),
+            ("head_dim", head_dim),
+        ])
+        .unwrap();
+        let mut shape = config.shape(config.max_positions);
+        shape.max_batch = 256;
+        let tokens = shape.max_batch;
+        let matrix = |rows: u32, cols: u32, dtype| {
+            let spec = MatrixSpec { label: String::new(), rows, cols, dtype, scale_cols: 0 };
+            Workgroups::ALL.into_iter().flat_map(move |sizes| {
+                [
+                    kernels::matmul::grid(rows, tokens, sizes),
+                    kernels::matvec::grid(&spec, rows, tokens, sizes),
+                    kernels::matvec_gated::grid(&spec, rows, tokens, sizes),
+                ]
+            })
+        };
+        let most = most as u32;
+        let mut grids = vec![
+            kernels::rope_store::grid(&shape, tokens),
+            kernels::attend_reduce::grid(&shape, tokens),
+            kernels::embed::grid(most, tokens),
+            kernels::silu_mul::grid(most, tokens),
+        ];
+        for dtype in [Dtype::F32, Dtype::F8E4m3] {
+            grids.extend(matrix(most, 16, dtype));
+            grids.extend(matrix(most, most, dtype));
+            grids.extend(matrix(shape.qkv_width(), most, dtype));
+        }
+        for (prompt, sizes) in [true, false].into_iter().flat_map(|p| Workgroups::ALL.map(|s| (p, s))) {
+            let tiling = kernels::attend::Tiling::new(&shape, prompt, sizes);
+            grids.push(tiling.grid(&shape, tokens, tiling.most_splits(&shape)));
+        }
+        for grid in grids {
+            assert!(
+                grid.iter().all(|&groups| (1..=65_535).contains(&groups)),
+                "{heads} x {head_dim}: {grid:?}"
+            );
+            passed += 1;
+        }
+    }
+    assert!(passed > 100);
+}
+
+#[test]
+fn sizes_beyond_any_model_are_named() {
+    let plain: Sizes = [
+        ("hidden_size", 64),
+        ("intermediate_size", 64),
+        ("vocab_size", 64),
+        ("num_attention_heads", 4),
+        ("num_key_value_heads", 4),
+        ("head_dim", 16),
+    ];
+    assert!(config_of(plain).is_ok());
+    for (key, size, said) in [
+        ("hidden_size", (1 << 20) + 1, "hidden_size"),
+        ("intermediate_size", 1 << 23, "intermediate_size"),
+        ("vocab_size", 1 << 21, "vocab_size"),
+        ("num_attention_heads", 1 << 21, "num_attention_heads"),
+        ("num_attention_heads", 2048, "2048 heads"),
+    ] {
+        let sizes = plain.map(|(name, plain)| (name, if name == key { size } else { plain }));
+        let error = config_of(sizes).unwrap_err();
+        assert!(error.contains("config.json") && error.contains(said), "{error}");
+    }
+}
+
+/// Defaults that no request could be sampled with are found at the load, not at the first request.
+#[test]
+fn generation_config_is_checked() {
+    let of = |json: &str| tale_with("generation_config.json", Some(json));
+    for good in [
+        r#"{"top_k": -1}"#,
+        r#"{"top_k": 0}"#,
+        r#"{"top_p": 1.0, "min_p": 0}"#,
+        r#"{"do_sample": false, "temperature": 0}"#,
+    ] {
+        assert!(of(good).is_ok(), "{good}: {}", of(good).unwrap_err());
+    }
+    for (bad, said) in [
+        (r#"{"top_k": -2}"#, "top_k"),
+        (r#"{"top_k": 2.5}"#, "top_k"),
+        (r#"{"top_p": 0.0}"#, "top_p"),
+        (r#"{"top_p": 1.5}"#, "top_p"),
+        (r#"{"min_p": 2}"#, "min_p"),
+        (r#"{"repetition_penalty": 0}"#, "repetition_penalty"),
+        (r#"{"temperature": -1}"#, "temperature"),
+    ] {
+        let error = of(bad).unwrap_err();
+        assert_eq!(error.code(), "bad-checkpoint", "{bad}");
+        let text = error.to_string();
+        assert!(text.contains("generation_config.json") && text.contains(said), "{bad}: {text}");
+    }
+}
