@@ -109,7 +109,7 @@ async function answer(options, strikes, request, response, entry) {
   if (plan.noHead && request.method === "HEAD") return reply(405);
 
   const size = plan.size ?? found.size;
-  const headers = await headersOf(found, size);
+  const headers = await headersOf(found, size, fault === null);
   if (request.headers["if-none-match"] === headers.ETag && !entry.range) return reply(304, "", headers);
   const range = plan.ignoreRange ? null : parseRange(entry.range, size);
   if (range === "unsatisfiable") return reply(416, "", { "Content-Range": `bytes */${size}` });
@@ -186,12 +186,13 @@ async function locate(options, path) {
 /**
  * @param {Found} found
  * @param {number} size
+ * @param {boolean} sound whether the path names no fault: caches may keep its weights, as with `bise serve`
  */
-async function headersOf(found, size) {
+async function headersOf(found, size, sound) {
   /** @type {Record<string, string>} */
   const headers = {
     "Content-Type": TYPES[extname(found.file)] ?? "application/octet-stream",
-    "Cache-Control": "no-cache",
+    "Cache-Control": sound && found.file.endsWith(".safetensors") ? "max-age=3600" : "no-cache",
     ETag: found.etag,
   };
   if (found.hub && found.file.endsWith(".safetensors")) {
