@@ -36,6 +36,9 @@ export class ChatPanel {
   #running = null;
   /** The last reply's end: resolved when nothing runs. */
   #ended = Promise.resolve();
+  /** Tokens of the conversation, as far as they are known, and before the last question and reply. */
+  #used = 0;
+  #usedBefore = 0;
   #full = false;
 
   /** @param {Surroundings} around */
@@ -76,10 +79,9 @@ export class ChatPanel {
     this.stop();
     await this.#ended;
     this.#messages = [];
-    this.#full = false;
     this.#log.replaceChildren();
     this.#around.message.clear();
-    this.#around.status.context(0, this.#engine?.info.contextLength ?? 0);
+    this.#use(0);
     this.#around.status.speed(null);
     this.#showWelcome();
     this.#refresh();
@@ -88,6 +90,14 @@ export class ChatPanel {
 
   stop() {
     this.#running?.abort();
+  }
+
+  /** @param {number} tokens of the context that are taken */
+  #use(tokens) {
+    const limit = this.#engine?.info.contextLength ?? 0;
+    this.#used = Math.min(tokens, limit);
+    this.#full = limit > 0 && tokens >= limit - 8;
+    this.#around.status.context(this.#used, limit);
   }
 
   #submit() {
@@ -104,6 +114,7 @@ export class ChatPanel {
     this.#dropUnanswered();
     this.#messages.push({ role: "user", content: text });
     this.#log.append(element("article", { className: "turn user", ariaLabel: "You", textContent: text }));
+    this.#usedBefore = this.#used;
     this.#ended = this.#reply(options);
   }
 
@@ -119,7 +130,7 @@ export class ChatPanel {
     if (options === null || this.#running || this.#engine === null) return;
     if (this.#messages.at(-1)?.role === "assistant") this.#messages.pop();
     if (this.#log.lastElementChild?.classList.contains("assistant")) this.#log.lastElementChild.remove();
-    this.#full = false;
+    this.#use(this.#usedBefore);
     this.#ended = this.#reply(options);
   }
 
@@ -146,6 +157,8 @@ export class ChatPanel {
       else failure = thrown;
     }
     this.#running = null;
+    // A reply without a word is taken back.
+    if (text.textContent === "") this.#use(this.#usedBefore);
     turn.classList.remove("running");
     this.#finish(turn, text.textContent ?? "", note, failure);
   }
@@ -161,31 +174,25 @@ export class ChatPanel {
   async #stream(engine, options, signal, text) {
     const { status } = this.#around;
     const rate = new Rate(3000);
-    const limit = engine.info.contextLength;
-    const prompt = engine.info.chat
-      ? { chat: true, stream: await engine.chat.completions.create({ ...options, messages: this.#messages, stream: true, stream_options: { include_usage: true }, signal }) }
-      : { chat: false, stream: await engine.completions.create({ ...options, prompt: this.#messages.map(({ content }) => content).join("\n"), stream: true, stream_options: { include_usage: true }, signal }) };
-    let pieces = 0;
+    const asked = { ...options, stream: /** @type {const} */ (true), stream_options: { include_usage: true, continuous_usage_stats: true }, signal };
+    const stream = engine.info.chat
+      ? await engine.chat.completions.create({ ...asked, messages: this.#messages })
+      : await engine.completions.create({ ...asked, prompt: this.#messages.map(({ content }) => content).join("\n") });
     let note = "";
-    for await (const chunk of prompt.stream) {
-      const [choice] = chunk.choices;
+    for await (const { choices: [choice], usage, timings } of stream) {
       const piece = choice === undefined ? "" : "delta" in choice ? choice.delta.content ?? "" : choice.text;
       if (piece !== "") {
         const follow = this.#atEnd();
         text.append(piece);
-        pieces += 1;
-        const speed = rate.add(pieces, performance.now());
-        if (speed > 0) status.speed(speed);
         if (follow) this.#scroll(false);
       }
-      if (chunk.timings) {
-        note = `${chunk.timings.completion_tokens} tokens, ${formatSpeed(chunk.timings.tokens_per_second)}`;
-        status.speed(chunk.timings.tokens_per_second);
-      }
-      if (chunk.usage) {
-        const used = chunk.usage.total_tokens;
-        status.context(Math.min(used, limit), limit);
-        this.#full = used >= limit - 8;
+      if (usage) this.#use(usage.total_tokens);
+      if (timings) {
+        note = `${timings.completion_tokens} tokens, ${formatSpeed(timings.tokens_per_second)}`;
+        status.speed(timings.tokens_per_second);
+      } else if (usage) {
+        const speed = rate.add(usage.completion_tokens, performance.now());
+        if (speed > 0) status.speed(speed);
       }
     }
     return note;
