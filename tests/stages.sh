@@ -2,7 +2,7 @@
 # The stages of `./build.sh test`; build.sh sources this file. Each stage sees to
 # its own needs, so that it also runs alone, and a second run finds them met.
 
-STAGES=(needs fmt clippy doc structure wgsl native-lavapipe native-swiftshader build tsc js browser-chromium browser-firefox)
+STAGES=(needs fmt clippy doc structure wgsl native-lavapipe native-limits native-swiftshader build tsc js browser-chromium browser-firefox)
 FIREFOX_AT_LEAST=141 # the first with WebGPU
 SMOLLM2=target/models/smollm2-135m
 
@@ -109,6 +109,17 @@ stage_native-lavapipe() {
     need_browsers
     need_smollm2
     with_adapter "$(lavapipe_driver)" llvmpipe cargo test --no-fail-fast
+}
+
+# The GPU's tests at WebGPU's default limits; then with the smallest storage binding that the
+# kernels' own tests fit, and whole models with one that splits every matrix of theirs.
+stage_native-limits() {
+    need_browsers
+    local driver
+    driver=$(lavapipe_driver)
+    BISE_LIMITS=default with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu --test gpu_model
+    BISE_LIMITS=262144 with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu
+    BISE_LIMITS=22000 with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu_model
 }
 
 # Only the tests that touch a GPU: tests/gpu* and tests/cli*.

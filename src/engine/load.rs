@@ -70,7 +70,7 @@ impl Engine {
         let weights = Weights::allocate(&plan, &mut backend)?;
         backend.allocated().await?;
         decoder::plan(&mut backend, &weights)?;
-        // Browsers compile while the weights stream.
+        // Browsers compile while the first bytes are on their way.
         backend.compile();
         stop()?;
 
@@ -79,7 +79,9 @@ impl Engine {
             report(Phase::Weights, done, total);
         })
         .await?;
+        // Before the last weights are waited for: those lie in the queue behind the shaders.
         backend.compiled(&mut |done, total| report(Phase::Shaders, done, total)).await?;
+        backend.flush().await?;
         stop()?;
         Ok(Engine {
             decoder: Decoder::new(backend, weights, cache, max_batch),
@@ -118,7 +120,6 @@ async fn stream_weights<S: ByteSource>(
         }
         parser.end(&mut |event| load_event(&mut loader, backend, &event))?;
     }
-    backend.flush().await?;
     Ok(())
 }
 

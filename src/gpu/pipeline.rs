@@ -126,7 +126,8 @@ impl Kernels {
             entry_point: Some(kernel.name),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &kernel.constants,
-                ..Default::default()
+                // No kernel reads what it has not written. Browsers zero it all the same.
+                zero_initialize_workgroup_memory: false,
             },
             cache: None,
         });
@@ -140,13 +141,15 @@ impl Kernels {
         Pipeline(self.compiled.len() - 1)
     }
 
-    /// Waits for every started compilation; `progress` hears how many are done, of how many.
+    /// Waits for every started compilation; `progress` hears how many are done, of how many. A
+    /// device compiles in order, and each verdict comes when its kernel is ready.
     ///
     /// # Errors
     /// [`GpuError::Rejected`] with the compiler's message.
     pub async fn finish(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), GpuError> {
         let pending = std::mem::take(&mut self.pending);
         let total = pending.len() as u64;
+        progress(0, total);
         for (done, (name, verdict)) in (1..).zip(pending) {
             if let Some(error) = verdict.await {
                 return Err(from_wgpu(name, 0, &error));

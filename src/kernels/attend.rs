@@ -3,6 +3,7 @@
 use crate::gpu::{Binding, Kernel};
 use crate::steps::DecoderShape;
 
+use super::sizes::Sizes;
 use super::{BATCH_WGSL, BatchUniform, Grid};
 
 /// Workgroup memory that WebGPU guarantees, bytes.
@@ -62,18 +63,23 @@ pub struct Tiling {
 }
 
 impl Tiling {
-    /// The largest tile that fits workgroup memory; `prompt`: eight queries at a time, else
-    /// only those of one token's group.
-    pub fn new(shape: &DecoderShape, prompt: bool) -> Tiling {
+    /// On a GPU the largest tile that fits workgroup memory; `prompt`: eight queries at a time, else
+    /// only those of one token's group. On a CPU smaller ones, and one kernel for both.
+    pub fn new(shape: &DecoderShape, prompt: bool, sizes: Sizes) -> Tiling {
         let half = shape.head_dim / 2;
         let fits = |rows: u32, keys: u32| {
             (rows * half * 2 + keys * (half + 1) + rows * keys + 2 * rows) * 4 <= WORKGROUP_BYTES
         };
         let most = [8, 4, 2].into_iter().find(|&rows| fits(rows, 8)).unwrap_or(1);
-        let keys = [32, 16, 8, 4, 2].into_iter().find(|&keys| fits(most, keys)).unwrap_or(1);
+        let most_keys = if sizes == Sizes::Gpu { 32 } else { 8 };
+        let keys =
+            [32, 16, 8, 4, 2].into_iter().find(|&keys| keys <= most_keys && fits(most, keys)).unwrap_or(1);
         let group = shape.heads / shape.kv_heads.max(1);
-        let rows = if prompt { most } else { most.min(group.max(1)) };
-        Tiling { workgroup: if half <= 256 { 64 } else { 256 }, rows, keys }
+        let rows = if prompt && sizes == Sizes::Gpu { most } else { most.min(group.max(1)) };
+        // A thread for each word of a head, and four words at most for each thread.
+        let (least, most) = if sizes == Sizes::Gpu { (32, 64) } else { (16, 64) };
+        let workgroup = if half <= 256 { half.next_power_of_two().clamp(least, most) } else { 256 };
+        Tiling { workgroup, rows, keys }
     }
 
     /// The kernel.

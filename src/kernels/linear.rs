@@ -29,11 +29,22 @@ pub struct Params {
     pub loads_per_block: u32,
     /// 1: x and y have one row whatever the batch.
     pub single: u32,
+    /// 1: added to y (residual). Not a specialisation: it would double the shaders to compile.
+    pub add: u32,
+    /// Uniform structs are multiples of 16 bytes.
+    pub padding: [u32; 3],
 }
 
 impl Params {
     /// Parameters of one part of `matrix`, for x and y with rows of `x_pitch` and `y_pitch` f32.
-    pub fn new(matrix: &GpuMatrix, part: &Part, x_pitch: u32, y_pitch: u32, single: bool) -> Params {
+    pub fn new(
+        matrix: &GpuMatrix,
+        part: &Part,
+        x_pitch: u32,
+        y_pitch: u32,
+        single: bool,
+        write: Write,
+    ) -> Params {
         Params {
             first_row: part.first_row,
             rows: part.rows,
@@ -43,6 +54,8 @@ impl Params {
             scale_blocks: matrix.scale_blocks(),
             loads_per_block: loads_per_block(&matrix.spec),
             single: u32::from(single),
+            add: u32::from(write == Write::Add),
+            padding: [0; 3],
         }
     }
 }
@@ -67,7 +80,7 @@ pub(super) fn has_blocks(spec: &MatrixSpec) -> bool {
     spec.scale_cols != 0 && spec.scale_cols < spec.cols
 }
 
-/// Override constants of both kernels.
-pub(super) fn constants(spec: &MatrixSpec, write: Write) -> [(&'static str, f64); 2] {
-    [("ADD", f64::from(u8::from(write == Write::Add))), ("BLOCKS", f64::from(u8::from(has_blocks(spec))))]
+/// The override constant of both kernels.
+pub(super) fn constant(spec: &MatrixSpec) -> (&'static str, f64) {
+    ("BLOCKS", f64::from(u8::from(has_blocks(spec))))
 }

@@ -1,11 +1,13 @@
-// y = x W^T for many tokens (prefill): a workgroup computes 32 tokens by 64 rows, a thread 4 by 4
-// of them in registers; 32 columns of x and of W, unpacked, lie in workgroup memory at a time.
-// An element's sum runs over the columns in one order whatever the batch.
-const TOKENS: u32 = 32u;   // tokens of a tile
-const ROWS: u32 = 64u;     // rows of W in a tile
-const DEPTH: u32 = 8u;     // vec4 of columns in a tile
-const STRIDE: u32 = 9u;    // vec4 between rows in workgroup memory: odd, against bank conflicts
-const THREADS: u32 = 128u; // 16 along the rows, 8 along the tokens
+// y = x W^T for many tokens (prefill): a workgroup computes TOKENS tokens by ROWS rows, a thread 4
+// by 4 of them in registers; DEPTH vec4 of columns of x and of W, unpacked, lie in workgroup memory
+// at a time. An element's sum runs over the columns in one order whatever the batch and the tile.
+override ACROSS: u32 = 16u;  // threads along the rows
+override DOWN: u32 = 8u;     // threads along the tokens
+override DEPTH: u32 = 8u;    // vec4 of columns in a tile, a multiple of 4
+override STRIDE: u32 = 9u;   // vec4 between rows in workgroup memory
+override THREADS: u32 = ACROSS * DOWN;
+override ROWS: u32 = 4u * ACROSS;
+override TOKENS: u32 = 4u * DOWN;
 
 var<workgroup> x_tile: array<vec4<f32>, TOKENS * STRIDE>;
 var<workgroup> w_tile: array<vec4<f32>, ROWS * STRIDE>;
@@ -15,8 +17,8 @@ fn matmul(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index
     let token0 = wid.y * TOKENS;
     let row0 = wid.x * ROWS;
     let tokens = select(batch.tokens, 1u, params.single == 1u);
-    let tx = thread % 16u;
-    let ty = thread / 16u;
+    let tx = thread % ACROSS;
+    let ty = thread / ACROSS;
     let loads_per_tile = DEPTH / QUARTERS;
     let depth = params.loads * QUARTERS;  // vec4 of columns in all
     var sum: array<vec4<f32>, 4>;         // by token; component: row
@@ -52,20 +54,20 @@ fn matmul(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         for (var c = 0u; c < DEPTH; c++) {
             let w0 = w_tile[tx * STRIDE + c];
-            let w1 = w_tile[(tx + 16u) * STRIDE + c];
-            let w2 = w_tile[(tx + 32u) * STRIDE + c];
-            let w3 = w_tile[(tx + 48u) * STRIDE + c];
+            let w1 = w_tile[(tx + ACROSS) * STRIDE + c];
+            let w2 = w_tile[(tx + 2u * ACROSS) * STRIDE + c];
+            let w3 = w_tile[(tx + 3u * ACROSS) * STRIDE + c];
             for (var i = 0u; i < 4u; i++) {
-                let v = x_tile[(ty + 8u * i) * STRIDE + c];
+                let v = x_tile[(ty + DOWN * i) * STRIDE + c];
                 sum[i] += vec4<f32>(dot(w0, v), dot(w1, v), dot(w2, v), dot(w3, v));
             }
         }
         workgroupBarrier();
     }
     for (var i = 0u; i < 4u; i++) {
-        let token = token0 + ty + 8u * i;
+        let token = token0 + ty + DOWN * i;
         for (var j = 0u; j < 4u; j++) {
-            let row = row0 + tx + 16u * j;
+            let row = row0 + tx + ACROSS * j;
             if (token < tokens && row < params.rows) {
                 write_y(token, row, sum[i][j]);
             }

@@ -3,7 +3,8 @@
 use crate::gpu::{Binding, GpuMatrix, Kernel, Part};
 use crate::steps::MatrixSpec;
 
-use super::matvec::{WORKGROUP, lanes};
+use super::matvec::Threads;
+use super::sizes::Sizes;
 use super::weights::Decoder;
 use super::{Grid, fold, linear, weights};
 
@@ -60,21 +61,17 @@ pub const BINDINGS: &[Binding] = &[
 ];
 
 /// The kernel for a pair of matrices of this shape; `None` for a dtype that shaders do not read.
-pub fn kernel(spec: &MatrixSpec, decoder: Decoder) -> Option<Kernel> {
+pub fn kernel(spec: &MatrixSpec, decoder: Decoder, sizes: Sizes) -> Option<Kernel> {
     Some(Kernel {
         name: "matvec_gated",
         parts: vec![weights::wgsl(spec.dtype, decoder)?, include_str!("matvec_gated.wgsl")],
-        constants: vec![
-            ("WG", f64::from(WORKGROUP)),
-            ("LANES", f64::from(lanes(spec))),
-            ("BLOCKS", f64::from(u8::from(linear::has_blocks(spec)))),
-        ],
+        constants: Threads::new(spec, sizes).constants(spec).to_vec(),
         bindings: BINDINGS,
     })
 }
 
 /// Workgroups for `rows` rows of each matrix and `tokens` tokens.
-pub fn grid(spec: &MatrixSpec, rows: u32, tokens: u32) -> Grid {
-    let (x, z) = fold(rows.div_ceil(ROWS * (WORKGROUP / lanes(spec))));
+pub fn grid(spec: &MatrixSpec, rows: u32, tokens: u32, sizes: Sizes) -> Grid {
+    let (x, z) = fold(rows.div_ceil(ROWS * Threads::new(spec, sizes).groups()));
     [x, tokens, z]
 }

@@ -15,12 +15,14 @@ pub mod matvec_gated;
 pub mod rms_norm;
 pub mod rope_store;
 pub mod silu_mul;
+pub mod sizes;
 pub mod weights;
 
 pub use backend::{BackendInfo, WebGpu};
+pub use sizes::Sizes;
 
 use crate::gpu::Kernel;
-use crate::steps::{DecoderShape, MatrixSpec, Write};
+use crate::steps::{DecoderShape, MatrixSpec};
 
 /// Declares `struct Batch` in WGSL; every kernel that binds it starts with this part.
 pub(crate) const BATCH_WGSL: &str = include_str!("shared/batch.wgsl");
@@ -52,12 +54,15 @@ pub(crate) fn fold(groups: u32) -> (u32, u32) {
 }
 
 /// Every composition of every kernel: all dtypes with both decoders, with and without blocks of
-/// scales, both ways to write, several head sizes. For tests and diagnostics.
+/// scales, sizes for GPU and CPU, several head sizes. For tests and diagnostics.
 pub fn compositions() -> Vec<Kernel> {
-    let mut all = vec![attend_reduce::kernel(), rms_norm::kernel(), rope_store::kernel(), silu_mul::kernel()];
-    for head_dim in [2, 64, 128, 514, attend::MAX_HEAD_DIM] {
-        let shape = DecoderShape { heads: 4, kv_heads: 2, head_dim, ..DecoderShape::default() };
-        all.extend([true, false].map(|prompt| attend::Tiling::new(&shape, prompt).kernel(&shape)));
+    let mut all = vec![attend_reduce::kernel(), rope_store::kernel(), silu_mul::kernel()];
+    for sizes in Sizes::ALL {
+        all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));
+        for head_dim in [2, 64, 128, 514, attend::MAX_HEAD_DIM] {
+            let shape = DecoderShape { heads: 4, kv_heads: 2, head_dim, ..DecoderShape::default() };
+            all.extend([true, false].map(|prompt| attend::Tiling::new(&shape, prompt, sizes).kernel(&shape)));
+        }
     }
     for dtype in weights::DTYPES {
         for decoder in [weights::Decoder::Safe, weights::Decoder::Fast] {
@@ -65,10 +70,10 @@ pub fn compositions() -> Vec<Kernel> {
             for scale_cols in [0, 16] {
                 let spec = MatrixSpec { label: String::new(), rows: 4, cols: 64, dtype, scale_cols };
                 all.extend(embed::kernel(&spec, decoder));
-                all.extend(matvec_gated::kernel(&spec, decoder));
-                for write in [Write::Set, Write::Add] {
-                    all.extend(matvec::kernel(&spec, decoder, write));
-                    all.extend(matmul::kernel(&spec, decoder, write));
+                for sizes in Sizes::ALL {
+                    all.extend(matvec::kernel(&spec, decoder, sizes));
+                    all.extend(matvec_gated::kernel(&spec, decoder, sizes));
+                    all.extend(matmul::kernel(&spec, decoder, sizes));
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::gpu::{Binding, Kernel};
 
+use super::sizes::Sizes;
 use super::{BATCH_WGSL, BatchUniform};
 
 /// Layout of `Params` in rms_norm.wgsl.
@@ -27,12 +28,15 @@ pub const BINDINGS: &[Binding] = &[
     Binding::write("y"),
 ];
 
-/// The kernel. One workgroup per row.
-pub fn kernel() -> Kernel {
+/// The kernel for rows of `pitch` vec4. One workgroup per row, with four loads for each of its
+/// threads; at least 8 threads, which join their sums, and no more than WebGPU guarantees.
+pub fn kernel(pitch: u32, sizes: Sizes) -> Kernel {
+    let (least, most) = if sizes == Sizes::Gpu { (32, 256) } else { (8, 16) };
+    let workgroup = pitch.div_ceil(4).next_power_of_two().clamp(least, most);
     Kernel {
         name: "rms_norm",
         parts: vec![BATCH_WGSL, include_str!("rms_norm.wgsl")],
-        constants: vec![("WG", 128.0)],
+        constants: vec![("WG", f64::from(workgroup))],
         bindings: BINDINGS,
     }
 }

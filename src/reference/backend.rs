@@ -144,16 +144,10 @@ impl Reference {
             scale_blocks: matrix.scale_blocks(),
             loads_per_block: linear::loads_per_block(&matrix.spec),
             single: u32::from(y == Slot::Logits),
+            add: u32::from(write == Write::Add),
+            padding: [0; 3],
         };
-        super::matvec::matvec(
-            &self.batch,
-            &params,
-            &self.slots[&x],
-            matrix.weights()?,
-            &matrix.scales,
-            out,
-            write,
-        );
+        super::matvec::matvec(&self.batch, &params, &self.slots[&x], matrix.weights()?, &matrix.scales, out);
         Ok(())
     }
 

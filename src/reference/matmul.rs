@@ -2,7 +2,6 @@
 
 use crate::kernels::BatchUniform;
 use crate::kernels::linear::Params;
-use crate::steps::Write;
 
 use super::matvec::matvec;
 use super::weights::Weights;
@@ -15,7 +14,6 @@ pub fn matmul(
     weights: Weights,
     scales: &[f32],
     y: &mut [f32],
-    write: Write,
 ) {
-    matvec(batch, params, x, weights, scales, y, write);
+    matvec(batch, params, x, weights, scales, y);
 }

@@ -2,7 +2,6 @@
 
 use crate::kernels::BatchUniform;
 use crate::kernels::linear::Params;
-use crate::steps::Write;
 
 use super::linear::{dot, scaled_row};
 use super::weights::Weights;
@@ -17,7 +16,6 @@ pub fn matvec(
     weights: Weights,
     scales: &[f32],
     y: &mut [f32],
-    write: Write,
 ) {
     let tokens = if params.single == 1 { 1 } else { batch.tokens as usize };
     for row in 0..params.rows {
@@ -25,10 +23,7 @@ pub fn matvec(
         for token in 0..tokens {
             let value = dot(&w, &x[token * params.x_pitch as usize * 4..]);
             let at = &mut y[token * params.y_pitch as usize + (params.first_row + row) as usize];
-            *at = match write {
-                Write::Set => value as f32,
-                Write::Add => (f64::from(*at) + value) as f32,
-            };
+            *at = if params.add == 1 { (f64::from(*at) + value) as f32 } else { value as f32 };
         }
     }
 }

@@ -6,19 +6,24 @@ import { TALE_PROOF, openClient } from "./client.js";
 
 const SHARD = "model-00002-of-00003.safetensors";
 
-/** Fault, the file it strikes, the code it gives, and what the message has to say beside the file's name (or the tensor's). */
-const FAULTS = /** @type {[string, string, string, RegExp][]} */ ([
+/**
+ * Fault, the file it strikes, the code it gives, and what the message has to say beside the file's name (or the
+ * tensor's); in groups by how far a load gets: before the weights, while they are checked, while they arrive.
+ */
+const FAULTS = /** @type {[string, string, string, RegExp][][]} */ ([[
   ["header", SHARD, "bad-checkpoint", /header/],
   ["headlength", SHARD, "bad-checkpoint", /header/],
-  ["nan", SHARD, "bad-checkpoint", /tensor model\.layers\..* NaN/],
   ["truncate", SHARD, "bad-checkpoint", /bytes/],
   ["404", SHARD, "bad-checkpoint", /not found/],
   ["404", "config.json", "bad-checkpoint", /not found/],
   ["page", "config.json", "bad-checkpoint", /./],
+], [
+  ["nan", SHARD, "bad-checkpoint", /tensor model\.layers\..* NaN/],
+], [
   ["cut", SHARD, "network", /cut/],
   ["wrongrange", SHARD, "network", /./],
   ["500", SHARD, "network", /500/],
-]);
+]]);
 
 /**
  * How a load of a model ends: its error, or what it says.
@@ -36,17 +41,19 @@ function tryLoad(page, model) {
   }, model);
 }
 
-test("every fault gives its error, and the next load works", async (t) => {
+test("every fault gives its error, and then a load works", async (t) => {
   const { page } = await openClient(t, { expectErrors: [/Failed to load resource/] });
-  for (const [kind, file, code, said] of FAULTS) {
-    const where = `${kind} of ${file}`;
-    const failed = await tryLoad(page, `/fault/${kind}/${file}/models/tale/`);
-    console.log(`    ${where}: ${failed.code}: ${failed.message}`);
-    assert.deepEqual([failed.name, failed.code], ["BiseError", code], where);
-    assert.ok(kind === "nan" || failed.message?.includes(file), where);
-    assert.match(failed.message ?? "", said, where);
+  for (const group of FAULTS) {
+    for (const [kind, file, code, said] of group) {
+      const where = `${kind} of ${file}`;
+      const failed = await tryLoad(page, `/fault/${kind}/${file}/models/tale/`);
+      console.log(`    ${where}: ${failed.code}: ${failed.message}`);
+      assert.deepEqual([failed.name, failed.code], ["BiseError", code], where);
+      assert.ok(kind === "nan" || failed.message?.includes(file), where);
+      assert.match(failed.message ?? "", said, where);
+    }
     const good = await tryLoad(page, "/models/tale/");
-    assert.ok(good.text.startsWith(TALE_PROOF.slice(0, 10)), `${where}: then ${JSON.stringify(good)}`);
+    assert.ok(good.text.startsWith(TALE_PROOF.slice(0, 10)), `after ${group.map(([kind]) => kind)}: ${JSON.stringify(good)}`);
   }
 });
 

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 import { openClient } from "./client.js";
-import { fromTop } from "./harness.js";
+import { fromTop } from "./paths.js";
 
 /** @type {Record<string, string[]>} */
 const VECTORS = JSON.parse(readFileSync(fromTop("tests/fixtures/vectors/fp8_decode.json"), "utf8"));

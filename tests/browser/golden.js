@@ -1,7 +1,7 @@
 // The reference values of tests/fixtures/golden.json, and what may differ from them.
 
 import { readFileSync } from "node:fs";
-import { fromTop } from "./harness.js";
+import { fromTop } from "./paths.js";
 
 /**
  * @typedef {object} Golden

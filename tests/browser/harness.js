@@ -6,15 +6,9 @@
 import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import { after } from "node:test";
-import { fileURLToPath } from "node:url";
 import { browserName, launch } from "./launch.js";
+import { MODELS, fromTop } from "./paths.js";
 import { startServer } from "./server.js";
-
-/** @param {string} path from the top of the repository */
-export const fromTop = (path) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
-
-/** Checkpoints on this machine. */
-export const MODELS = { tale: fromTop("www/models/tale"), case: fromTop("www/models/case"), smollm2: fromTop("target/models/smollm2-135m") };
 
 /** @type {ReturnType<typeof launch> | null} */
 let launched = null;

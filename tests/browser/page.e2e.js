@@ -2,8 +2,9 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { fromTop, openPage } from "./harness.js";
+import { openPage } from "./harness.js";
 import { browserName } from "./launch.js";
+import { fromTop } from "./paths.js";
 
 /** @typedef {import("puppeteer-core").Page} Page */
 

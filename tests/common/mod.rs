@@ -1,6 +1,8 @@
 //! What several test binaries share. Each uses a part of it.
 #![allow(dead_code, reason = "every test binary compiles its own copy and uses only a part")]
 
+use bise::gpu::LimitChoice;
+
 pub mod synthetic;
 
 /// SplitMix64: a seeded generator, so that a failure can be repeated from the seed it prints.
@@ -30,5 +32,15 @@ impl Random {
 
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         (0..length).map(|_| self.next() as u8).collect()
+    }
+}
+
+/// The limits that `BISE_LIMITS` asks for: `adapter` (the default), `default`, or the bytes of a
+/// storage binding.
+pub fn limits() -> LimitChoice {
+    match std::env::var("BISE_LIMITS").as_deref() {
+        Err(_) | Ok("adapter") => LimitChoice::Adapter,
+        Ok("default") => LimitChoice::Default,
+        Ok(bytes) => LimitChoice::Binding(bytes.parse().expect("BISE_LIMITS: adapter, default or bytes")),
     }
 }

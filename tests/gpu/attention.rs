@@ -1,7 +1,7 @@
 //! Rotary embedding, cache and attention: head sizes, groups, windows, rolled caches, splits.
 
 use bise::kernels::attend::Tiling;
-use bise::kernels::{self, BatchUniform};
+use bise::kernels::{self, BatchUniform, Sizes};
 use bise::reference;
 use bise::reference::rope_store::{pack, unpack};
 use bise::steps::DecoderShape;
@@ -126,9 +126,10 @@ fn attend() {
     let seed = 22;
     let mut random = Random::new(seed);
     let mut most_splits = 0;
-    for case in &CASES {
+    for (case, sizes) in Sizes::ALL.into_iter().flat_map(|sizes| CASES.iter().map(move |case| (case, sizes)))
+    {
         let shape = shape(case);
-        let tiling = Tiling::new(&shape, case.prompt);
+        let tiling = Tiling::new(&shape, case.prompt, sizes);
         let (splits, tiles_per_split) = tiling.splits(&shape, case.position, case.tokens, case.prompt);
         assert!(splits <= tiling.most_splits(&shape), "{case:?}");
         most_splits = most_splits.max(splits);
@@ -185,7 +186,7 @@ fn splits_fit_the_scratch_buffer() {
         for (head_dim, context) in [(128, 1), (2, 255), (64, 1000), (128, 4400), (514, 40_000)] {
             let shape =
                 DecoderShape { heads: 8, kv_heads: 2, head_dim, window, context, ..Default::default() };
-            let tiling = Tiling::new(&shape, false);
+            let tiling = Tiling::new(&shape, false, Sizes::Gpu);
             let most = tiling.most_splits(&shape);
             let tight = (0..context).map(|position| {
                 let (splits, tiles) = tiling.splits(&shape, position, 1, false);

@@ -10,15 +10,7 @@ use bise::kernels::decode_fp8;
 use bise::kernels::weights::{DTYPES, Decoder, per_load};
 
 use crate::common::Random;
-
-/// Limits that the environment asks for.
-pub fn limits() -> LimitChoice {
-    match std::env::var("BISE_LIMITS").as_deref() {
-        Err(_) | Ok("adapter") => LimitChoice::Adapter,
-        Ok("default") => LimitChoice::Default,
-        Ok(bytes) => LimitChoice::Binding(bytes.parse().expect("BISE_LIMITS: adapter, default or bytes")),
-    }
-}
+pub use crate::common::limits;
 
 /// The adapter that the environment names; `None` only where it says that there is none.
 pub fn open(limits: LimitChoice) -> Option<Gpu> {

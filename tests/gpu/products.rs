@@ -2,7 +2,7 @@
 
 use bise::dtype::Dtype;
 use bise::kernels::weights::{Decoder, per_load};
-use bise::kernels::{self, BatchUniform, linear};
+use bise::kernels::{self, BatchUniform, Sizes, linear};
 use bise::reference;
 use bise::reference::weights::Weights;
 use bise::steps::{MatrixSpec, Write};
@@ -45,19 +45,9 @@ const CASES: [Case; 14] = [
     case(11, 2049, 2, 0, Write::Set),
 ];
 
-/// All cases for one dtype; for each of the others those of one specialisation, between them all
-/// four. Their shaders differ in `unpack4` alone, and compiling takes nearly all of the time here:
-/// more than a second for one `matmul` on SwiftShader.
-fn cases(dtype: Dtype, decoder: Decoder) -> impl Iterator<Item = &'static Case> {
-    let only = match (dtype, decoder) {
-        (Dtype::Bf16, _) => None,
-        (Dtype::F32, _) | (Dtype::F8E4m3, Decoder::Fast) => Some((true, Write::Set)),
-        (Dtype::F8E4m3, Decoder::Safe) => Some((true, Write::Add)),
-        (Dtype::F16, Decoder::Safe) => Some((false, Write::Add)),
-        _ => Some((false, Write::Set)),
-    };
-    let specialisation = |case: &Case| (scale_blocks(case) > 1, case.write);
-    CASES.iter().filter(move |case| only.is_none_or(|only| only == specialisation(case)))
+/// All cases in both sizes.
+fn cases() -> impl Iterator<Item = (&'static Case, Sizes)> {
+    Sizes::ALL.into_iter().flat_map(|sizes| CASES.iter().map(move |case| (case, sizes)))
 }
 
 struct Inputs {
@@ -103,6 +93,8 @@ fn inputs(random: &mut Random, dtype: Dtype, case: &Case) -> Inputs {
             scale_blocks: scale_blocks(case),
             loads_per_block: linear::loads_per_block(&spec),
             single: 0,
+            add: u32::from(case.write == Write::Add),
+            padding: [0; 3],
         },
         spec,
         x: random_rows(random, case.tokens, case.cols, x_pitch),
@@ -131,15 +123,15 @@ fn matvec() {
     let seed = 1;
     let mut random = Random::new(seed);
     for (dtype, decoder) in runner.decoders() {
-        for case in cases(dtype, decoder) {
+        for (case, sizes) in cases() {
             let i = inputs(&mut random, dtype, case);
-            let kernel = kernels::matvec::kernel(&i.spec, decoder, case.write).unwrap();
-            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens);
+            let kernel = kernels::matvec::kernel(&i.spec, decoder, sizes).unwrap();
+            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, sizes);
             let got = runner.run(kernel, &i.contents(), grid);
             let mut want = i.y.clone();
             let weights = Weights::new(dtype, &i.weights).unwrap();
-            reference::matvec::matvec(&i.batch, &i.params, &i.x, weights, &i.scales, &mut want, case.write);
-            check(&(seed, dtype, decoder, case), &got[0], &want, tolerance(case.cols));
+            reference::matvec::matvec(&i.batch, &i.params, &i.x, weights, &i.scales, &mut want);
+            check(&(seed, dtype, decoder, case, sizes), &got[0], &want, tolerance(case.cols));
         }
     }
 }
@@ -150,24 +142,24 @@ fn matmul() {
     let seed = 2;
     let mut random = Random::new(seed);
     for (dtype, decoder) in runner.decoders() {
-        for case in cases(dtype, decoder) {
+        for (case, sizes) in cases() {
             let mut i = inputs(&mut random, dtype, case);
-            let kernel = kernels::matmul::kernel(&i.spec, decoder, case.write).unwrap();
-            let grid = kernels::matmul::grid(case.rows, case.tokens);
+            let kernel = kernels::matmul::kernel(&i.spec, decoder, sizes).unwrap();
+            let grid = kernels::matmul::grid(case.rows, case.tokens, sizes);
             let got = runner.run(kernel.clone(), &i.contents(), grid);
             let mut want = i.y.clone();
             let weights = Weights::new(dtype, &i.weights).unwrap();
-            reference::matmul::matmul(&i.batch, &i.params, &i.x, weights, &i.scales, &mut want, case.write);
-            check(&(seed, dtype, decoder, case), &got[0], &want, tolerance(case.cols));
+            reference::matmul::matmul(&i.batch, &i.params, &i.x, weights, &i.scales, &mut want);
+            check(&(seed, dtype, decoder, case, sizes), &got[0], &want, tolerance(case.cols));
 
             // A token's result does not depend on those beside it.
             let last = case.tokens - 1;
             i.batch.tokens = 1;
             i.x.drain(..(last * i.params.x_pitch * 4) as usize);
             i.y.drain(..(last * i.params.y_pitch) as usize);
-            let alone = runner.run(kernel, &i.contents(), kernels::matmul::grid(case.rows, 1));
+            let alone = runner.run(kernel, &i.contents(), kernels::matmul::grid(case.rows, 1, sizes));
             let together = &got[0][(last * i.params.y_pitch) as usize..];
-            assert_eq!(alone[0], together, "{:?}", (seed, dtype, decoder, case));
+            assert_eq!(alone[0], together, "{:?}", (seed, dtype, decoder, case, sizes));
         }
     }
 }
@@ -178,7 +170,7 @@ fn matvec_gated() {
     let seed = 3;
     let mut random = Random::new(seed);
     for (dtype, decoder) in runner.decoders() {
-        for case in cases(dtype, decoder) {
+        for (case, sizes) in cases() {
             let i = inputs(&mut random, dtype, case);
             let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
             let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
@@ -194,8 +186,8 @@ fn matvec_gated() {
                 loads_per_block: p.loads_per_block,
                 padding: 0,
             };
-            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder).unwrap();
-            let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens);
+            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, sizes).unwrap();
+            let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens, sizes);
             let [_, _, x, gate, gate_scales, y] = i.contents();
             let contents = [uniform(&params), x, gate, gate_scales, &up_weights, bytes(&up_scales), y];
             let got = runner.run(kernel, &contents, grid);
@@ -213,7 +205,7 @@ fn matvec_gated() {
             // A product of two sums: the error of each counts as often as the other is large.
             let tolerance =
                 Tolerance { abs: 8.0 * tolerance(case.cols).abs * (case.cols as f32).sqrt(), rel: 3e-5 };
-            check(&(seed, dtype, decoder, case), &got[0], &want, tolerance);
+            check(&(seed, dtype, decoder, case, sizes), &got[0], &want, tolerance);
         }
     }
 }
@@ -238,8 +230,8 @@ fn matvec_gated_survives_extreme_gates() {
     let y = vec![0.0_f32; 16];
     let contents =
         [uniform(&params), bytes(&x), bytes(&weights), bytes(&y), bytes(&ups), bytes(&y), bytes(&y)];
-    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe).unwrap();
-    let got = runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1));
+    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, Sizes::Cpu).unwrap();
+    let got = runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1, Sizes::Cpu));
     check(&gates, &got[0][..4], &[0.0, 0.0, 200.0, 1e30], Tolerance { abs: 1e-4, rel: 1e-5 });
 }
 
@@ -249,7 +241,7 @@ fn embed() {
     let seed = 4;
     let mut random = Random::new(seed);
     for (dtype, decoder) in runner.decoders() {
-        for case in cases(dtype, decoder) {
+        for case in &CASES {
             let i = inputs(&mut random, dtype, case);
             let pitch = i.params.x_pitch;
             let params = kernels::embed::Params {
@@ -307,9 +299,9 @@ fn matvec_folds_its_grid() {
         load[0] = (row % 120) as u8;
     }
     let y = vec![-1.0_f32; rows as usize];
-    let kernel = kernels::matvec::kernel(&spec, Decoder::Safe, Write::Set).unwrap();
+    let kernel = kernels::matvec::kernel(&spec, Decoder::Safe, Sizes::Gpu).unwrap();
     let contents = [uniform(&batch), uniform(&params), bytes(&x), &weights, bytes(&x), bytes(&y)];
-    let grid = kernels::matvec::grid(&spec, rows, 1);
+    let grid = kernels::matvec::grid(&spec, rows, 1, Sizes::Gpu);
     assert!(grid[2] > 1, "{grid:?}");
     let got = runner.run(kernel, &contents, grid);
     let want: Vec<f32> = (0..rows).map(|row| bise::dtype::decode_e5m2((row % 120) as u8)).collect();

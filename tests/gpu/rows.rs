@@ -1,6 +1,6 @@
 //! What works row by row: RMSNorm and the activation.
 
-use bise::kernels::{self, BatchUniform};
+use bise::kernels::{self, BatchUniform, Sizes};
 use bise::reference;
 
 use super::common::{Runner, Tolerance, bytes, check, random_rows, uniform};
@@ -11,8 +11,21 @@ fn rms_norm() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 11;
     let mut random = Random::new(seed);
-    for (width, tokens, last) in
-        [(1, 1, 0), (3, 2, 1), (15, 70, 0), (16, 5, 1), (17, 31, 0), (69, 3, 0), (576, 2, 0), (2050, 4, 1)]
+    let rows = [
+        (1, 1, 0),
+        (3, 2, 1),
+        (15, 70, 0),
+        (16, 5, 1),
+        (17, 31, 0),
+        (69, 3, 0),
+        (192, 2, 0),
+        (576, 2, 0),
+        (2050, 4, 1),
+        (4096, 3, 0),
+        (4099, 2, 0),
+    ];
+    for ((width, tokens, last), sizes) in
+        rows.into_iter().flat_map(|row| Sizes::ALL.map(|sizes| (row, sizes)))
     {
         let pitch = u32::next_multiple_of(width, 16);
         let batch = BatchUniform { tokens, ..Default::default() };
@@ -26,10 +39,10 @@ fn rms_norm() {
         let y = random_rows(&mut random, tokens + 1, pitch, pitch);
         let contents = [uniform(&batch), uniform(&params), bytes(&x), bytes(&weight), bytes(&y)];
         let rows = if last == 1 { 1 } else { tokens };
-        let got = runner.run(kernels::rms_norm::kernel(), &contents, [rows, 1, 1]);
+        let got = runner.run(kernels::rms_norm::kernel(params.pitch, sizes), &contents, [rows, 1, 1]);
         let mut want = y.clone();
         reference::rms_norm::rms_norm(&batch, &params, &x, &weight, &mut want);
-        check(&(seed, width, tokens, last), &got[0], &want, Tolerance { abs: 1e-6, rel: 1e-5 });
+        check(&(seed, width, tokens, last, sizes), &got[0], &want, Tolerance { abs: 1e-6, rel: 1e-5 });
         let padding = &got[0][width as usize..pitch as usize];
         assert!(padding.iter().all(|v| *v == 0.0), "{width}: padding is {padding:?}");
     }

@@ -7,9 +7,9 @@ use bise::checkpoint::source::MemorySource;
 use bise::engine::{
     Delta, Engine, EngineError, FinishReason, LoadOptions, Message, Prompt, Request, WeightMode,
 };
-use bise::gpu::LimitChoice;
 use pollster::block_on;
 
+use crate::common::limits;
 use crate::support::{from_top, gpu, greedy, load, run};
 
 const OPENING: &str = "The old man opened the door and";
@@ -22,7 +22,7 @@ fn request(options: serde_json::Value) -> Request {
 }
 
 fn tale() -> Engine {
-    load("www/models/tale", WeightMode::Checkpoint, LimitChoice::Adapter)
+    load("www/models/tale", WeightMode::Checkpoint, limits())
 }
 
 #[test]
@@ -189,8 +189,7 @@ fn a_load_can_be_aborted_and_repeated() {
         files.insert(name, std::fs::read(path).unwrap());
     }
     let source = MemorySource::new(files);
-    let options =
-        LoadOptions { weights: WeightMode::F8, context_length: Some(64), gpu: gpu(LimitChoice::Adapter) };
+    let options = LoadOptions { weights: WeightMode::F8, context_length: Some(64), gpu: gpu(limits()) };
     let progress = Mutex::new(Vec::new());
     let stopped =
         block_on(Engine::load(&source, &options, &mut |p| progress.lock().unwrap().push(p), &|| {

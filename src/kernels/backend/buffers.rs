@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::PITCH;
 use crate::gpu::{Gpu, GpuBuffer, GpuError, Purpose};
-use crate::kernels::BatchUniform;
 use crate::kernels::attend::Tiling;
+use crate::kernels::{BatchUniform, Sizes};
 use crate::steps::{DecoderShape, Slot};
 
 /// The buffers of a forward pass.
@@ -31,7 +31,7 @@ pub(super) fn allocate_activations(gpu: &Gpu, shape: &DecoderShape) -> Result<Ac
         slots.insert(slot, words(&format!("{slot:?}"), size(slot))?);
     }
     let batch = u64::from(shape.max_batch);
-    let splits = u64::from(Tiling::new(shape, false).most_splits(shape));
+    let splits = u64::from(Tiling::new(shape, false, Sizes::of(gpu.tier())).most_splits(shape));
     let pieces = u64::from(shape.heads) * splits * (u64::from(shape.head_dim) + 2);
     let mapped = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use buffers::{Activations, allocate_activations, allocate_caches};
 
 use super::weights::Decoder;
-use super::{BatchUniform, Grid, decode_fp8, linear, matmul, matvec};
+use super::{BatchUniform, Grid, Sizes, decode_fp8, linear, matmul, matvec};
 use crate::dtype::Dtype;
 use crate::gpu::{
     Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader, read_buffer,
@@ -75,6 +75,7 @@ pub struct WebGpu {
     bound: HashMap<StepKey, Vec<Bound>>,
     kernels: Kernels,
     decoders: HashMap<Dtype, Decoder>,
+    sizes: Sizes,
     uploader: Uploader,
     allocation_scope: Option<wgpu::ErrorScopeGuard>,
     planning: bool,
@@ -114,6 +115,7 @@ impl WebGpu {
             bound: HashMap::new(),
             kernels,
             decoders,
+            sizes: Sizes::of(gpu.tier()),
             uploader: Uploader::default(),
             allocation_scope: None,
             planning: false,
@@ -271,15 +273,15 @@ impl WebGpu {
         write: Write,
         prompt: bool,
     ) -> Result<Option<Vec<Bound>>, GpuError> {
-        let (spec, decoder) = (&weight.spec, self.decoder(weight.spec.dtype));
+        let (spec, decoder, sizes) = (&weight.spec, self.decoder(weight.spec.dtype), self.sizes);
         let kernel =
-            if prompt { matmul::kernel(spec, decoder, write) } else { matvec::kernel(spec, decoder, write) };
+            if prompt { matmul::kernel(spec, decoder, sizes) } else { matvec::kernel(spec, decoder, sizes) };
         let Some(pipeline) = self.pipeline(&spec.label, kernel)? else { return Ok(None) };
         let single = y.single();
         let (x_pitch, y_pitch) = (self.pitch(x), y.pitch(self));
         let mut bound = Vec::new();
         for part in &weight.parts {
-            let params = self.uniform(&linear::Params::new(weight, part, x_pitch, y_pitch, single))?;
+            let params = self.uniform(&linear::Params::new(weight, part, x_pitch, y_pitch, single, write))?;
             let y = y.buffer(self)?;
             let buffers = [
                 &self.activations.batch,
@@ -305,11 +307,12 @@ impl WebGpu {
         // One row is a matrix-vector product even in a prompt.
         let prompt = self.prompt && !y.single();
         let tokens = if y.single() { 1 } else { self.batch.tokens };
+        let sizes = self.sizes;
         let grids = weight.parts.iter().map(|part| {
             if prompt {
-                matmul::grid(part.rows, tokens)
+                matmul::grid(part.rows, tokens, sizes)
             } else {
-                matvec::grid(&weight.spec, part.rows, tokens)
+                matvec::grid(&weight.spec, part.rows, tokens, sizes)
             }
         });
         self.record(key, |this| this.bind_linear(x, weight, &y, write, prompt), grids)

@@ -39,7 +39,7 @@ impl Steps for WebGpu {
             );
             return Err(GpuError::Shape { label: "batch".into(), detail });
         }
-        let tiling = Tiling::new(&self.shape, batch.prompt);
+        let tiling = Tiling::new(&self.shape, batch.prompt, self.sizes);
         let (splits, tiles_per_split) = tiling.splits(&self.shape, batch.position, tokens, batch.prompt);
         self.batch = BatchUniform { tokens, position: batch.position, splits, tiles_per_split };
         self.prompt = batch.prompt;
@@ -82,7 +82,8 @@ impl Steps for WebGpu {
         let last = y == Slot::LastNormed;
         let rows = if last { 1 } else { self.batch.tokens };
         let bind = |this: &mut Self| {
-            let Some(pipeline) = this.pipeline("rms_norm", Some(rms_norm::kernel()))? else {
+            let kernel = rms_norm::kernel(this.pitch(x) / 4, this.sizes);
+            let Some(pipeline) = this.pipeline("rms_norm", Some(kernel))? else {
                 return Ok(None);
             };
             let params = this.uniform(&rms_norm::Params {
@@ -109,7 +110,7 @@ impl Steps for WebGpu {
     }
 
     fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
-        let tokens = self.batch.tokens;
+        let (tokens, sizes) = (self.batch.tokens, self.sizes);
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
         if self.prompt || !alike {
             let mlp = GpuBufferRef::Slot(Slot::Mlp);
@@ -129,9 +130,9 @@ impl Steps for WebGpu {
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
         }
-        let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens));
+        let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, sizes));
         let bind = |this: &mut Self| {
-            let kernel = matvec_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype));
+            let kernel = matvec_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), sizes);
             let Some(pipeline) = this.pipeline("matvec_gated", kernel)? else { return Ok(None) };
             let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
             let mut bound = Vec::new();
@@ -184,7 +185,7 @@ impl Steps for WebGpu {
     fn attend(&mut self, layer: u32) -> Result<(), GpuError> {
         let prompt = self.prompt;
         let (tokens, splits) = (self.batch.tokens, self.batch.splits);
-        let tiling = Tiling::new(&self.shape, prompt);
+        let tiling = Tiling::new(&self.shape, prompt, self.sizes);
         let bind = |this: &mut Self| {
             let kernel = tiling.kernel(&this.shape);
             let Some(pipeline) = this.pipeline("attend", Some(kernel))? else { return Ok(None) };

@@ -8,6 +8,7 @@ struct Params {
     scale_blocks: u32,     // scales per row; 0: none
     loads_per_block: u32,  // loads that share a scale
     single: u32,           // 1: x and y have one row whatever the batch
+    add: u32,              // 1: add to y (residual)
 }
 
 @group(0) @binding(0) var<uniform> batch: Batch;
@@ -17,7 +18,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read> scales: array<f32>;          // (rows, scale_blocks)
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;         // (T, y_pitch)
 
-override ADD: u32 = 0u;     // 1: add to y (residual)
 override BLOCKS: u32 = 0u;  // 1: several scales per row
 
 fn write_y(token: u32, row: u32, sum: f32) {
@@ -26,7 +26,7 @@ fn write_y(token: u32, row: u32, sum: f32) {
         value *= scales[row];
     }
     let at = token * params.y_pitch + params.first_row + row;
-    if (ADD == 1u) {
+    if (params.add == 1u) {
         value += y[at];
     }
     y[at] = value;

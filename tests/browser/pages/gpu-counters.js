@@ -1,38 +1,52 @@
-// Counts the GPU buffers of this worker that live. Every message to the page is preceded by the counts,
-// on the channel "counts".
+// Counts the GPU buffers of this worker or page. One counts as destroyed only by its own `destroy`:
+// what its device's end took with it is counted apart.
 
-const counts = { buffers: 0, bytes: 0 };
-const live = new WeakSet();
+export const counts = { created: 0, buffers: 0, bytes: 0, devices: 0, abandoned: 0 };
+
+/** Buffers that live, by device; weak, since counting must not keep anything alive. @type {WeakMap<object, { buffers: number, ended: boolean }>} */
+const devices = new WeakMap();
+/** The device of every buffer that lives. @type {WeakMap<object, object>} */
+const homes = new WeakMap();
+
+/** @param {object} device */
+function account(device) {
+  let found = devices.get(device);
+  if (!found) {
+    found = { buffers: 0, ended: false };
+    devices.set(device, found);
+    counts.devices += 1;
+  }
+  return found;
+}
+
 const { GPUDevice, GPUBuffer } = /** @type {any} */ (globalThis);
-const { createBuffer } = GPUDevice.prototype;
-const { destroy } = GPUBuffer.prototype;
+const { createBuffer, destroy: destroyDevice } = GPUDevice.prototype;
+const { destroy: destroyBuffer } = GPUBuffer.prototype;
 
 GPUDevice.prototype.createBuffer = function (/** @type {{ size: number }} */ descriptor) {
   const buffer = createBuffer.call(this, descriptor);
-  live.add(buffer);
+  homes.set(buffer, this);
+  account(this).buffers += 1;
+  counts.created += 1;
   counts.buffers += 1;
   counts.bytes += descriptor.size;
   return buffer;
 };
 GPUBuffer.prototype.destroy = function () {
-  if (live.delete(this)) {
+  const home = homes.get(this);
+  if (home && homes.delete(this)) {
+    account(home).buffers -= 1;
     counts.buffers -= 1;
     counts.bytes -= this.size;
   }
-  return destroy.call(this);
+  return destroyBuffer.call(this);
 };
-// A device that is destroyed destroys its buffers.
-const { destroy: destroyDevice } = GPUDevice.prototype;
 GPUDevice.prototype.destroy = function () {
-  Object.assign(counts, { buffers: 0, bytes: 0 });
+  const own = account(this);
+  if (!own.ended) {
+    own.ended = true;
+    counts.devices -= 1;
+    counts.abandoned += own.buffers;
+  }
   return destroyDevice.call(this);
 };
-
-const channel = new BroadcastChannel("counts");
-const post = self.postMessage.bind(self);
-Object.assign(self, {
-  postMessage: (/** @type {any} */ message) => {
-    channel.postMessage({ ...counts });
-    post(message);
-  },
-});
