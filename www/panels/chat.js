@@ -13,7 +13,8 @@ import { welcome } from "./openings.js";
  * @property {import("./status.js").StatusPanel} status
  * @property {import("./sampling.js").SamplingPanel} sampling
  * @property {import("./message.js").MessagePanel} message
- * @property {() => void} reload loads the model again after its device was lost
+ * @property {() => void} lost the device went, and the model with it
+ * @property {() => void} reload loads the model again
  */
 
 export class ChatPanel {
@@ -239,6 +240,8 @@ export class ChatPanel {
   #fail(failure) {
     if (failure instanceof BiseError && failure.code === "device-lost") {
       this.#engine = null;
+      this.#around.status.model(null);
+      this.#around.lost();
     }
     const again = { label: "Try again", run: () => this.#regenerate() };
     const fresh = { label: "New chat", run: () => void this.reset() };
@@ -259,8 +262,9 @@ export class ChatPanel {
       );
       setTimeout(() => { copy.textContent = "Copy"; }, 2000);
     }, "quiet");
-    const again = button("Regenerate", () => this.#regenerate(), "quiet");
-    turn.append(element("div", { className: "turn-foot" }, [copy, again, element("span", { textContent: note })]));
+    // Without a model there is nothing to ask again.
+    const again = this.#engine === null ? [] : [button("Regenerate", () => this.#regenerate(), "quiet")];
+    turn.append(element("div", { className: "turn-foot" }, [copy, ...again, element("span", { textContent: note })]));
   }
 
   #showWelcome() {
@@ -280,7 +284,7 @@ export class ChatPanel {
     this.#send.hidden = this.#running !== null;
     this.#stop.hidden = this.#running === null;
     this.#send.disabled = !ready || this.#full || this.#prompt.value.trim() === "";
-    this.#newChat.disabled = this.#messages.length === 0;
+    this.#newChat.disabled = !ready || this.#messages.length === 0;
     if (this.#messages.length > 0) this.#empty.hidden = true;
   }
 
