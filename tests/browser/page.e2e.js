@@ -87,6 +87,7 @@ test("a visitor chats, stops, regenerates, and changes the sampling and the mode
   const { page } = await openPage(t, "/");
   await ready(page, "tale");
   assert.equal(await page.$eval("#empty", (empty) => /** @type {HTMLElement} */ (empty).hidden), false, "a welcome");
+  assert.equal(await page.$eval("#software-note", (note) => /** @type {HTMLElement} */ (note).hidden), false, "the tests' adapters are in software");
 
   // A reply of full length, seen to grow.
   await sample(page, { temperature: "0", max_tokens: "24" });

@@ -24,6 +24,7 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {string} method
  * @property {string} path with its query and any `/fault/...` prefix
  * @property {string | null} range the Range header
+ * @property {string | null} authorization the Authorization header
  * @property {number} status
  * @property {number} bytes sent in the body
  */
@@ -52,7 +53,7 @@ export async function startServer(options) {
   const server = createServer((request, response) => {
     const { method = "GET", url: path = "/", headers } = request;
     /** @type {Logged} */
-    const entry = { method, path, range: headers.range ?? null, status: 0, bytes: 0 };
+    const entry = { method, path, range: headers.range ?? null, authorization: headers.authorization ?? null, status: 0, bytes: 0 };
     log.push(entry);
     answer(options, strikes, request, response, entry).catch((error) => {
       if (response.headersSent) response.destroy();
@@ -89,7 +90,7 @@ async function answer(options, strikes, request, response, entry) {
   const { path, fault } = parseFault(decodeURIComponent(entry.path.split("?")[0] ?? "/"));
   if (options.cors) {
     response.setHeader("Access-Control-Allow-Origin", "*");
-    response.setHeader("Access-Control-Allow-Headers", "*");
+    response.setHeader("Access-Control-Allow-Headers", "Authorization, *"); // which * alone leaves out
     response.setHeader("Access-Control-Expose-Headers", "*");
   }
   /** @param {number} status @param {string} [body] @param {Record<string, string>} [headers] */
