@@ -75,7 +75,7 @@ test("the element loads, chats, stops, and survives being taken out of the page 
   await page.evaluate(async () => {
     const { element } = /** @type {any} */ (globalThis);
     element.remove();
-    await new Promise((resolve) => setTimeout(resolve));
+    await null; // by now it has stopped the load, which has not ended
     document.body.append(element);
   });
   await until(page, { form: true, loading: false, note: "" });
