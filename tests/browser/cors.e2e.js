@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { TALE_PROOF, openClient } from "./client.js";
-import { fromTop } from "./harness.js";
+import { fromTop } from "./paths.js";
 import { startServer } from "./server.js";
 
 const SHARD = "model-00002-of-00003.safetensors";

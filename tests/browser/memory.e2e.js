@@ -6,7 +6,7 @@ import { copyFileSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync }
 import { join } from "node:path";
 import test from "node:test";
 import { openClient } from "./client.js";
-import { MODELS, fromTop } from "./harness.js";
+import { MODELS, fromTop } from "./paths.js";
 
 const MIB = 2 ** 20;
 const TOKENS = 128_000;
