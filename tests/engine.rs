@@ -15,7 +15,7 @@ use bise::dtype::Dtype;
 use bise::engine::{EngineError, Inspection, inspect};
 use bise::kernels::{self, Sizes as Workgroups};
 use bise::model::Config;
-use bise::steps::MatrixSpec;
+use bise::steps::{DecoderShape, MatrixSpec};
 use pollster::block_on;
 
 const TALE: &str = "www/models/tale";
@@ -99,6 +99,25 @@ fn side_files_are_limited() {
         assert_eq!(error.code(), "bad-checkpoint");
         assert!(error.to_string().contains(file) && error.to_string().contains("larger than"), "{error}");
     }
+}
+
+/// The figures that README names, and those of a rolling cache.
+#[test]
+fn the_largest_context_is_what_one_buffer_holds() {
+    let mut shape = DecoderShape { kv_heads: 8, head_dim: 128, max_batch: 256, ..DecoderShape::default() };
+    assert_eq!(shape.largest_context(128 << 20), 65_536);
+    assert_eq!(shape.largest_context(1 << 30), 524_288);
+    shape.window = Some(4096);
+    assert_eq!(shape.largest_context(128 << 20), u32::MAX);
+    shape.window = Some(131_072);
+    assert_eq!(shape.largest_context(128 << 20), 65_536);
+    let long = serde_json::json!({ "sliding_window": null, "max_position_embeddings": 10_000_000 });
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(format!("{TALE}/config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().extend(long.as_object().unwrap().clone());
+    let inspection = tale_with("config.json", Some(&config.to_string())).unwrap();
+    let kv_width = inspection.kv_cache_bytes / u64::from(inspection.context_length * inspection.layers) / 4;
+    assert_eq!(u64::from(inspection.context_length_at_default_limits), (128 << 20) / (2 * kv_width));
 }
 
 /// Sizes of config.json, in the order of `config_of`.

@@ -123,7 +123,10 @@ impl Engine {
         let precision = options.weights.precision();
         let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, precision)?;
 
-        let context = context_length(&side.config, options.context_length)?;
+        let mut shape = side.config.shape(side.config.max_positions);
+        shape.max_batch = WebGpu::max_batch(&gpu, &shape);
+        let room = shape.largest_context(gpu.tier().max_binding_bytes);
+        let context = context_length(&side.config, options.context_length, room)?;
         let mut shape = side.config.shape(context);
         shape.max_batch = WebGpu::max_batch(&gpu, &shape);
         let cache = KvCache::new(shape.cache_slots(), shape.window);
@@ -198,15 +201,24 @@ fn load_event(
     }
 }
 
-pub(super) fn context_length(config: &Config, wanted: Option<u32>) -> Result<u32, EngineError> {
-    let limit = config.max_positions;
-    match wanted {
-        None => Ok(limit.min(DEFAULT_CONTEXT)),
-        Some(context) if (MIN_CONTEXT..=limit).contains(&context) => Ok(context),
-        Some(context) => Err(EngineError::BadRequest(format!(
-            "contextLength is {context}; this model takes {MIN_CONTEXT} to {limit} positions"
-        ))),
+/// The context to reserve: `wanted`, or as much as is usual, of what the model was made for and of
+/// the positions that the device has `room` for in one buffer.
+pub(super) fn context_length(config: &Config, wanted: Option<u32>, room: u32) -> Result<u32, EngineError> {
+    let limit = config.max_positions.min(room);
+    let context = wanted.unwrap_or(limit.min(DEFAULT_CONTEXT));
+    if (MIN_CONTEXT..=limit).contains(&context) {
+        return Ok(context);
     }
+    let what = if context <= config.max_positions && room < config.max_positions {
+        format!(
+            "contextLength is {context}; this model takes up to {} positions, but the buffers of this device \
+             hold the keys of {limit} at most: ask for no more, or use a device with larger limits",
+            config.max_positions
+        )
+    } else {
+        format!("contextLength is {context}; this model takes {MIN_CONTEXT} to {limit} positions")
+    };
+    Err(EngineError::BadRequest(what))
 }
 
 pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFiles, EngineError> {

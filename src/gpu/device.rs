@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::GpuError;
 
 /// WebGPU's default `maxStorageBufferBindingSize`, bytes.
-const DEFAULT_BINDING_BYTES: u64 = 128 << 20;
+pub const DEFAULT_BINDING_BYTES: u64 = 128 << 20;
 
 /// Which limits to ask the adapter for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -225,6 +225,13 @@ fn to_js<T: Serialize>(value: &T) -> Result<JsValue, JsValue> {
     value.serialize(&serializer).map_err(|error| bad_request(&error.to_string()))
 }
 
+/// Errors name the field by its path.
 fn from_js<T: DeserializeOwned>(what: &str, value: JsValue) -> Result<T, JsValue> {
-    serde_wasm_bindgen::from_value(value).map_err(|error| bad_request(&format!("{what}: {error}")))
+    let failed =
+        |error: serde_path_to_error::Error<serde_wasm_bindgen::Error>| match error.path().iter().len() {
+            0 => format!("{what}: {}", error.inner()),
+            _ => format!("{what}: {}: {}", error.path(), error.inner()),
+        };
+    serde_path_to_error::deserialize(serde_wasm_bindgen::Deserializer::from(value))
+        .map_err(|error| bad_request(&failed(error)))
 }

@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::sync::Mutex;
 
-use bise::checkpoint::source::MemorySource;
+use bise::checkpoint::source::{FileSource, MemorySource};
 use bise::engine::{
     Delta, Engine, EngineError, FinishReason, LoadOptions, Message, Prompt, Request, WeightMode,
 };
+use bise::gpu::LimitChoice;
 use pollster::block_on;
 
 use crate::common::limits;
@@ -23,6 +24,29 @@ fn request(options: serde_json::Value) -> Request {
 
 fn tale() -> Engine {
     load("www/models/tale", WeightMode::Checkpoint, limits())
+}
+
+/// Caches are not split: a context whose keys fit no buffer is refused before anything is allocated,
+/// and what fits is named.
+#[test]
+fn a_context_beyond_the_devices_buffers_names_the_largest() {
+    let source = FileSource::new(from_top("www/models/tale"));
+    let load = |context_length| {
+        let options = LoadOptions {
+            context_length,
+            gpu: gpu(LimitChoice::Binding(16 << 10)),
+            ..LoadOptions::default()
+        };
+        block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).map(|engine| engine.info())
+    };
+    let error = load(Some(512)).unwrap_err();
+    assert_eq!(error.code(), "bad-request", "{error}");
+    let text = error.to_string();
+    let largest = text.split("the keys of ").nth(1).and_then(|rest| rest.split(' ').next());
+    let largest: u32 = largest.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{text}"));
+    assert!((64..512).contains(&largest), "{text}");
+    assert_eq!(load(Some(largest)).unwrap().context_length, largest);
+    assert_eq!(load(None).unwrap().context_length, largest, "what fits is what is taken");
 }
 
 #[test]
