@@ -6,7 +6,6 @@ use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Event, Manifest, ShardStream, SourceError};
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::WebGpu;
-use crate::merge::Merge;
 use crate::model::WeightPlan;
 use crate::model::config::GENERATION_FILE;
 use crate::model::weights::LoadError;
@@ -51,56 +50,50 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
-        Engine::load_with(source, None, options, progress, cancelled).await
+        Engine::load_known(source, None, options, progress, cancelled).await
     }
 
-    /// Merges straight into a model on the device; nothing is stored.
+    /// Writes another model of the same architecture over this engine's weights, such as another
+    /// merge: nothing is allocated or compiled. Conversations start anew.
     ///
     /// # Errors
-    /// As [`Engine::load`]; what the merge meets.
-    pub async fn load_merge<S: ByteSource + Clone>(
-        merge: &Merge<S>,
-        options: &LoadOptions,
-        progress: &mut dyn FnMut(Progress),
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Engine, EngineError> {
-        Engine::load_with(merge, Some(merge.manifest()?), options, progress, cancelled).await
-    }
-
-    /// Merges into this engine's own weights: another blend of the same architecture, without
-    /// anything being allocated or compiled. Conversations start anew.
-    ///
-    /// # Errors
-    /// [`EngineError::BadRequest`] where the result has other shapes, and what the merge meets. An
-    /// engine whose weights were written in part refuses requests until a merge has succeeded.
-    pub async fn replace_weights<S: ByteSource + Clone>(
+    /// [`EngineError::BadRequest`] where it has other shapes, and what the source meets. An engine
+    /// whose weights were written in part refuses requests until a call has succeeded.
+    pub async fn replace_weights<S: ByteSource>(
         &mut self,
-        merge: &Merge<S>,
+        source: &S,
+        manifest: &Manifest,
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<(), EngineError> {
         let mut report = |phase, done, total| progress(Progress { phase, done, total });
         report(Phase::Config, 0, 1);
-        let side = read_side_files(merge).await?;
-        let manifest = merge.manifest()?;
-        let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, self.weights.precision())?;
+        let side = read_side_files(source).await?;
+        let plan = WeightPlan::new(&side.config, &side.config_json, manifest, self.weights.precision())?;
         if side.config != self.config || !plan.has_the_matrices_of(&self.plan) {
-            let what = "the merge has other layers, shapes or precisions than what is loaded; load it anew";
+            let what = "this model has other layers, shapes or precisions than the loaded one; load it anew";
             return Err(EngineError::BadRequest(what.into()));
         }
         let total = manifest.total_bytes();
         self.incomplete = true;
         let (backend, weights) = self.decoder.rewrite();
-        stream_weights(merge, &manifest, &plan, weights, backend, cancelled, &mut |done| {
+        stream_weights(source, manifest, &plan, weights, backend, cancelled, &mut |done| {
             report(Phase::Weights, done, total);
         })
         .await?;
+        backend.flush().await?;
         self.incomplete = false;
         (self.generation, self.tokenizer, self.template) = (side.generation, side.tokenizer, side.template);
         Ok(())
     }
 
-    async fn load_with<S: ByteSource>(
+    /// [`Engine::load`] of a source whose tensors are known, as those of a merge are
+    /// ([`Merge::manifest`](crate::merge::Merge::manifest)): it is merged straight into the device's
+    /// memory, and nothing is stored.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub async fn load_known<S: ByteSource>(
         source: &S,
         manifest: Option<Manifest>,
         options: &LoadOptions,

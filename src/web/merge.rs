@@ -8,6 +8,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::AbortSignal;
 
+use super::any::AnySource;
 use super::error::{bad_request, describe, from_engine, name_of};
 use super::source::WebSource;
 use super::{Callback, from_js, to_js};
@@ -15,9 +16,6 @@ use crate::checkpoint::CheckpointError;
 use crate::checkpoint::sink::ByteSink;
 use crate::gpu::GpuOptions;
 use crate::merge::{Arithmetic, Merge, MergeError, MergeOptions, OnTensor, Parent, Recipe};
-
-/// A merge of sources in the browser.
-pub(super) type WebMerge = Merge<Rc<WebSource>>;
 
 /// Options of [`merge`].
 #[derive(Debug, Default, Deserialize)]
@@ -99,7 +97,7 @@ pub(super) async fn open(
     on_tensor: Function,
     on_progress: &Rc<Callback>,
     signal: AbortSignal,
-) -> Result<WebMerge, JsValue> {
+) -> Result<Merge<AnySource>, JsValue> {
     let field = |name: &str| Reflect::get(source, &name.into()).unwrap_or(JsValue::UNDEFINED);
     let text = field("recipe").as_string();
     let text = text.ok_or_else(|| bad_request("recipe must be a string: the YAML of a mergekit recipe"))?;
@@ -109,7 +107,8 @@ pub(super) async fn open(
     let mut parents = Vec::new();
     for model in recipe.models() {
         let source = WebSource::new(&models.get(&model.to_string().into()), signal.clone())?;
-        parents.push(Parent::open(model, Rc::new(source)).await.map_err(from_merge)?);
+        let source = AnySource::Files(Rc::new(source));
+        parents.push(Parent::open(model, source).await.map_err(from_merge)?);
     }
     let on_tensor: OnTensor = {
         let report = on_progress.clone();
