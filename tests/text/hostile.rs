@@ -21,7 +21,7 @@ fn small() -> Value {
 }
 
 fn load(value: &Value) -> Result<Tokenizer, TextError> {
-    Tokenizer::from_json(&serde_json::to_vec(value).unwrap())
+    Tokenizer::from_json(serde_json::to_vec(value).unwrap())
 }
 
 fn with(path: &str, value: Value) -> Result<Tokenizer, TextError> {
