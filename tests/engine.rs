@@ -9,8 +9,13 @@
     reason = "tests"
 )]
 
-use bise::checkpoint::source::{FileSource, MemorySource};
-use bise::checkpoint::{CheckpointError, SourceError};
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::ops::Range;
+use std::task::Poll;
+
+use bise::checkpoint::source::{FileSource, MemorySource, MemoryStream};
+use bise::checkpoint::{ByteSource, CheckpointError, Manifest, Opened, SourceError};
 use bise::dtype::Dtype;
 use bise::engine::{EngineError, Inspection, inspect};
 use bise::kernels::{self, Sizes as Workgroups};
@@ -118,6 +123,68 @@ fn the_largest_context_is_what_one_buffer_holds() {
     let inspection = tale_with("config.json", Some(&config.to_string())).unwrap();
     let kv_width = inspection.kv_cache_bytes / u64::from(inspection.context_length * inspection.layers) / 4;
     assert_eq!(u64::from(inspection.context_length_at_default_limits), (128 << 20) / (2 * kv_width));
+}
+
+/// Files that take their time to open, and how many were asked for at the same time.
+struct Slow {
+    inner: MemorySource,
+    running: Cell<usize>,
+    most: Cell<usize>,
+    rounds: Cell<usize>,
+}
+
+impl ByteSource for Slow {
+    type Stream = MemoryStream;
+
+    async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<MemoryStream>, SourceError> {
+        self.rounds.set(self.rounds.get() + usize::from(self.running.get() == 0));
+        self.running.set(self.running.get() + 1);
+        self.most.set(self.most.get().max(self.running.get()));
+        let mut waited = false;
+        poll_fn(|context| {
+            context.waker().wake_by_ref();
+            if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.running.set(self.running.get() - 1);
+        self.inner.open(file, range).await
+    }
+}
+
+/// A load waits for few round trips: requests that do not depend on each other go out together, but
+/// never more than a server answers at once.
+#[test]
+fn small_files_and_headers_are_fetched_together() {
+    let slow = |inner| Slow { inner, running: Cell::new(0), most: Cell::new(0), rounds: Cell::new(0) };
+    let files = std::fs::read_dir(TALE).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap())
+    });
+    let source = slow(MemorySource::new(files));
+    block_on(inspect(&source, None)).unwrap();
+    assert_eq!(source.most.get(), 5, "config, generation, tokenizer, its config, special tokens");
+    assert!(
+        source.rounds.get() <= 3,
+        "{} round trips for small files, index and headers",
+        source.rounds.get()
+    );
+
+    let header = |tensor: usize| {
+        let json = format!(r#"{{"{tensor}":{{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}}}"#);
+        [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), b"x"].concat()
+    };
+    let names: Vec<_> = (0..9).map(|number| format!("{number}.safetensors")).collect();
+    let map: Vec<_> =
+        names.iter().enumerate().map(|(tensor, name)| format!(r#""{tensor}":"{name}""#)).collect();
+    let index = format!(r#"{{"weight_map":{{{}}}}}"#, map.join(","));
+    let shards = names.into_iter().enumerate().map(|(tensor, name)| (name, header(tensor)));
+    let source = slow(MemorySource::new(
+        shards.chain([("model.safetensors.index.json".to_owned(), index.into_bytes())]),
+    ));
+    let manifest = block_on(Manifest::read(&source)).unwrap();
+    let order: Vec<_> = manifest.tensors().map(|(_, info)| info.name.clone()).collect();
+    assert_eq!(order, (0..9).map(|tensor| tensor.to_string()).collect::<Vec<_>>());
+    assert_eq!(source.most.get(), 4);
 }
 
 /// Sizes of config.json, in the order of `config_of`.

@@ -12,8 +12,8 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bise::checkpoint::error::{HEADER_LIMIT_BYTES, TENSOR_LIMIT};
 use bise::checkpoint::source::MemorySource;
@@ -44,12 +44,16 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One measurement at a time: tests of a binary run in parallel.
+/// One test at a time: they run in parallel otherwise, and what one of them prepares would count for
+/// another.
 static MEASURING: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    MEASURING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Highest number of bytes that `work` had allocated at once.
 fn peak_bytes(work: impl FnOnce()) -> usize {
-    let _guard = MEASURING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
     work();
@@ -72,6 +76,7 @@ const LOADED_CONFIG: &str = r#"{
 
 #[test]
 fn three_gigabytes_stream_in_sixteen_megabytes() {
+    let _alone = alone();
     let source = SyntheticSource::new(CONFIG, 3);
     assert!(source.total_bytes() > 3_000_000_000);
     let peak = peak_bytes(|| {
@@ -115,6 +120,7 @@ fn three_gigabytes_stream_in_sixteen_megabytes() {
 /// binding number of the design is 96 MiB.
 #[test]
 fn two_gigabytes_load_onto_the_device_in_96_mib() {
+    let _alone = alone();
     let source = SyntheticSource::new(LOADED_CONFIG, 2);
     assert!(source.total_bytes() > 2_000_000_000);
     let peak = peak_bytes(|| {
@@ -149,6 +155,7 @@ fn empty_tensors(prefix: &str, shape: &str, bytes: usize) -> Vec<u8> {
 /// many tensors, long shapes, long names.
 #[test]
 fn headers_of_any_checkpoint_take_bounded_memory() {
+    let _alone = alone();
     let long = "n".repeat(60_000);
     let dims = format!("[{}0]", "1,".repeat(63));
     let limit = HEADER_LIMIT_BYTES as usize;
@@ -202,6 +209,7 @@ fn large_tokenizer() -> Vec<u8> {
 
 #[test]
 fn a_large_tokenizer_is_read_in_96_mib() {
+    let _alone = alone();
     let json = large_tokenizer();
     let bytes = json.len();
     assert!((15 << 20..20 << 20).contains(&bytes), "{bytes}");
@@ -218,6 +226,7 @@ fn a_large_tokenizer_is_read_in_96_mib() {
 /// Negative control: what holds too much is seen.
 #[test]
 fn the_measurement_sees_what_is_held() {
+    let _alone = alone();
     let peak = peak_bytes(|| drop(std::hint::black_box(vec![1u8; LIMIT_BYTES + 1])));
     assert!(peak > LIMIT_BYTES, "peak {peak} bytes");
 }

@@ -14,9 +14,12 @@
 //! }
 //! ```
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt};
 
 use crate::checkpoint::error::{CheckpointError, HEADER_LIMIT_BYTES, TENSOR_LIMIT};
 use crate::checkpoint::header::{Header, LENGTH_BYTES, TensorInfo};
@@ -25,6 +28,8 @@ use crate::checkpoint::source::{ByteSource, ByteStream, Opened, SourceError, app
 use crate::checkpoint::stream::{Event, StreamParser};
 use crate::dtype::widen;
 
+/// Files whose headers are fetched at the same time.
+const REQUESTS_AT_ONCE: usize = 4;
 /// Bytes fetched to begin with: most headers are shorter.
 const FIRST_BYTES: u64 = 64 << 10;
 /// Largest index that is read; that of a model of 400 billion parameters has about 100 KiB.
@@ -75,24 +80,13 @@ impl Manifest {
             Err(error) => return Err(error.into()),
         };
         let files = index.as_ref().map_or(vec![SINGLE_FILE], Index::shards);
-        let mut shards = Vec::new();
-        let mut held_bytes = 0;
-        let mut room = Room::new();
-        for file in files {
-            let mut shard = match read_shard(source, file, &mut room).await {
-                Err(CheckpointError::Source(SourceError::NotFound { .. })) if index.is_none() => {
-                    let looked_for = format!("{INDEX_FILE} and {SINGLE_FILE}");
-                    return Err(CheckpointError::NoWeights { looked_for });
-                }
-                shard => shard?,
-            };
-            held_bytes += shard.held.len();
-            if held_bytes > HELD_LIMIT_BYTES {
-                // Rather fetched twice than held for thousands of shards.
-                held_bytes -= std::mem::take(&mut shard.held).len();
+        let shards = match read_shards(source, &files).await {
+            Err(CheckpointError::Source(SourceError::NotFound { .. })) if index.is_none() => {
+                let looked_for = format!("{INDEX_FILE} and {SINGLE_FILE}");
+                return Err(CheckpointError::NoWeights { looked_for });
             }
-            shards.push(shard);
-        }
+            shards => shards?,
+        };
         if shards.iter().all(|shard| shard.header.tensors.is_empty()) {
             return Err(CheckpointError::NoWeights {
                 looked_for: format!("tensors in {} files", shards.len()),
@@ -204,26 +198,46 @@ impl Manifest {
 
 /// What headers may still take: a checkpoint's files are not trusted.
 struct Room {
-    header_bytes: u64,
-    tensors: usize,
+    header_bytes: Cell<u64>,
+    tensors: Cell<usize>,
 }
 
 impl Room {
     fn new() -> Room {
-        Room { header_bytes: HEADER_LIMIT_BYTES, tensors: TENSOR_LIMIT }
+        Room { header_bytes: Cell::new(HEADER_LIMIT_BYTES), tensors: Cell::new(TENSOR_LIMIT) }
     }
 
-    fn take_header(&mut self, file: &str, bytes: u64) -> Result<(), CheckpointError> {
-        let left = self.header_bytes.checked_sub(bytes);
-        self.header_bytes = left.ok_or(CheckpointError::HeadersTooLarge { file: file.to_owned(), bytes })?;
+    fn take_header(&self, file: &str, bytes: u64) -> Result<(), CheckpointError> {
+        let left = self.header_bytes.get().checked_sub(bytes);
+        let too_large = || CheckpointError::HeadersTooLarge { file: file.to_owned(), bytes };
+        self.header_bytes.set(left.ok_or_else(too_large)?);
         Ok(())
     }
 
-    fn take_tensors(&mut self, file: &str, tensors: usize) -> Result<(), CheckpointError> {
-        let left = self.tensors.checked_sub(tensors);
-        self.tensors = left.ok_or(CheckpointError::TooManyTensors { file: file.to_owned(), tensors })?;
+    fn take_tensors(&self, file: &str, tensors: usize) -> Result<(), CheckpointError> {
+        let left = self.tensors.get().checked_sub(tensors);
+        let too_many = || CheckpointError::TooManyTensors { file: file.to_owned(), tensors };
+        self.tensors.set(left.ok_or_else(too_many)?);
         Ok(())
     }
+}
+
+/// Reads the headers of all files, several at a time.
+async fn read_shards(source: &impl ByteSource, files: &[&str]) -> Result<Vec<Shard>, CheckpointError> {
+    let room = Room::new();
+    let reads = files.iter().map(|file| read_shard(source, file, &room));
+    let mut reads = stream::iter(reads).buffered(REQUESTS_AT_ONCE);
+    let (mut shards, mut held_bytes) = (Vec::with_capacity(files.len()), 0);
+    while let Some(shard) = reads.next().await {
+        let mut shard: Shard = shard?;
+        held_bytes += shard.held.len();
+        if held_bytes > HELD_LIMIT_BYTES {
+            // Rather fetched twice than held for thousands of shards.
+            held_bytes -= std::mem::take(&mut shard.held).len();
+        }
+        shards.push(shard);
+    }
+    Ok(shards)
 }
 
 fn places(shards: &[Shard]) -> Result<HashMap<String, (usize, usize)>, CheckpointError> {
@@ -243,7 +257,7 @@ fn places(shards: &[Shard]) -> Result<HashMap<String, (usize, usize)>, Checkpoin
 }
 
 /// Reads one file's header, in one request where it is short enough.
-async fn read_shard(source: &impl ByteSource, file: &str, room: &mut Room) -> Result<Shard, CheckpointError> {
+async fn read_shard(source: &impl ByteSource, file: &str, room: &Room) -> Result<Shard, CheckpointError> {
     let Opened { mut stream, file_bytes } = source.open(file, Some(0..FIRST_BYTES)).await?;
     let mut bytes = collect(&mut stream, file, FIRST_BYTES).await?;
     let truncated = |bytes: u64, expected: u64| {

@@ -1,13 +1,15 @@
 //! From a source of bytes to a model on the device: everything small is read and checked
 //! first, then memory is taken, then weights stream into it.
 
+use futures_util::future::join3;
+
 use super::{Engine, EngineError, LoadOptions, Phase, Progress};
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Event, Manifest, ShardStream, SourceError};
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::WebGpu;
 use crate::model::WeightPlan;
-use crate::model::config::GENERATION_FILE;
+use crate::model::config::{CONFIG_FILE, GENERATION_FILE};
 use crate::model::weights::LoadError;
 use crate::model::{Config, Decoder, GenerationConfig, KvCache, ModelError, WeightLoader, Weights, decoder};
 use crate::steps::{Steps, Store};
@@ -215,19 +217,26 @@ pub(super) fn context_length(config: &Config, wanted: Option<u32>, room: u32) ->
 }
 
 pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFiles, EngineError> {
-    let config_bytes = match read_all(source, "config.json", None, MAX_SIDE_FILE_BYTES).await {
+    let (config, generation, text) = join3(
+        read_all(source, CONFIG_FILE, None, MAX_SIDE_FILE_BYTES),
+        optional(source, GENERATION_FILE),
+        read_text_files(source),
+    )
+    .await;
+    // Without config.json there is no model, whatever else went wrong.
+    let config_bytes = match config {
         Err(SourceError::NotFound { file }) => return Err(EngineError::NoModel { file }),
         bytes => bytes?,
     };
     let config = Config::parse(&config_bytes)?;
     // Parsed before, so this cannot fail.
     let config_json = serde_json::from_slice(&config_bytes).unwrap_or_default();
-    let generation = match optional(source, GENERATION_FILE).await? {
+    let generation = match generation? {
         Some(json) => GenerationConfig::parse(&json)?,
         None => GenerationConfig::default(),
     };
     check_defaults(&generation)?;
-    let (tokenizer, template) = read_text_files(source).await?;
+    let (tokenizer, template) = text?;
     Ok(SideFiles { config, config_json, generation, tokenizer, template })
 }
 
@@ -252,7 +261,22 @@ fn check_defaults(generation: &GenerationConfig) -> Result<(), ModelError> {
 pub(crate) async fn read_text_files<S: ByteSource>(
     source: &S,
 ) -> Result<(Option<Tokenizer>, Option<ChatTemplate>), EngineError> {
-    let tokenizer = read_tokenizer(source).await?;
+    let (tokenizer, template_files, special_tokens_map) =
+        join3(read_tokenizer(source), read_template(source), optional(source, "special_tokens_map.json"))
+            .await;
+    let (tokenizer, [tokenizer_config, chat_template]) = (tokenizer?, template_files?);
+    let special_tokens_map = special_tokens_map?;
+    let template = ChatTemplate::from_files(TemplateFiles {
+        tokenizer_config: tokenizer_config.as_deref(),
+        chat_template: chat_template.as_deref(),
+        special_tokens_map: special_tokens_map.as_deref(),
+    })
+    .map_err(EngineError::TextFile)?;
+    Ok((tokenizer, template))
+}
+
+/// tokenizer_config.json and chat_template.jinja.
+async fn read_template<S: ByteSource>(source: &S) -> Result<[Option<Vec<u8>>; 2], EngineError> {
     let tokenizer_config = optional(source, "tokenizer_config.json").await?;
     // Where tokenizer_config.json has the template, the other files are not asked for: a static
     // host would answer with an error page each time.
@@ -261,14 +285,7 @@ pub(crate) async fn read_text_files<S: ByteSource>(
         value.is_some_and(|v| v.get("chat_template").is_some_and(|t| !t.is_null()))
     });
     let chat_template = if complete { None } else { optional(source, "chat_template.jinja").await? };
-    let special_tokens_map = optional(source, "special_tokens_map.json").await?;
-    let template = ChatTemplate::from_files(TemplateFiles {
-        tokenizer_config: tokenizer_config.as_deref(),
-        chat_template: chat_template.as_deref(),
-        special_tokens_map: special_tokens_map.as_deref(),
-    })
-    .map_err(EngineError::TextFile)?;
-    Ok((tokenizer, template))
+    Ok([tokenizer_config, chat_template])
 }
 
 async fn read_tokenizer<S: ByteSource>(source: &S) -> Result<Option<Tokenizer>, EngineError> {

@@ -8,7 +8,8 @@ use super::rope::{RopeScaling, inv_freq};
 use crate::kernels::attend::MAX_HEAD_DIM;
 use crate::steps::DecoderShape;
 
-const CONFIG: &str = "config.json";
+/// Name of the file that holds a model's hyperparameters.
+pub const CONFIG_FILE: &str = "config.json";
 /// Name of the file that holds a checkpoint's sampling defaults.
 pub const GENERATION_FILE: &str = "generation_config.json";
 
@@ -88,7 +89,7 @@ impl Config {
     /// [`ModelError::BadFile`] for malformed or contradictory files, [`ModelError::Unsupported`] for
     /// what this decoder does not implement.
     pub fn parse(json: &[u8]) -> Result<Config, ModelError> {
-        let keys = Keys::parse(CONFIG, json)?;
+        let keys = Keys::parse(CONFIG_FILE, json)?;
         let model_type = keys.string("model_type")?.unwrap_or_default();
         let mistral = match model_type.as_str() {
             "mistral" => true,
