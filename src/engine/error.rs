@@ -90,6 +90,8 @@ fn checkpoint_code(error: &CheckpointError) -> &'static str {
     match error {
         CheckpointError::Source(error) => source_code(error),
         CheckpointError::NoSpace { .. } => "quota",
+        // The place to write to was the caller's choice.
+        CheckpointError::Write { .. } => "bad-request",
         CheckpointError::UnsupportedQuantization { .. } => "unsupported-model",
         _ => "bad-checkpoint",
     }

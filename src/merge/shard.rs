@@ -130,7 +130,7 @@ impl<S: ByteSource + Clone> Running<S> {
     async fn next(&mut self, inner: &Inner<S>) -> Result<Vec<u8>, SourceError> {
         let left = self.info.elements().saturating_sub(self.element);
         let mut count = left.min(match self.evaluation {
-            Evaluator::Cpu(_) => inner.options.chunk_elements.max(1) as u64,
+            Evaluator::Cpu(ref evaluation) => evaluation.chunk(inner.options.chunk_elements) as u64,
             // Each readback is a round trip.
             Evaluator::Gpu(_) => PIECE_ELEMENTS as u64,
         });

@@ -171,8 +171,9 @@ export function completeModels(source, names) {
   if (unknown !== undefined) {
     throw badRequest(`models: the recipe names no "${unknown}"; it names ${names.join(", ")}.`);
   }
-  const options = { hubUrl, ...(headers ? { headers } : {}) };
-  const sourceOf = (/** @type {string} */ name) => models.get(name) ?? resolvePlain(name, options, pageUrl).source;
+  // A recipe is somebody's text: an address in it is not sent what the caller means for the hub.
+  const sourceOf = (/** @type {string} */ name) => models.get(name)
+    ?? resolvePlain(name, { hubUrl, ...(headers && !isUrl(name) ? { headers } : {}) }, pageUrl).source;
   return { ...source, models: new Map(names.map((name) => [name, sourceOf(name)])) };
 }
 

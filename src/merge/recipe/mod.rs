@@ -44,7 +44,9 @@ impl Recipe {
     /// [`MergeError::Recipe`] with the place, as in `line 4: slices[0].sources[1].layer_range`; in
     /// a chain `document 2 (name), ` comes before it; in broken YAML it is line and column.
     pub fn parse(yaml: &str) -> Result<Recipe, MergeError> {
-        document::recipe(yaml)
+        let recipe = document::recipe(yaml)?;
+        recipe.check_size()?;
+        Ok(recipe)
     }
 }
 
