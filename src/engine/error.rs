@@ -55,14 +55,19 @@ impl EngineError {
                 MergeError::Recipe { .. } => "bad-recipe",
                 MergeError::Source { error, .. } => model_code(error),
                 MergeError::Checkpoint(error) => checkpoint_code(error),
+                MergeError::Gpu(error) => gpu_code(error),
             },
-            EngineError::Gpu(error) => match error {
-                GpuError::NoAdapter { .. } | GpuError::NoDevice { .. } => "no-webgpu",
-                GpuError::Lost { .. } | GpuError::Rejected { .. } => "device-lost",
-                GpuError::OutOfMemory { .. } | GpuError::TooLarge { .. } => "out-of-memory",
-                GpuError::Shape { .. } => "bad-checkpoint",
-            },
+            EngineError::Gpu(error) => gpu_code(error),
         }
+    }
+}
+
+fn gpu_code(error: &GpuError) -> &'static str {
+    match error {
+        GpuError::NoAdapter { .. } | GpuError::NoDevice { .. } => "no-webgpu",
+        GpuError::Lost { .. } | GpuError::Rejected { .. } => "device-lost",
+        GpuError::OutOfMemory { .. } | GpuError::TooLarge { .. } => "out-of-memory",
+        GpuError::Shape { .. } => "bad-checkpoint",
     }
 }
 
@@ -100,6 +105,7 @@ impl From<MergeError> for EngineError {
     fn from(error: MergeError) -> Self {
         match error {
             MergeError::Checkpoint(error) => error.into(),
+            MergeError::Gpu(error) => error.into(),
             other => EngineError::Merge(Box::new(other)),
         }
     }

@@ -13,7 +13,8 @@ use super::source::WebSource;
 use super::{Callback, from_js, to_js};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::sink::ByteSink;
-use crate::merge::{Merge, MergeError, MergeOptions, OnTensor, Parent, Recipe};
+use crate::gpu::GpuOptions;
+use crate::merge::{Arithmetic, Merge, MergeError, MergeOptions, OnTensor, Parent, Recipe};
 
 /// A merge of sources in the browser.
 pub(super) type WebMerge = Merge<Rc<WebSource>>;
@@ -26,6 +27,24 @@ struct Options {
     shard_bytes: Option<u64>,
     /// Whether linear weights become FP8.
     f8: bool,
+    /// Where to compute.
+    backend: Backend,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Backend {
+    /// On a GPU that is no software adapter, else on the CPU.
+    #[default]
+    Auto,
+    Webgpu,
+    Cpu,
+}
+
+/// Where a merge is computed unless the caller says otherwise.
+pub(super) fn auto() -> Arithmetic {
+    Arithmetic::Auto(GpuOptions::default())
 }
 
 /// The models that a recipe reads, each once.
@@ -55,8 +74,13 @@ pub async fn merge(
     on_tensor: Function,
     signal: AbortSignal,
 ) -> Result<JsValue, JsValue> {
-    let Options { shard_bytes, f8 } = from_js("merge options", options)?;
-    let mut options = MergeOptions { quantize: f8, ..MergeOptions::default() };
+    let Options { shard_bytes, f8, backend } = from_js("merge options", options)?;
+    let arithmetic = match backend {
+        Backend::Auto => auto(),
+        Backend::Webgpu => Arithmetic::Gpu(GpuOptions::default()),
+        Backend::Cpu => Arithmetic::Cpu,
+    };
+    let mut options = MergeOptions { quantize: f8, arithmetic, ..MergeOptions::default() };
     options.shard_bytes = shard_bytes.unwrap_or(options.shard_bytes);
     let on_progress = Rc::new(Callback::new(on_progress));
     let plan = open(&source, options, on_tensor, &on_progress, signal).await?;

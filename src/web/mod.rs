@@ -79,7 +79,7 @@ impl WebEngine {
         let progress = &mut |progress: Progress| report.call(&progress);
         let stopped = || signal.aborted() || report.has_thrown();
         let (engine, merged) = if is_merge(&source) {
-            let merge_options = MergeOptions::default();
+            let merge_options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
             let merge = merge::open(&source, merge_options, on_tensor, &report, signal.clone()).await?;
             let engine = Engine::load_merge(&merge, &options, progress, &stopped).await;
             (engine, Some(merge.report()))
@@ -107,8 +107,8 @@ impl WebEngine {
         signal: AbortSignal,
     ) -> Result<JsValue, JsValue> {
         let report = Rc::new(Callback::new(on_progress));
-        let opened = merge::open(&source, MergeOptions::default(), on_tensor, &report, signal.clone()).await;
-        let merge = opened?;
+        let options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
+        let merge = merge::open(&source, options, on_tensor, &report, signal.clone()).await?;
         let mut engine = self.take()?;
         let progress = &mut |progress: Progress| report.call(&progress);
         let stopped = || signal.aborted() || report.has_thrown();

@@ -144,7 +144,7 @@ export {};
  * @typedef {{ type: "generate", request: Request }} GenerateCall gives {@link Output}
  * @typedef {{ type: "replace", source: MergeSource }} ReplaceCall gives {@link MergeReport}
  * @typedef {{ type: "merge", source: MergeSource, output: FileSystemDirectoryHandle | MessagePort,
- *   options: { f8: boolean, shardBytes: number | null } }} MergeCall gives {@link MergeReport}
+ *   options: { backend: "auto" | "webgpu" | "cpu", f8: boolean, shardBytes: number | null } }} MergeCall gives {@link MergeReport}
  * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory
  * @typedef {{ type: "dispose" }} DisposeCall gives null
  * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | MemoryCall | DisposeCall} Call
