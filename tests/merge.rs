@@ -10,10 +10,16 @@
 #[path = "common/mod.rs"]
 mod common;
 
+#[path = "merge/checkpoints.rs"]
+mod checkpoints;
 #[path = "merge/support.rs"]
 mod support;
 
 #[path = "merge/golden.rs"]
 mod golden;
+#[path = "merge/iterated.rs"]
+mod iterated;
+#[path = "merge/methods.rs"]
+mod methods;
 #[path = "merge/slerp.rs"]
 mod slerp;
