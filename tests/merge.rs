@@ -10,10 +10,22 @@
 #[path = "common/mod.rs"]
 mod common;
 
+#[path = "merge/checkpoints.rs"]
+mod checkpoints;
 #[path = "merge/support.rs"]
 mod support;
 
+#[path = "merge/fp8.rs"]
+mod fp8;
 #[path = "merge/golden.rs"]
 mod golden;
+#[path = "merge/iterated.rs"]
+mod iterated;
+#[path = "merge/methods.rs"]
+mod methods;
+#[path = "merge/properties.rs"]
+mod properties;
+#[path = "merge/refused.rs"]
+mod refused;
 #[path = "merge/slerp.rs"]
 mod slerp;

@@ -59,12 +59,44 @@ pub(super) fn tensors<S>(
         let mut builder =
             Builder { recipe, layouts, parents, leaves: vec![], nodes: vec![], memo: HashMap::new() };
         if let Some(built) = builder.document(last, target)? {
+            check_shape(layouts, parents, last, target, &built.shape)?;
             let dtype = builder.nodes.get(built.node).map_or(Dtype::F32, |node| node.dtype);
             let Builder { leaves, nodes, .. } = builder;
             tensors.push(TensorPlan { name: target.name(), shape: built.shape, dtype, leaves, nodes });
         }
     }
     Ok(tensors)
+}
+
+/// The result gets the base's config.json, which every layer must fit, stacked or not.
+fn check_shape<S>(
+    layouts: &Layouts,
+    parents: &[Parent<S>],
+    last: usize,
+    target: Target,
+    shape: &[u64],
+) -> Result<(), MergeError> {
+    let Some(base) = parents.get(layouts.base_parent(last)) else { return Ok(()) };
+    let in_base = match target {
+        Target::Layer(_, part) => Target::Layer(0, part),
+        // A tied base has no head of its own, but that of its embedding's shape.
+        Target::Head => Target::Embed,
+        other => other,
+    };
+    let expected = base.manifest.get(&in_base.name()).map(|(_, info)| info.shape.as_slice());
+    if expected.is_none_or(|expected| expected == shape) {
+        return Ok(());
+    }
+    Err(MergeError::Recipe {
+        place: layouts.slice(last, target).map(|(slice, _)| slice.place.clone()).unwrap_or_default(),
+        message: format!(
+            "{} would be {shape:?}, but by the result's config.json, which is {}'s, it is {:?}; only layers of \
+             models with the same sizes can be put together",
+            target.name(),
+            base.name,
+            expected.unwrap_or_default(),
+        ),
+    })
 }
 
 /// A node with what its users need to know of it.

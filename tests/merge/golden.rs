@@ -108,6 +108,15 @@ fn every_tensor_agrees_with_mergekit() {
     assert!(different * 1000 <= elements, "{different} of {elements} elements differ");
 }
 
+/// What browsers are held against: the CPU gives the same bits everywhere.
+#[test]
+fn the_recorded_hashes_are_those_of_this_merge() {
+    let merge = plan(&fixture(RECIPE), MergeOptions::default(), embedded).unwrap();
+    let found = tensors(&files(&merge)).into_iter().map(|(name, bytes)| (name, sha256(&bytes).into()));
+    let recorded: Value = serde_json::from_str(&fixture("vectors/merged_cpu.json")).unwrap();
+    assert_eq!(Value::Object(found.collect()), recorded["tensor_sha256"]);
+}
+
 #[test]
 fn chunks_and_shards_do_not_show() {
     let text = fixture(RECIPE);
