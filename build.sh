@@ -106,6 +106,9 @@ need_wasm_opt() {
 WASM_FEATURES="--enable-bulk-memory --enable-bulk-memory-opt --enable-call-indirect-overlong --enable-multivalue
     --enable-mutable-globals --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext --enable-simd"
 
+# Functions that stay apart and lie beside their like compress better; LLVM has inlined what is hot.
+WASM_OPTIMISE="-Oz --one-caller-inline-max-function-size=0 --reorder-functions-by-name"
+
 build_wasm() {
     need_rust
     need_wasm_bindgen
@@ -117,8 +120,8 @@ build_wasm() {
         say "wasm-bindgen, wasm-opt"
         rm -rf "$out" pkg/wasm
         "$WASM_BINDGEN" --target web --out-dir "$out" --out-name bise "$raw"
-        # shellcheck disable=SC2086 # a list of flags
-        "$WASM_OPT" -Oz $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
+        # shellcheck disable=SC2086 # lists of flags
+        "$WASM_OPT" $WASM_OPTIMISE $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
         mv "$out/opt.wasm" "$out/bise_bg.wasm"
         mkdir -p pkg && mv "$out" pkg/wasm
         measure_wasm >target/wasm-size

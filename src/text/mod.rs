@@ -1,6 +1,7 @@
 //! Tokens <-> text: the tokenizer, its streaming decoder, chat templates, the
 //! sampler and stop strings. Nothing here knows a model or a device.
 
+mod components;
 mod decode;
 mod error;
 mod pipeline;

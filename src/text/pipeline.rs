@@ -1,19 +1,56 @@
-//! tokenizer.json -> a tokenizer of the `tokenizers` crate and our own decoder.
+//! tokenizer.json -> the parts of a tokenizer: those of the `tokenizers` crate
+//! that encode, and our own decoder.
 //!
 //! The file is untrusted and the crate is not written for that: a merge longer
 //! than every token, a `Strip` decoder on an empty string or a prefix longer
 //! than its token are index panics there, which abort a WASM module. So the
-//! parts are read and checked here, and the crate gets only those that byte-pair
-//! tokenizers of the Mistral and Llama families use. The rest is refused by name.
+//! parts are read and checked here, and only those that byte-pair tokenizers of
+//! the Mistral and Llama families use. The rest is refused by name, and not linked.
 
 use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeBuilder, Merges, Vocab};
-use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+use tokenizers::{
+    AddedToken, AddedVocabulary, Model as _, OffsetReferential, OffsetType, PreTokenizedString, Token,
+};
 
+use super::components::{Normalizers, PreTokenization, Template};
 use super::error::TextError;
+
+/// What turns a text into tokens.
+pub(super) struct Encoder {
+    pub(super) added: AddedVocabulary,
+    normalizers: Normalizers,
+    pre_tokenizers: Vec<PreTokenization>,
+    pub(super) model: BPE,
+    template: Template,
+}
+
+impl Encoder {
+    /// The tokens of a text. Special tokens are put around it if `add_special`.
+    pub(super) fn encode(&self, text: &str, add_special: bool) -> tokenizers::Result<Vec<u32>> {
+        let mut pieces: PreTokenizedString = self.added.extract_and_normalize(Some(&self.normalizers), text);
+        for step in &self.pre_tokenizers {
+            step.apply(&mut pieces)?;
+        }
+        pieces.tokenize(|piece| self.model.tokenize(piece.get()))?;
+        let splits = pieces.get_splits(OffsetReferential::Normalized, OffsetType::None);
+        let tokens = splits.into_iter().filter_map(|(_, _, tokens)| tokens.as_deref()).flatten();
+        Ok(self.template.apply(tokens.map(|token: &Token| token.id).collect(), add_special))
+    }
+
+    pub(super) fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.added.token_to_id(token, &self.model)
+    }
+
+    /// How many tokens there are, added ones included.
+    pub(super) fn vocab_size(&self) -> usize {
+        let new = self.added.get_vocab().keys().filter(|token| self.model.token_to_id(token).is_none());
+        self.model.get_vocab_size() + new.count()
+    }
+}
 
 /// How the pieces of tokens become text.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,8 +88,12 @@ struct File {
 #[derive(Deserialize)]
 struct Added {
     id: u32,
-    #[serde(flatten)]
-    token: AddedToken,
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
 }
 
 #[derive(Deserialize)]
@@ -95,41 +136,24 @@ enum MergeList {
 }
 
 /// Reads tokenizer.json.
-pub(super) fn load(json: &[u8]) -> Result<(tokenizers::Tokenizer, Pieces), TextError> {
+pub(super) fn load(json: &[u8]) -> Result<(Encoder, Pieces), TextError> {
     let file: File = serde_json::from_slice(json)
         .map_err(|e| TextError::BadJson { file: "tokenizer.json", reason: e.to_string() })?;
     let pieces = pieces(&file.decoder)?;
-    let mut tokenizer = tokenizers::Tokenizer::new(model(file.model)?);
-
-    check_normalizer(&file.normalizer)?;
-    if !file.normalizer.is_null() {
-        let normalizer: NormalizerWrapper = component("normalizer", file.normalizer)?;
-        tokenizer.with_normalizer(Some(normalizer)).map_err(|e| bad(e.to_string()))?;
-    }
-    check_pre_tokenizer(&file.pre_tokenizer)?;
-    if !file.pre_tokenizer.is_null() {
-        let pre: PreTokenizerWrapper = component("pre_tokenizer", file.pre_tokenizer)?;
-        tokenizer.with_pre_tokenizer(Some(pre));
-    }
-    check_types("post_processor", &file.post_processor, "processors", &["TemplateProcessing", "ByteLevel"])?;
-    if !file.post_processor.is_null() {
-        let post: PostProcessorWrapper = component("post_processor", file.post_processor)?;
-        tokenizer.with_post_processor(Some(post));
-    }
-    add_tokens(&mut tokenizer, file.added_tokens)?;
-    Ok((tokenizer, pieces))
+    let model = model(file.model)?;
+    let normalizers = Normalizers::read(&file.normalizer)?;
+    let pre_tokenizers = PreTokenization::read_all(&file.pre_tokenizer)?;
+    let template = Template::read(&file.post_processor)?;
+    let added = added_vocabulary(file.added_tokens, &model, &normalizers)?;
+    Ok((Encoder { added, normalizers, pre_tokenizers, model, template }, pieces))
 }
 
-fn bad(reason: impl Into<String>) -> TextError {
+pub(super) fn bad(reason: impl Into<String>) -> TextError {
     TextError::BadTokenizer { reason: reason.into() }
 }
 
-fn unsupported(part: &'static str, name: impl Into<String>) -> TextError {
+pub(super) fn unsupported(part: &'static str, name: impl Into<String>) -> TextError {
     TextError::UnsupportedTokenizer { part, name: name.into() }
-}
-
-fn component<T: serde::de::DeserializeOwned>(part: &'static str, value: Value) -> Result<T, TextError> {
-    serde_json::from_value(value).map_err(|e| bad(format!("{part}: {e}")))
 }
 
 fn model(model: Model) -> Result<BPE, TextError> {
@@ -192,32 +216,44 @@ fn model(model: Model) -> Result<BPE, TextError> {
     builder.build().map_err(|e| bad(e.to_string()))
 }
 
-fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, added: Vec<Added>) -> Result<(), TextError> {
-    let mut seen = HashSet::with_capacity(added.len());
-    for Added { id, token } in &added {
-        if token.content.is_empty() {
+fn added_vocabulary(
+    tokens: Vec<Added>,
+    model: &BPE,
+    normalizers: &Normalizers,
+) -> Result<AddedVocabulary, TextError> {
+    let mut seen = HashSet::with_capacity(tokens.len());
+    for Added { id, content, .. } in &tokens {
+        if content.is_empty() {
             return Err(bad(format!("added token {id} is empty")));
         }
-        if !seen.insert(token.content.clone()) {
-            return Err(bad(format!("added token {:?} is listed twice", token.content)));
+        if !seen.insert(content.as_str()) {
+            return Err(bad(format!("added token {content:?} is listed twice")));
         }
     }
-    let expected: Vec<(u32, String)> = added.iter().map(|a| (a.id, a.token.content.clone())).collect();
-    tokenizer.add_tokens(added.into_iter().map(|a| a.token)).map_err(|e| bad(e.to_string()))?;
+    let mut added = AddedVocabulary::new();
+    let crate_tokens = tokens.iter().map(|token| AddedToken {
+        content: token.content.clone(),
+        single_word: token.single_word,
+        lstrip: token.lstrip,
+        rstrip: token.rstrip,
+        normalized: token.normalized,
+        special: token.special,
+    });
+    added.add_tokens(crate_tokens, model, Some(normalizers)).map_err(|e| bad(e.to_string()))?;
     // The crate numbers tokens outside the vocabulary by itself, in order.
-    for (id, content) in expected {
-        let got = tokenizer.token_to_id(&content);
-        if got != Some(id) {
+    for Added { id, content, .. } in &tokens {
+        let got = added.token_to_id(content, model);
+        if got != Some(*id) {
             return Err(bad(format!("added token {content:?} has id {id}, but its place is {got:?}")));
         }
     }
-    Ok(())
+    Ok(added)
 }
 
 /// `type` of a component.
-fn kind(part: &'static str, value: &Value) -> Result<String, TextError> {
+pub(super) fn kind<'a>(part: &'static str, value: &'a Value) -> Result<&'a str, TextError> {
     let kind = value.get("type").and_then(Value::as_str);
-    kind.map(str::to_owned).ok_or_else(|| bad(format!("{part} has no type")))
+    kind.ok_or_else(|| bad(format!("{part} has no type")))
 }
 
 fn list<'a>(part: &'static str, value: &'a Value, key: &str) -> Result<&'a [Value], TextError> {
@@ -225,38 +261,32 @@ fn list<'a>(part: &'static str, value: &'a Value, key: &str) -> Result<&'a [Valu
     list.map(Vec::as_slice).ok_or_else(|| bad(format!("{part}: Sequence without {key}")))
 }
 
-/// Null, one of `allowed`, or a `Sequence` of such.
-fn check_types(part: &'static str, value: &Value, key: &str, allowed: &[&str]) -> Result<(), TextError> {
+/// The components of null, of one component or of nested `Sequence`s, whose lists are at
+/// `key`. Each is one of `allowed`.
+pub(super) fn flatten<'a>(
+    part: &'static str,
+    value: &'a Value,
+    key: &str,
+    allowed: &[&str],
+) -> Result<Vec<&'a Value>, TextError> {
     if value.is_null() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    match kind(part, value)?.as_str() {
-        "Sequence" => list(part, value, key)?.iter().try_for_each(|v| check_types(part, v, key, allowed)),
-        kind if allowed.contains(&kind) => Ok(()),
+    match kind(part, value)? {
+        "Sequence" => {
+            let mut flat = Vec::new();
+            for value in list(part, value, key)? {
+                flat.extend(flatten(part, value, key, allowed)?);
+            }
+            Ok(flat)
+        }
+        kind if allowed.contains(&kind) => Ok(vec![value]),
         other => Err(unsupported(part, other)),
     }
 }
 
-fn check_normalizer(value: &Value) -> Result<(), TextError> {
-    const PART: &str = "normalizer";
-    check_types(PART, value, "normalizers", &["Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD"])?;
-    if value.is_null() {
-        return Ok(());
-    }
-    match kind(PART, value)?.as_str() {
-        "Sequence" => list(PART, value, "normalizers")?.iter().try_for_each(check_normalizer),
-        // A replacement to nothing could empty an added token, which the crate cannot match.
-        "Replace" => replace_pair(PART, value, false).map(|_| ()),
-        _ => Ok(()),
-    }
-}
-
-fn check_pre_tokenizer(value: &Value) -> Result<(), TextError> {
-    check_types("pre_tokenizer", value, "pretokenizers", &["ByteLevel", "Metaspace", "Split", "Digits"])
-}
-
 /// `Replace` with a literal pattern; a regular expression is refused.
-fn replace_pair(
+pub(super) fn replace_pair(
     part: &'static str,
     value: &Value,
     may_be_empty: bool,
@@ -278,7 +308,7 @@ fn pieces(decoder: &Value) -> Result<Pieces, TextError> {
         return Err(unsupported(PART, "null"));
     }
     let kind_of = kind(PART, decoder)?;
-    let steps = match kind_of.as_str() {
+    let steps = match kind_of {
         "Sequence" => list(PART, decoder, "decoders")?,
         _ => std::slice::from_ref(decoder),
     };
@@ -286,7 +316,7 @@ fn pieces(decoder: &Value) -> Result<Pieces, TextError> {
     let (mut strip, mut drop_in_first) = (None, None);
     // The order decides what a step sees: piece by piece up to Fuse, the whole text after it.
     for step in steps {
-        match (kind(PART, step)?.as_str(), byte_fallback, fused) {
+        match (kind(PART, step)?, byte_fallback, fused) {
             ("ByteLevel", ..) if steps.len() == 1 => return Ok(Pieces::ByteLevel),
             ("Replace", false, false) => replace.push(replace_pair(PART, step, true)?),
             ("ByteFallback", false, false) => byte_fallback = true,

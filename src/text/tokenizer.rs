@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::decode::{DecodeStream, Fused, byte_level, fused};
 use super::error::TextError;
-use super::pipeline::{self, Pieces};
+use super::pipeline::{self, Encoder, Pieces};
 
 /// A byte-pair tokenizer of the Mistral and Llama families, SentencePiece-like
 /// or byte-level. Cheap to clone.
@@ -14,7 +14,7 @@ pub struct Tokenizer {
 }
 
 pub(super) struct Inner {
-    tokenizer: tokenizers::Tokenizer,
+    encoder: Encoder,
     pub(super) pieces: Pieces,
 }
 
@@ -22,12 +22,12 @@ impl Inner {
     /// The token as the decoder sees it.
     pub(super) fn piece(&self, id: u32) -> Option<String> {
         use tokenizers::Model as _;
-        let added = self.tokenizer.get_added_vocabulary().simple_id_to_token(id);
-        added.or_else(|| self.tokenizer.get_model().id_to_token(id))
+        let added = self.encoder.added.simple_id_to_token(id);
+        added.or_else(|| self.encoder.model.id_to_token(id))
     }
 
     pub(super) fn is_special_piece(&self, piece: &str) -> bool {
-        self.tokenizer.get_added_vocabulary().is_special_token(piece)
+        self.encoder.added.is_special_token(piece)
     }
 }
 
@@ -39,8 +39,8 @@ impl Tokenizer {
     /// [`TextError::BadJson`], [`TextError::UnsupportedTokenizer`] for anything
     /// but the byte-pair pipelines of these families, [`TextError::BadTokenizer`].
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
-        let (tokenizer, pieces) = pipeline::load(json)?;
-        Ok(Self { inner: Arc::new(Inner { tokenizer, pieces }) })
+        let (encoder, pieces) = pipeline::load(json)?;
+        Ok(Self { inner: Arc::new(Inner { encoder, pieces }) })
     }
 
     /// Encodes a text. `add_special` runs the file's post-processor: usually it
@@ -49,12 +49,8 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::Encode`] if the vocabulary cannot express the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
-        let encoding = self
-            .inner
-            .tokenizer
-            .encode_fast(text, add_special)
-            .map_err(|e| TextError::Encode { reason: e.to_string() })?;
-        Ok(encoding.get_ids().to_vec())
+        let encoded = self.inner.encoder.encode(text, add_special);
+        encoded.map_err(|e| TextError::Encode { reason: e.to_string() })
     }
 
     /// Encodes a rendered chat template. No special tokens are added: a template
@@ -108,13 +104,13 @@ impl Tokenizer {
 
     /// The id of a token, given as it is written in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.inner.tokenizer.token_to_id(token)
+        self.inner.encoder.token_to_id(token)
     }
 
     /// How many tokens there are, added ones included. A model's own vocabulary
     /// may be larger (padded).
     pub fn vocab_size(&self) -> usize {
-        self.inner.tokenizer.get_vocab_size(true)
+        self.inner.encoder.vocab_size()
     }
 
     /// Whether this is a special token, which has no place in a text.

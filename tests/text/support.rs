@@ -50,3 +50,20 @@ impl Random {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
+
+/// A tokenizer.json that is quick to read: of the vocabulary, only byte tokens,
+/// characters, some more, and what merges those make of each other.
+pub fn small_tokenizer(directory: &str) -> Value {
+    let mut file = json(&format!("{directory}/tokenizer.json"));
+    let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+    vocab.retain(|token, id| id.as_u64().is_some_and(|id| id < 600) || token.chars().count() == 1);
+    let vocab = vocab.clone();
+    file["model"]["merges"].as_array_mut().unwrap().retain(|merge| {
+        let (a, b) = match merge.as_str() {
+            Some(merge) => merge.split_once(' ').unwrap(),
+            None => (string(&merge[0]), string(&merge[1])),
+        };
+        [a, b, &format!("{a}{b}")].into_iter().all(|piece| vocab.contains_key(piece))
+    });
+    file
+}

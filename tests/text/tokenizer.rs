@@ -1,11 +1,14 @@
 //! Ids, texts and bytes against the reference values.
 
-use crate::support::{MISTRAL, SMOLLM2, TALE, bytes, ids, json, string, tokenizer};
+use bise::text::Tokenizer;
+use serde_json::{Value, json};
+
+use crate::support::{MISTRAL, SMOLLM2, TALE, bytes, ids, json as read, small_tokenizer, string, tokenizer};
 
 #[test]
 fn mistral_encodes_and_decodes_as_sentencepiece() {
     let tokenizer = tokenizer(MISTRAL);
-    let golden = json("tests/fixtures/vectors/mistral_text.json");
+    let golden = read("tests/fixtures/vectors/mistral_text.json");
     let plain = golden["plain"].as_array().unwrap();
     assert_eq!(plain.len(), 14);
     for case in plain {
@@ -25,7 +28,7 @@ fn mistral_encodes_and_decodes_as_sentencepiece() {
 #[test]
 fn smollm2_encodes_and_decodes_as_transformers() {
     let tokenizer = tokenizer(SMOLLM2);
-    let golden = json("tests/fixtures/vectors/smollm2.json");
+    let golden = read("tests/fixtures/vectors/smollm2.json");
     let cases = golden["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 3);
     for case in cases {
@@ -45,7 +48,7 @@ fn smollm2_encodes_and_decodes_as_transformers() {
 #[test]
 fn demo_models_encode_and_decode_as_transformers() {
     let tokenizer = tokenizer(TALE);
-    let golden = json("tests/fixtures/golden.json");
+    let golden = read("tests/fixtures/golden.json");
     let mut texts = 0;
     for prompt in golden["prompts"].as_array().unwrap() {
         // The chat prompt is rendered already and carries its own <s>.
@@ -94,6 +97,77 @@ fn decode_equals_the_tokenizers_crate_on_every_token_and_special_setting() {
             }
         }
     }
+}
+
+/// Every component that is read here, with every setting of it, encodes as in the crate.
+#[test]
+fn components_encode_as_in_the_tokenizers_crate() {
+    let llama3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let mut pre_tokenizers = vec![Value::Null];
+    for (a, b) in [(true, true), (true, false), (false, true), (false, false)] {
+        pre_tokenizers
+            .push(json!({"type": "ByteLevel", "add_prefix_space": a, "trim_offsets": true, "use_regex": b}));
+        pre_tokenizers.push(json!({"type": "Digits", "individual_digits": a}));
+        for scheme in ["first", "never", "always"] {
+            pre_tokenizers
+                .push(json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": a}));
+        }
+        for behavior in ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"] {
+            for pattern in [json!({"Regex": llama3}), json!({"String": "a "})] {
+                pre_tokenizers
+                    .push(json!({"type": "Split", "pattern": pattern, "behavior": behavior, "invert": a}));
+            }
+        }
+    }
+    pre_tokenizers.push(json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false}));
+    pre_tokenizers.push(json!({"type": "Metaspace", "replacement": "▁", "add_prefix_space": true}));
+    let steps: Vec<Value> = pre_tokenizers.iter().skip(1).step_by(5).take(3).cloned().collect();
+    pre_tokenizers.push(json!({"type": "Sequence", "pretokenizers": steps}));
+    let mut normalizers = vec![
+        Value::Null,
+        json!({"type": "Prepend", "prepend": "▁"}),
+        json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"}),
+        json!({"type": "Replace", "pattern": {"String": ". "}, "content": "xy"}),
+    ];
+    normalizers.extend(["NFC", "NFD", "NFKC", "NFKD"].map(|kind| json!({"type": kind})));
+    normalizers.push(json!({"type": "Sequence", "normalizers": normalizers.get(1..).unwrap()}));
+
+    let texts = [
+        "",
+        " ",
+        "It's 12345 a a  a.\n\n Été ﬁ ① e\u{301}",
+        " </s>x</s> y. z.",
+        "▁a▁ 東京🦊\t\u{85}\u{feff}.",
+    ];
+    let mut compared = 0;
+    for directory in [TALE, SMOLLM2] {
+        let mut file = small_tokenizer(directory);
+        for added in file["added_tokens"].as_array_mut().unwrap().iter_mut().skip(1) {
+            added["normalized"] = json!(true);
+        }
+        for (index, pre_tokenizer) in pre_tokenizers.iter().enumerate() {
+            file["pre_tokenizer"] = pre_tokenizer.clone();
+            // A different normalizer each time, not all pairs.
+            file["normalizer"] = normalizers[index % normalizers.len()].clone();
+            let bytes = serde_json::to_vec(&file).unwrap();
+            let (ours, oracle) =
+                (Tokenizer::from_json(&bytes).unwrap(), tokenizers::Tokenizer::from_bytes(&bytes).unwrap());
+            for text in texts {
+                for add_special in [true, false] {
+                    let expected = oracle.encode_fast(text, add_special).unwrap();
+                    let got = ours.encode(text, add_special).unwrap();
+                    assert_eq!(
+                        got,
+                        expected.get_ids(),
+                        "{directory} {pre_tokenizer} {} {text:?}",
+                        file["normalizer"]
+                    );
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(compared, 2 * 10 * pre_tokenizers.len());
 }
 
 #[test]
