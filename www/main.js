@@ -16,6 +16,7 @@ const chat = new ChatPanel({
   status: new StatusPanel(),
   sampling: new SamplingPanel(),
   message,
+  lost: () => models.unload(),
   reload: () => models.reload(),
 });
 

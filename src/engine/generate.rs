@@ -21,6 +21,7 @@ struct Plan {
 
 /// What has been generated so far.
 struct Progress {
+    prompt_tokens: u32,
     ids: Vec<u32>,
     text: String,
     logprobs: Vec<TokenLogprob>,
@@ -44,6 +45,7 @@ impl Engine {
         let started = Instant::now();
         let Plan { prompt, max_tokens, eos, mut sampler, stop } = self.resolve(request)?;
         let mut progress = Progress {
+            prompt_tokens: prompt.len() as u32,
             ids: Vec::new(),
             text: String::new(),
             logprobs: Vec::new(),
@@ -80,7 +82,7 @@ impl Engine {
         let rest = progress.ids.len().saturating_sub(1) as f64;
         Ok(Output {
             timings: Timings {
-                prompt_tokens: prompt.len() as u32,
+                prompt_tokens: progress.prompt_tokens,
                 prompt_ms: first_token.duration_since(started).as_secs_f64() * 1e3,
                 completion_tokens: progress.ids.len() as u32,
                 completion_ms,
@@ -273,7 +275,7 @@ impl Progress {
             outcome = StopOutcome { text: outcome.text + &held.text, stopped: held.stopped };
         }
         self.text.push_str(&outcome.text);
-        on_delta(&Delta { text: outcome.text, id: Some(id), logprobs });
+        on_delta(&Delta { text: outcome.text, id: Some(id), prompt_tokens: self.prompt_tokens, logprobs });
         outcome.stopped
     }
 
@@ -285,7 +287,7 @@ impl Progress {
         text.push_str(&std::mem::take(&mut self.stop).finish());
         if !text.is_empty() {
             self.text.push_str(&text);
-            on_delta(&Delta { text, id: None, logprobs: None });
+            on_delta(&Delta { text, id: None, prompt_tokens: self.prompt_tokens, logprobs: None });
         }
         stopped
     }

@@ -168,6 +168,8 @@ pub struct Delta {
     pub text: String,
     /// The generated token's id; `None` for text that was held back to the end.
     pub id: Option<u32>,
+    /// Tokens of the prompt, the same in every delta: what came before the first of them.
+    pub prompt_tokens: u32,
     /// Only if asked for.
     pub logprobs: Option<TokenLogprob>,
 }

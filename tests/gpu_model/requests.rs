@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::sync::Mutex;
 
 use bise::checkpoint::source::MemorySource;
-use bise::engine::{Engine, EngineError, FinishReason, LoadOptions, Message, Prompt, Request, WeightMode};
+use bise::engine::{
+    Delta, Engine, EngineError, FinishReason, LoadOptions, Message, Prompt, Request, WeightMode,
+};
 use pollster::block_on;
 
 use crate::common::limits;
@@ -53,12 +55,15 @@ fn stop_strings_end_the_text_across_tokens() {
     let whole = run(&mut engine, &request(serde_json::json!({ "temperature": 0.0 }))).unwrap();
     assert!(whole.text.contains("the door.\n\"Where"), "{}", whole.text);
     let stop = serde_json::json!({ "temperature": 0.0, "stop": ["r.\n\"Wh", "never"] });
-    let mut streamed = String::new();
-    let stopped =
-        block_on(engine.generate(&request(stop), &mut |delta| streamed.push_str(&delta.text), &|| false))
-            .unwrap();
+    let (mut streamed, mut prompt_tokens) = (String::new(), Vec::new());
+    let mut on_delta = |delta: &Delta| {
+        streamed.push_str(&delta.text);
+        prompt_tokens.push(delta.prompt_tokens as usize);
+    };
+    let stopped = block_on(engine.generate(&request(stop), &mut on_delta, &|| false)).unwrap();
     assert_eq!(stopped.text, "went to the doo");
     assert_eq!(streamed, stopped.text);
+    assert_eq!(prompt_tokens, vec![stopped.prompt_ids.len(); stopped.ids.len()]);
     assert_eq!(stopped.finish_reason, FinishReason::Stop);
     assert!(stopped.ids.len() < whole.ids.len());
 }

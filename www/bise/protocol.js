@@ -115,8 +115,8 @@ export {};
 
 /**
  * What one token added. `text` is empty while a character or a possible stop string is incomplete; `id` is
- * null for text that was held back to the end.
- * @typedef {{ text: string, id: number | null, logprobs: TokenLogprob | null }} Delta
+ * null for text that was held back to the end; `prompt_tokens` is the same in every delta.
+ * @typedef {{ text: string, id: number | null, prompt_tokens: number, logprobs: TokenLogprob | null }} Delta
  */
 
 /**

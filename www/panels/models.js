@@ -58,6 +58,12 @@ export class ModelsPanel {
     this.#again();
   }
 
+  /** Shows that no model is loaded. */
+  unload() {
+    this.#nameLabel.textContent = "none";
+    for (const choice of this.#choices) choice.setAttribute("aria-pressed", "false");
+  }
+
   openPanel() {
     this.#panel.open = true;
     this.#address.focus();
@@ -88,8 +94,7 @@ export class ModelsPanel {
     } catch (thrown) {
       const replaced = this.#controller !== controller;
       if (replaced) return;
-      this.#nameLabel.textContent = "none";
-      for (const choice of this.#choices) choice.setAttribute("aria-pressed", "false");
+      this.unload();
       const error = thrown instanceof BiseError && thrown.code === "aborted"
         ? new BiseError("aborted", `Loading ${name} was cancelled. Choose a model to go on.`)
         : thrown;
