@@ -2,11 +2,9 @@
 
 import { BiseError } from "../pkg/index.js";
 import { byId } from "./dom.js";
-import { evenRecipe, EMBEDDED } from "./merge/presets.js";
+import { EMBEDDED, EMBEDDED_LAYERS, evenRecipe } from "./merge/presets.js";
 
 /** @typedef {import("../pkg/index.js").Engine} Engine */
-
-export const BLEND_NAME = "tale × case";
 
 /** A pause in moving after which it merges, milliseconds. */
 const PAUSE_MS = 80;
@@ -65,7 +63,8 @@ export class BlendPanel {
     clearTimeout(this.#timer);
     this.#running?.abort();
     this.#running = null;
-    const recipe = ownBlend(model);
+    // The slider's merges have the shape of the models themselves, and can only replace weights of that shape.
+    const recipe = engine?.info.layers === EMBEDDED_LAYERS ? ownBlend(model) : null;
     this.#engine = recipe === null ? null : engine;
     this.#box.hidden = this.#engine === null;
     if (recipe === null) return;
@@ -118,7 +117,7 @@ export class BlendPanel {
 }
 
 /**
- * The recipe, if this is a merge of the page's own models that keeps their shape.
+ * The recipe, if this is a merge of the page's own models.
  *
  * @param {unknown} model
  * @returns {string | null}

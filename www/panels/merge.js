@@ -36,6 +36,7 @@ export class MergePanel {
   #presets = byId("presets", HTMLElement);
   #curves = byId("curves", HTMLElement);
   #curvesNote = byId("curves-note", HTMLElement);
+  #axis = byId("curves-axis", HTMLElement);
   #done = byId("run-done", HTMLElement);
   #recipe = new RecipeEditor((outline) => this.#read(outline));
   #parents = new ParentsEditor((index, name) => this.#rename(index, name), (thrown) => this.#message.error(thrown, []));
@@ -126,10 +127,14 @@ export class MergePanel {
       choice.setAttribute("aria-pressed", String(PRESETS.find(({ id }) => id === choice.dataset.preset)?.recipe === text));
     }
     this.#outline = outline;
+    // While the text has an error, moving an anchor would write over what is being typed.
+    this.#curves.inert = outline === null;
+    if (this.#result?.job.recipe !== text) this.#done.hidden = true;
     if (outline !== null) {
       const shown = fromOutline(outline);
       this.#blend = "blend" in shown ? shown.blend : null;
       this.#curves.hidden = this.#blend === null;
+      this.#axis.hidden = this.#blend === null;
       this.#curvesNote.textContent = "blend" in shown
         ? this.#curvesHint()
         : `This recipe is edited as text only: ${shown.reason}. Curves show a SLERP of two models in one slice.`;
@@ -148,7 +153,7 @@ export class MergePanel {
     const blend = this.#blend;
     if (blend === null) return;
     const [base, other] = [shortName(blend.base), shortName(otherOf(blend))];
-    byId("curves-axis", HTMLElement).textContent = `t = 0 is ${base}, t = 1 is ${other}`;
+    this.#axis.textContent = `t = 0 is ${base}, t = 1 is ${other}`;
     for (const { key } of CURVES) {
       const own = blend[key];
       this.#editors.get(key)?.show({ anchors: own ?? blend.rest, follows: own === null, layers: layersOf(blend), base, other });
@@ -255,6 +260,7 @@ export class MergePanel {
 
   #clear() {
     this.#message.clear();
+    this.#result = null;
     this.#report.clear();
     this.#done.hidden = true;
   }
@@ -263,7 +269,7 @@ export class MergePanel {
   #finish(result) {
     this.#result = result;
     const names = this.#blend ? [shortName(this.#blend.base), shortName(otherOf(this.#blend))] : [];
-    if (result.report) this.#report.finish(result.report, names);
+    if (result.report) this.#report.finish(result.report, result.job.name, names);
     const { directory, job } = result;
     const actions = [];
     if (directory === null) {

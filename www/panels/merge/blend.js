@@ -21,9 +21,9 @@
 
 /** Curves by their key in a {@link Blend}, with the filter that recipes have for them. */
 export const CURVES = Object.freeze(/** @type {const} */ ([
-  { key: "attention", label: "Attention", filter: "self_attn" },
-  { key: "mlp", label: "MLP", filter: "mlp" },
-  { key: "rest", label: "The rest", filter: null },
+  { key: "attention", label: "Attention", scope: "", filter: "self_attn" },
+  { key: "mlp", label: "MLP", scope: "", filter: "mlp" },
+  { key: "rest", label: "The rest", scope: "norms, embedding, head", filter: null },
 ]));
 
 /**

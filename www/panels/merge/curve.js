@@ -12,8 +12,8 @@ import { valueAt } from "./blend.js";
  * @property {string} other the model at t = 1
  */
 
-const HEIGHT = 132;
-const MARGIN = Object.freeze({ left: 30, right: 16, top: 14, bottom: 22 });
+const HEIGHT = 136;
+const MARGIN = Object.freeze({ left: 40, right: 18, top: 14, bottom: 28 });
 /** More anchors than this cannot be told apart. */
 const MOST_ANCHORS = 33;
 const KEYS = "Up and down move this anchor, with Shift finely; left and right go to its neighbours; Insert adds one, Delete removes it.";
@@ -23,6 +23,7 @@ const STEPS = Object.freeze({ ArrowUp: 0.05, ArrowDown: -0.05, PageUp: 0.2, Page
 
 export class CurveEditor {
   #label;
+  #scope;
   #onChange;
   #graph = svg("g");
   #svg = /** @type {SVGSVGElement} */ (svg("svg", { height: HEIGHT, class: "curve-svg" }, [this.#graph]));
@@ -40,18 +41,19 @@ export class CurveEditor {
   element;
 
   /**
-   * @param {{ key: string, label: string, filter: string | null }} curve
+   * @param {{ key: string, label: string, scope: string, filter: string | null }} curve
    * @param {(anchors: number[] | null) => void} onChange null: as the rest
    */
-  constructor({ key, label, filter }, onChange) {
+  constructor({ key, label, scope, filter }, onChange) {
     this.#label = label;
+    this.#scope = scope;
     this.#onChange = onChange;
-    this.#add = button("Add anchor", () => this.#insert(this.#current), "quiet");
+    this.#add = button("Add", () => this.#insert(this.#current), "quiet");
     this.#remove = button("Remove", () => this.#delete(this.#current), "quiet");
     this.#follow = button("As the rest", () => this.#onChange(null), "quiet");
     this.#follow.hidden = filter === null;
     const title = element("h4", { textContent: label });
-    for (const each of [this.#add, this.#remove, this.#follow]) each.ariaLabel = `${each.textContent}: ${label}`;
+    for (const each of [this.#add, this.#remove, this.#follow]) each.ariaLabel = `${each.textContent}${each === this.#follow ? "" : " anchor"}: ${label}`;
     const keys = element("p", { id: `curve-keys-${key}`, className: "visually-hidden", textContent: KEYS });
     this.#svg.setAttribute("role", "group");
     this.#svg.setAttribute("aria-label", `t of ${label} over the layers`);
@@ -98,7 +100,8 @@ export class CurveEditor {
     this.#svg.setAttribute("width", String(this.#width));
     this.#svg.setAttribute("viewBox", `0 0 ${this.#width} ${HEIGHT}`);
     this.element.classList.toggle("follows", follows);
-    this.#note.textContent = follows ? "as the rest" : anchors.length === 1 ? `t ${anchors[0]}` : `${anchors.length} anchors`;
+    const values = follows ? "as the rest" : anchors.length === 1 ? `t ${anchors[0]}` : `${anchors.length} anchors`;
+    this.#note.textContent = this.#scope === "" ? values : `${this.#scope}: ${values}`;
     this.#follow.disabled = follows;
     this.#add.disabled = anchors.length >= MOST_ANCHORS;
     this.#remove.disabled = anchors.length === 1;
@@ -110,10 +113,10 @@ export class CurveEditor {
     const right = this.#width - MARGIN.right;
     const grid = [0, 0.5, 1].flatMap((t) => [
       svg("line", { class: "grid", x1: MARGIN.left, x2: right, y1: this.#y(t), y2: this.#y(t) }),
-      svg("text", { class: "tick", x: MARGIN.left - 8, y: this.#y(t) + 4, "text-anchor": "end" }, [String(t)]),
+      svg("text", { class: "tick", x: MARGIN.left - 14, y: this.#y(t) + 4, "text-anchor": "end" }, [String(t)]),
     ]);
     const { layers } = this.#state;
-    const below = HEIGHT - 5;
+    const below = HEIGHT - 7;
     const ends = [
       svg("text", { class: "tick", x: MARGIN.left, y: below }, [layers === null ? "first layer" : "layer 0"]),
       svg("text", { class: "tick", x: right, y: below, "text-anchor": "end" }, [layers === null ? "last layer" : String(layers - 1)]),

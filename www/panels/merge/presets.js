@@ -3,6 +3,9 @@
 /** Models of this page by the names that its recipes give them. @type {Readonly<Record<string, string>>} */
 export const EMBEDDED = Object.freeze({ "./tale": "./models/tale/", "./case": "./models/case/" });
 
+/** Layers of each. */
+export const EMBEDDED_LAYERS = 6;
+
 /** Bytes of weights, where known. @type {Readonly<Record<string, number>>} */
 export const KNOWN_BYTES = Object.freeze({
   "chihoonlee10/T3Q-DPO-Mistral-7B": 14.5e9,
@@ -40,7 +43,7 @@ dtype: bfloat16
  * @param {number} t
  */
 export function evenRecipe(t) {
-  return `${slices("./tale", "./case", 6)}merge_method: slerp
+  return `${slices("./tale", "./case", EMBEDDED_LAYERS)}merge_method: slerp
 base_model: ./tale
 parameters:
   t: ${t}
@@ -53,7 +56,7 @@ export const PRESETS = Object.freeze([
   {
     id: "reference",
     title: "ING_2003M3_SLERP",
-    text: "the 7B model that bise was made for; downloads 2 × 14.5 GB",
+    text: "the 7B model that bise was made for; downloads 2 × 14.5 GB",
     recipe: `${slices("chihoonlee10/T3Q-DPO-Mistral-7B", "MatthieuJ/ING_2003M2_SLERP", 32)}merge_method: slerp
 base_model: chihoonlee10/T3Q-DPO-Mistral-7B
 ${CURVED}`,
@@ -61,8 +64,8 @@ ${CURVED}`,
   {
     id: "tale-x-case",
     title: "tale × case",
-    text: "the same curves over this page’s own models, 12 MB",
-    recipe: `${slices("./tale", "./case", 6)}merge_method: slerp
+    text: "the same curves over this page’s own models, 12 MB",
+    recipe: `${slices("./tale", "./case", EMBEDDED_LAYERS)}merge_method: slerp
 base_model: ./tale
 ${CURVED}`,
   },

@@ -17,6 +17,7 @@ const OFFSETS = Object.freeze({ attention: -0.26, mlp: 0.26, rest: 0 });
 
 export class ReportPanel {
   #section = byId("report", HTMLElement);
+  #title = byId("step-report", HTMLElement);
   #charts = byId("report-charts", HTMLElement);
   #totals = byId("report-totals", HTMLElement);
   #warnings = byId("report-warnings", HTMLElement);
@@ -33,6 +34,7 @@ export class ReportPanel {
 
   clear() {
     this.#tensors = [];
+    this.#title.textContent = "Report";
     this.#section.hidden = true;
     this.#totals.textContent = "";
     this.#warnings.replaceChildren();
@@ -50,9 +52,11 @@ export class ReportPanel {
 
   /**
    * @param {MergeReport} report
+   * @param {string} name of the merge
    * @param {string[]} parents base first
    */
-  finish({ tensors, warnings, totals }, parents) {
+  finish({ tensors, warnings, totals }, name, parents) {
+    this.#title.textContent = `Report: ${name}`;
     this.#tensors = tensors;
     this.#section.hidden = false;
     this.#totals.textContent = totalsLine(totals, parents);
@@ -138,18 +142,29 @@ function layerTicks({ layers, step, at }, bottom) {
 }
 
 /**
+ * A round number not below `least`, where cosines are too close together for more.
+ *
+ * @param {number} least
+ */
+function niceStep(least) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(least, 1e-7)));
+  const factor = [1, 2, 2.5, 5, 10].find((each) => each * power >= least) ?? 10;
+  return Number((factor * power).toPrecision(2));
+}
+
+/**
  * @param {Mark[]} marks
  * @param {number} width
  */
 function dotChart(marks, width) {
   const dots = marks.map(({ report }) => report.dot ?? 0);
-  const lowest = Math.min(...dots);
-  // A little room below; where all are close to 1, the scale follows them.
-  const low = lowest < 0 ? -1 : Math.max(0, 1 - (1 - lowest) * 1.15 - 1e-6);
+  const step = niceStep((1 - Math.min(...dots)) / 4);
+  const steps = Math.max(1, Math.ceil((1 - Math.min(...dots)) / step));
+  const low = 1 - steps * step;
   const bottom = DOT_HEIGHT - MARGIN.bottom;
   const y = (/** @type {number} */ dot) => bottom - ((dot - low) / (1 - low)) * (bottom - MARGIN.top);
-  const digits = Math.min(6, Math.max(2, Math.ceil(-Math.log10(1 - low)) + 1));
-  const grid = [0, 1, 2, 3, 4].map((i) => low + ((1 - low) * i) / 4).flatMap((dot) => [
+  const digits = Math.max(1, Math.ceil(-Math.log10(step) - 1e-9) + (String(step).includes("25") ? 1 : 0));
+  const grid = Array.from({ length: steps + 1 }, (_, i) => 1 - i * step).flatMap((dot) => [
     svg("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(dot), y2: y(dot) }),
     svg("text", { class: "tick", x: MARGIN.left - 8, y: y(dot) + 4, "text-anchor": "end" }, [dot.toFixed(digits)]),
   ]);

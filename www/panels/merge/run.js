@@ -65,8 +65,8 @@ export class RunPanel {
 
   /** @returns {Destination} */
   get destination() {
-    const value = new FormData(this.#form).get("destination");
-    return value === "folder" || value === "storage" ? value : "chat";
+    const chosen = /** @type {const} */ (["folder", "storage"]).find((each) => byId(`to-${each}`, HTMLInputElement).checked);
+    return chosen ?? "chat";
   }
 
   /** @param {Destination} destination */
