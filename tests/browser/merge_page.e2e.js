@@ -163,6 +163,7 @@ test("recipe and curves stay in step, both ways", async (t) => {
 
   // And by pointer.
   const knob = await page.$(".curve-rest .knob");
+  await knob?.evaluate((node) => node.scrollIntoView({ block: "center" }));
   const box = await knob?.boundingBox();
   assert.ok(box);
   const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
@@ -228,7 +229,7 @@ test("a merge is saved in the browser, and loads again as the same model", async
   const { page, screenshot } = await openPage(t, "/#merge");
   await shown(page, ".curve-attention [role=slider]");
   await greedy(page, 12);
-  assert.equal(await mergeInto(page, "storage"), "Saved as “tale-case” in this browser’s storage");
+  assert.equal(await mergeInto(page, "storage"), "Saved as “tale-x-case” in this browser’s storage");
   await shown(page, "#stored-list a, #stored-list summary");
   const names = await page.$$eval("#stored-list a", (all) => all.map((link) => /** @type {HTMLAnchorElement} */ (link).download).sort());
   for (const file of ["config.json", "mergekit_config.yml", "model.safetensors", "tokenizer.json", "README.md"]) assert.ok(names.includes(file), names.join());
@@ -240,14 +241,14 @@ test("a merge is saved in the browser, and loads again as the same model", async
   await screenshot("merge-saved");
 
   // A second one does not write over the first.
-  assert.equal(await mergeInto(page, "storage"), "Saved as “tale-case-2” in this browser’s storage");
+  assert.equal(await mergeInto(page, "storage"), "Saved as “tale-x-case-2” in this browser’s storage");
 
   // The saved checkpoint and the merge itself take the same greedy tokens.
   const [saved, merged] = await page.evaluate(async (prompt) => {
     const { Engine } = await import(new URL("pkg/index.js", document.baseURI).href);
     const root = await (await navigator.storage.getDirectory()).getDirectoryHandle("merges");
     const text = /** @type {HTMLTextAreaElement} */ (document.querySelector("#recipe-text")).value;
-    const models = [await root.getDirectoryHandle("tale-case"), { recipe: text, models: { "./tale": "./models/tale/", "./case": "./models/case/" } }];
+    const models = [await root.getDirectoryHandle("tale-x-case"), { recipe: text, models: { "./tale": "./models/tale/", "./case": "./models/case/" } }];
     const replies = [];
     for (const model of models) {
       const engine = await Engine.load(model);
@@ -265,7 +266,7 @@ test("a merge is saved in the browser, and loads again as the same model", async
   await page.waitForSelector("#stored-list button");
   await greedy(page, 12);
   await page.click("#stored-list button");
-  await page.waitForFunction(() => document.querySelector("#model-name")?.textContent === "tale-case");
+  await page.waitForFunction(() => document.querySelector("#model-name")?.textContent === "tale-x-case");
   await send(page, PROMPT);
   const said = await reply(page);
   assert.ok(said.length > 5 && saved.text.startsWith(said), `${said} / ${saved.text}`);
@@ -287,14 +288,14 @@ test("a merge goes into a picked folder, and stops without leaving anything", as
   });
   await page.goto(`${new URL(page.url()).origin}/#merge`);
   await shown(page, ".curve-attention [role=slider]");
-  assert.equal(await mergeInto(page, "folder"), "Saved as the folder “picked/tale-case”");
+  assert.equal(await mergeInto(page, "folder"), "Saved as the folder “picked/tale-x-case”");
   const list = () => page.evaluate(async () => {
     const picked = await (await navigator.storage.getDirectory()).getDirectoryHandle("picked");
     const names = [];
     for await (const name of /** @type {any} */ (picked).keys()) names.push(name);
     return names;
   });
-  assert.deepEqual(await list(), ["tale-case"]);
+  assert.deepEqual(await list(), ["tale-x-case"]);
   // Stopped at the first tensor.
   await page.evaluate(() => {
     new MutationObserver((_, observer) => {
@@ -304,7 +305,7 @@ test("a merge goes into a picked folder, and stops without leaving anything", as
   });
   await page.click("#run-start");
   await page.waitForFunction(() => document.querySelector("#run-announcer")?.textContent === "The merge was stopped.");
-  assert.deepEqual(await list(), ["tale-case"]);
+  assert.deepEqual(await list(), ["tale-x-case"]);
   assert.equal(await page.$eval("#run-start", (node) => node.matches(":enabled:not([hidden])")), true);
 });
 

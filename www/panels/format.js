@@ -2,6 +2,7 @@
 
 /** @param {number} bytes */
 export function formatBytes(bytes) {
+  if (bytes > 0 && bytes < 1e3) return "1 KB";
   if (bytes < 1e6) return `${Math.round(bytes / 1e3)} KB`;
   if (bytes < 1e9) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
   return `${(bytes / 1e9).toFixed(bytes < 1e10 ? 2 : 1)} GB`;

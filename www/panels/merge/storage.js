@@ -24,7 +24,7 @@ async function stored(create) {
 export async function newOutput(kind, name) {
   const parent = kind === "storage" ? await stored(true) : await orNull(directoryPicker()?.({ id: "bise-merge", mode: "readwrite" }) ?? stored(true));
   if (parent === null) return null;
-  const slug = name.replaceAll(/[^\w.-]+/g, "-").replaceAll(/^[-.]+|[-.]+$/g, "") || "merge";
+  const slug = name.replaceAll(" × ", "-x-").replaceAll(/[^\w.-]+/g, "-").replaceAll(/^[-.]+|[-.]+$/g, "") || "merge";
   for (let i = 1; ; i += 1) {
     const candidate = i === 1 ? slug : `${slug}-${i}`;
     if (await exists(parent, candidate)) continue;
