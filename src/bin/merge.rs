@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use bise::checkpoint::sink::FileSink;
 use bise::checkpoint::source::FileSource;
-use bise::merge::{Merge, MergeOptions, ModelRef, Parent, Recipe, WriteProgress};
-use clap::Args;
+use bise::merge::{Arithmetic, Merge, MergeOptions, ModelRef, Parent, Recipe, WriteProgress};
+use clap::{Args, ValueEnum};
 use pollster::block_on;
+
+use super::run::gpu_options;
 
 /// Arguments of `merge`.
 #[derive(Args)]
@@ -32,9 +34,20 @@ pub struct MergeArgs {
     /// Store linear weights as F8_E4M3 with one scale per row.
     #[arg(long)]
     f8: bool,
+    /// Where to compute: `auto` takes a GPU unless it is a software adapter.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
     /// Write what was done to each tensor, as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Backend {
+    Auto,
+    Webgpu,
+    Cpu,
 }
 
 fn parse_model(text: &str) -> Result<(String, PathBuf), String> {
@@ -130,7 +143,13 @@ async fn plan(args: &MergeArgs, recipe: Recipe, text: &str) -> Result<Merge<File
         let directory = directory(args, &model)?;
         parents.push(Parent::open(model, FileSource::new(directory)).await?);
     }
-    let options = MergeOptions { shard_bytes: args.shard_size, quantize: args.f8, ..MergeOptions::default() };
+    let arithmetic = match args.backend {
+        Backend::Auto => Arithmetic::Auto(gpu_options()?),
+        Backend::Webgpu => Arithmetic::Gpu(gpu_options()?),
+        Backend::Cpu => Arithmetic::Cpu,
+    };
+    let (shard_bytes, quantize) = (args.shard_size, args.f8);
+    let options = MergeOptions { shard_bytes, quantize, arithmetic, ..MergeOptions::default() };
     let cancelled = Rc::new(|| INTERRUPTED.load(Ordering::Relaxed));
     Ok(Merge::new(recipe, text, parents, options, cancelled, Box::new(|_| ())).await?)
 }

@@ -126,7 +126,7 @@ pub fn source(directory: &Path) -> Result<FileSource, Box<dyn Error>> {
 }
 
 /// The adapter that BISE_ADAPTER names, with the limits that BISE_LIMITS asks for.
-fn gpu_options() -> Result<GpuOptions, Box<dyn Error>> {
+pub fn gpu_options() -> Result<GpuOptions, Box<dyn Error>> {
     let adapter = std::env::var("BISE_ADAPTER").ok().filter(|name| !name.is_empty());
     let limits =
         match std::env::var("BISE_LIMITS").as_deref() {

@@ -24,6 +24,9 @@ struct Progress {
     prompt_tokens: u32,
     ids: Vec<u32>,
     text: String,
+    /// Length of the text that the stream gave, in UTF-16 code units; `text` may lack its end, where
+    /// a stop string may have begun.
+    decoded: usize,
     logprobs: Vec<TokenLogprob>,
     stream: Option<DecodeStream>,
     stop: StopMatcher,
@@ -48,6 +51,7 @@ impl Engine {
             prompt_tokens: prompt.len() as u32,
             ids: Vec::new(),
             text: String::new(),
+            decoded: 0,
             logprobs: Vec::new(),
             stream: self.tokenizer.as_ref().map(Tokenizer::stream),
             stop,
@@ -58,7 +62,7 @@ impl Engine {
             let id = sampler.sample(&logits)?;
             first_token.get_or_insert_with(Instant::now);
             let logprobs = match request.logprobs {
-                Some(top) => Some(self.token_logprob(&logits, id, top)?),
+                Some(top) => Some(self.token_logprob(&logits, id, top, progress.offset())?),
                 None => None,
             };
             let ended = eos.contains(&id);
@@ -235,7 +239,13 @@ impl Engine {
         Ok(options)
     }
 
-    fn token_logprob(&self, logits: &[f32], id: u32, top: u32) -> Result<TokenLogprob, EngineError> {
+    fn token_logprob(
+        &self,
+        logits: &[f32],
+        id: u32,
+        top: u32,
+        text_offset: usize,
+    ) -> Result<TokenLogprob, EngineError> {
         let tokenizer = self.tokenizer()?;
         let (logprob, alternatives) = log_probs(logits, id, top as usize)?;
         let describe = |id: u32, logprob: f32| {
@@ -246,11 +256,17 @@ impl Engine {
         Ok(TokenLogprob {
             chosen: describe(id, logprob),
             top: alternatives.into_iter().map(|(id, logprob)| describe(id, logprob)).collect(),
+            text_offset,
         })
     }
 }
 
 impl Progress {
+    /// Where the next token's text begins, in UTF-16 code units.
+    fn offset(&self) -> usize {
+        self.decoded + self.stream.as_ref().map_or(0, |stream| utf16_length(&stream.held_characters()))
+    }
+
     /// Adds a token; returns whether a stop string is complete.
     fn take(
         &mut self,
@@ -265,6 +281,7 @@ impl Progress {
             Some(stream) if !ended => stream.push(id),
             _ => String::new(),
         };
+        self.decoded += utf16_length(&piece);
         let mut outcome = self.stop.push(&piece);
         // A stop string may hide in text that the decoder still holds back.
         if !outcome.stopped
@@ -291,6 +308,10 @@ impl Progress {
         }
         stopped
     }
+}
+
+fn utf16_length(text: &str) -> usize {
+    text.encode_utf16().count()
 }
 
 fn unix_seconds() -> i64 {

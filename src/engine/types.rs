@@ -158,6 +158,9 @@ pub struct TokenLogprob {
     pub chosen: Alternative,
     /// The likeliest tokens, likeliest first.
     pub top: Vec<Alternative>,
+    /// Where its text begins in the generated text, in UTF-16 code units as JavaScript counts: a
+    /// character counts once its last byte is there.
+    pub text_offset: usize,
 }
 
 /// What one step added to the text. `text` may be empty while a character or a

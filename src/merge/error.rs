@@ -1,6 +1,7 @@
 //! What can be wrong with a merge.
 
 use crate::checkpoint::{CheckpointError, SourceError};
+use crate::gpu::GpuError;
 use crate::model::ModelError;
 
 /// A merge that cannot be done as it stands.
@@ -22,6 +23,9 @@ pub enum MergeError {
         /// What is wrong with it.
         error: Box<ModelError>,
     },
+    /// The device, where the caller insisted on one.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// The output, or anything that is no source's fault.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -14,11 +14,39 @@ use super::recipe::Recipe;
 use super::report::{MergeReport, TensorReport};
 use super::shard::ShardMerge;
 use super::tensor::TensorPlan;
-use super::{MergeError, plan};
+use super::{MergeError, on_gpu, plan};
 use crate::checkpoint::source::{MemorySource, MemoryStream};
 use crate::checkpoint::writer::{self, TensorSpec};
 use crate::checkpoint::{ByteSource, ByteStream, Header, Manifest, Opened, SourceError};
 use crate::dtype::Dtype;
+use crate::gpu::{GpuError, GpuOptions};
+use crate::kernels::merge::SlerpGpu;
+
+/// Where a merge is computed.
+#[derive(Clone, Debug, Default)]
+pub enum Arithmetic {
+    /// On the CPU.
+    #[default]
+    Cpu,
+    /// On a GPU if there is one that is no software, else on the CPU.
+    Auto(GpuOptions),
+    /// On whatever adapter there is.
+    Gpu(GpuOptions),
+}
+
+impl Arithmetic {
+    async fn open(&self, dtypes: &[Dtype]) -> Result<Option<SlerpGpu>, GpuError> {
+        match self {
+            Arithmetic::Cpu => Ok(None),
+            // A device that cannot be had is no obstacle: the CPU gives the same result.
+            Arithmetic::Auto(options) => {
+                let gpu = SlerpGpu::open(options, &[]).await.ok();
+                Ok(gpu.filter(|gpu| !gpu.tier().software))
+            }
+            Arithmetic::Gpu(options) => SlerpGpu::open(options, dtypes).await.map(Some),
+        }
+    }
+}
 
 /// How a merge is done.
 #[derive(Clone, Debug)]
@@ -29,11 +57,18 @@ pub struct MergeOptions {
     pub quantize: bool,
     /// Elements that are computed together; never shows in the result.
     pub chunk_elements: usize,
+    /// Where to compute.
+    pub arithmetic: Arithmetic,
 }
 
 impl Default for MergeOptions {
     fn default() -> MergeOptions {
-        MergeOptions { shard_bytes: 5_000_000_000, quantize: false, chunk_elements: 1 << 16 }
+        MergeOptions {
+            shard_bytes: 5_000_000_000,
+            quantize: false,
+            chunk_elements: 1 << 16,
+            arithmetic: Arithmetic::Cpu,
+        }
     }
 }
 
@@ -61,6 +96,8 @@ pub(super) struct Inner<S> {
     /// Files that are neither weights nor copies.
     written: MemorySource,
     pub(super) options: MergeOptions,
+    /// Taken out while a tensor is on it.
+    pub(super) gpu: Cell<Option<SlerpGpu>>,
     pub(super) cancelled: Cancelled,
     pub(super) report: RefCell<MergeReport>,
     pub(super) on_tensor: Cell<Option<OnTensor>>,
@@ -96,6 +133,10 @@ impl<S: ByteSource + Clone> Merge<S> {
         let mut warnings = recipe.warnings.clone();
         warnings.extend(layout::warnings(&layouts, &parents, last));
         let report = MergeReport { warnings, ..MergeReport::default() };
+        let mut dtypes: Vec<Dtype> = tensors.iter().filter_map(on_gpu::precision).collect();
+        dtypes.sort_unstable();
+        dtypes.dedup();
+        let gpu = options.arithmetic.open(&dtypes).await?;
         let tensors = tensors.into_iter().map(|tensor| (tensor.name.clone(), Rc::new(tensor))).collect();
         Ok(Merge {
             inner: Rc::new(Inner {
@@ -106,6 +147,7 @@ impl<S: ByteSource + Clone> Merge<S> {
                 plan,
                 written: MemorySource::new(written),
                 options,
+                gpu: Cell::new(gpu),
                 cancelled,
                 report: report.into(),
                 on_tensor: Cell::new(Some(on_tensor)),

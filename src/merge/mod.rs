@@ -10,6 +10,7 @@
 //! slerp     the arithmetic: sums, coefficients, combination
 //! leaf      a parent's tensor as runs of f32
 //! evaluate  one output tensor, pass by pass, chunk by chunk
+//! on_gpu    the same on a GPU
 //! files     the result's files that are not weights
 //! merged    Merge: the result as a place to read a checkpoint from
 //! shard     one weight file of it, computed while it is read
@@ -23,6 +24,7 @@ mod files;
 mod layout;
 mod leaf;
 mod merged;
+mod on_gpu;
 mod parent;
 mod plan;
 pub mod recipe;
@@ -34,7 +36,7 @@ mod tensor;
 mod write;
 
 pub use error::MergeError;
-pub use merged::{Merge, MergeOptions, MergedStream, OnTensor};
+pub use merged::{Arithmetic, Merge, MergeOptions, MergedStream, OnTensor};
 pub use parent::Parent;
 pub use recipe::{Document, Layout, Method, ModelRef, Recipe, Slice, Source};
 pub use report::{MergeReport, TensorReport};

@@ -5,11 +5,13 @@ use std::rc::Rc;
 
 use super::evaluate::{Evaluation, Solved};
 use super::merged::{Inner, SCALE_SUFFIX};
+use super::on_gpu::{Failure, OnGpu, PIECE_ELEMENTS, precision};
 use super::report::{Combination, SlerpReport, TensorReport};
 use super::tensor::{Operation, TensorPlan};
 use crate::checkpoint::writer::PlannedShard;
 use crate::checkpoint::{ByteSource, CheckpointError, SourceError, TensorInfo};
 use crate::dtype::{find_non_finite, narrow, quantize_row_e4m3};
+use crate::gpu::GpuError;
 
 /// A range of one weight file.
 pub struct ShardMerge<S: ByteSource> {
@@ -21,10 +23,26 @@ pub struct ShardMerge<S: ByteSource> {
     running: Option<Running<S>>,
 }
 
+/// Where a tensor is computed.
+enum Evaluator<S: ByteSource> {
+    Cpu(Box<Evaluation<S>>),
+    Gpu(OnGpu),
+}
+
+impl<S: ByteSource> Evaluator<S> {
+    /// What the report calls it.
+    fn path(&self) -> &'static str {
+        match self {
+            Evaluator::Cpu(_) => "cpu",
+            Evaluator::Gpu(_) => "gpu",
+        }
+    }
+}
+
 /// A tensor in the middle of its computation.
 struct Running<S: ByteSource> {
     info: TensorInfo,
-    evaluation: Evaluation<S>,
+    evaluation: Evaluator<S>,
     /// Elements that were computed.
     element: u64,
 }
@@ -111,14 +129,32 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
 impl<S: ByteSource + Clone> Running<S> {
     async fn next(&mut self, inner: &Inner<S>) -> Result<Vec<u8>, SourceError> {
         let left = self.info.elements().saturating_sub(self.element);
-        let mut count = left.min(inner.options.chunk_elements.max(1) as u64);
+        let mut count = left.min(match self.evaluation {
+            Evaluator::Cpu(_) => inner.options.chunk_elements.max(1) as u64,
+            // Each readback is a round trip.
+            Evaluator::Gpu(_) => PIECE_ELEMENTS as u64,
+        });
         let cols = self.info.shape.last().copied().unwrap_or(1).max(1);
         if self.info.dtype.is_f8() {
             // Whole rows, since each has a scale of its own.
             count = left.min((count / cols).max(1) * cols);
         }
         let wrap = |error| wrap(&self.info.name, error);
-        let values = self.evaluation.next(count as usize).await.map_err(wrap)?;
+        let values = match &mut self.evaluation {
+            Evaluator::Cpu(evaluation) => evaluation.next(count as usize).await.map_err(wrap)?,
+            Evaluator::Gpu(result) => {
+                let Some(gpu) = inner.gpu.take() else {
+                    let detail = "the merge is being read in two places at once".to_owned();
+                    return Err(SourceError::Io { file: self.info.name.clone(), detail });
+                };
+                let values = result.next(&gpu, count as usize).await;
+                inner.gpu.set(Some(gpu));
+                values.map_err(|error| SourceError::Io {
+                    file: self.info.name.clone(),
+                    detail: format!("{error}; merge again, on the CPU if it persists"),
+                })?
+            }
+        };
         let mut bytes = Vec::new();
         if self.info.dtype.is_f8() {
             bytes.resize(values.len(), 0);
@@ -166,15 +202,51 @@ async fn scales<S: ByteSource + Clone>(inner: &Rc<Inner<S>>, weight: &str) -> Re
 }
 
 /// Opens a tensor's leaves, takes its sums and reports them.
-async fn start<S: ByteSource + Clone>(inner: &Inner<S>, tensor: &str) -> Result<Evaluation<S>, SourceError> {
+async fn start<S: ByteSource + Clone>(inner: &Inner<S>, tensor: &str) -> Result<Evaluator<S>, SourceError> {
     let wrap = |error| wrap(tensor, error);
     let unknown = || wrap(CheckpointError::UnknownTensor { tensor: tensor.to_owned() });
     let plan = inner.tensors.get(tensor).ok_or_else(unknown)?.clone();
-    let opened = Evaluation::open(plan.clone(), &inner.parents, &inner.cancelled).await;
-    let mut evaluation = opened.map_err(wrap)?;
-    let solved = evaluation.prepare(inner.options.chunk_elements.max(1)).await.map_err(wrap)?;
-    inner.tell(&plan, &solved);
-    Ok(evaluation)
+    let (evaluator, solved) = match on_gpu(inner, &plan).await.map_err(wrap)? {
+        Some((result, solved)) => (Evaluator::Gpu(result), solved),
+        None => {
+            let opened = Evaluation::open(plan.clone(), &inner.parents, &inner.cancelled).await;
+            let mut evaluation = opened.map_err(wrap)?;
+            let solved = evaluation.prepare(inner.options.chunk_elements.max(1)).await.map_err(wrap)?;
+            (Evaluator::Cpu(Box::new(evaluation)), solved)
+        }
+    };
+    inner.tell(&plan, &solved, evaluator.path());
+    Ok(evaluator)
+}
+
+/// Merges a tensor on the GPU, if there is one and it can; on any fault of the device the CPU does.
+async fn on_gpu<S: ByteSource + Clone>(
+    inner: &Inner<S>,
+    plan: &Rc<TensorPlan>,
+) -> Result<Option<(OnGpu, Vec<Solved>)>, CheckpointError> {
+    let Some(dtype) = precision(plan) else { return Ok(None) };
+    let Some(mut gpu) = inner.gpu.take() else { return Ok(None) };
+    let merged = OnGpu::merge(&mut gpu, plan, dtype, &inner.parents, &inner.cancelled).await;
+    match merged {
+        Ok(merged) => {
+            inner.gpu.set(Some(gpu));
+            Ok(Some(merged))
+        }
+        // A tensor that does not fit may be followed by one that does.
+        Err(Failure::Gpu(GpuError::OutOfMemory { .. } | GpuError::TooLarge { .. })) => {
+            inner.gpu.set(Some(gpu));
+            Ok(None)
+        }
+        Err(Failure::Gpu(error)) => {
+            let warning = format!("{}: {error}; the CPU goes on", plan.name);
+            inner.report.borrow_mut().warnings.push(warning);
+            Ok(None)
+        }
+        Err(Failure::Checkpoint(error)) => {
+            inner.gpu.set(Some(gpu));
+            Err(error)
+        }
+    }
 }
 
 fn wrap(tensor: &str, error: CheckpointError) -> SourceError {
@@ -196,7 +268,7 @@ impl<S> Inner<S> {
     }
 
     /// Adds what was found about a tensor to the report.
-    fn tell(&self, plan: &TensorPlan, solved: &[Solved]) {
+    fn tell(&self, plan: &TensorPlan, solved: &[Solved], path: &'static str) {
         let several = self.recipe.documents.len() > 1;
         let mut on_tensor = self.on_tensor.take();
         for (index, node) in plan.nodes.iter().enumerate() {
@@ -210,7 +282,7 @@ impl<S> Inner<S> {
                         branch: coefficients.branch,
                         norms: coefficients.norms,
                         distances: coefficients.distances(*sums),
-                        path: "cpu",
+                        path,
                     };
                     (Combination::Slerp, coefficients.factors.to_vec(), Some(slerp))
                 }

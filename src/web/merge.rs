@@ -8,15 +8,14 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::AbortSignal;
 
+use super::any::AnySource;
 use super::error::{bad_request, describe, from_engine, name_of};
 use super::source::WebSource;
 use super::{Callback, from_js, to_js};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::sink::ByteSink;
-use crate::merge::{Merge, MergeError, MergeOptions, ModelRef, OnTensor, Parent, Recipe};
-
-/// A merge of sources in the browser.
-pub(super) type WebMerge = Merge<Rc<WebSource>>;
+use crate::gpu::GpuOptions;
+use crate::merge::{Arithmetic, Merge, MergeError, MergeOptions, ModelRef, OnTensor, Parent, Recipe};
 
 /// Options of [`merge`].
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +25,24 @@ struct Options {
     shard_bytes: Option<u64>,
     /// Whether linear weights become FP8.
     f8: bool,
+    /// Where to compute.
+    backend: Backend,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Backend {
+    /// On a GPU that is no software adapter, else on the CPU.
+    #[default]
+    Auto,
+    Webgpu,
+    Cpu,
+}
+
+/// Where a merge is computed unless the caller says otherwise.
+pub(super) fn auto() -> Arithmetic {
+    Arithmetic::Auto(GpuOptions::default())
 }
 
 /// The models that a recipe reads, each once.
@@ -74,8 +91,13 @@ pub async fn merge(
     on_tensor: Function,
     signal: AbortSignal,
 ) -> Result<JsValue, JsValue> {
-    let Options { shard_bytes, f8 } = from_js("merge options", options)?;
-    let mut options = MergeOptions { quantize: f8, ..MergeOptions::default() };
+    let Options { shard_bytes, f8, backend } = from_js("merge options", options)?;
+    let arithmetic = match backend {
+        Backend::Auto => auto(),
+        Backend::Webgpu => Arithmetic::Gpu(GpuOptions::default()),
+        Backend::Cpu => Arithmetic::Cpu,
+    };
+    let mut options = MergeOptions { quantize: f8, arithmetic, ..MergeOptions::default() };
     options.shard_bytes = shard_bytes.unwrap_or(options.shard_bytes);
     let on_progress = Rc::new(Callback::new(on_progress));
     let plan = open(&source, options, on_tensor, &on_progress, signal).await?;
@@ -94,7 +116,7 @@ pub(super) async fn open(
     on_tensor: Function,
     on_progress: &Rc<Callback>,
     signal: AbortSignal,
-) -> Result<WebMerge, JsValue> {
+) -> Result<Merge<AnySource>, JsValue> {
     let field = |name: &str| Reflect::get(source, &name.into()).unwrap_or(JsValue::UNDEFINED);
     let text = field("recipe").as_string();
     let text = text.ok_or_else(|| bad_request("recipe must be a string: the YAML of a mergekit recipe"))?;
@@ -104,7 +126,8 @@ pub(super) async fn open(
     let mut parents = Vec::new();
     for model in recipe.models() {
         let source = WebSource::new(&models.get(&model.to_string().into()), signal.clone())?;
-        parents.push(Parent::open(model, Rc::new(source)).await.map_err(from_merge)?);
+        let source = AnySource::Files(Rc::new(source));
+        parents.push(Parent::open(model, source).await.map_err(from_merge)?);
     }
     let on_tensor: OnTensor = {
         let report = on_progress.clone();

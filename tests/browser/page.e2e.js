@@ -169,7 +169,7 @@ test("a model that is not there gives a message, and a way on", async (t) => {
   await page.keyboard.press("Enter");
   await page.waitForSelector("#message:not([hidden])");
   const said = await page.$eval("#message", (node) => node.textContent ?? "");
-  assert.match(said, /damaged or incomplete.*config\.json: not found/);
+  assert.match(said, /missing, incomplete or damaged.*there is no model here: http.*\/models\/nothing\/config\.json was not found; check the name/);
   assert.equal(await page.$eval("#prompt", (node) => node.matches(":disabled")), true);
   await page.click('[data-name="tale"]');
   await ready(page, "tale");

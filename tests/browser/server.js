@@ -15,7 +15,8 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {Record<string, string>} [hub] checkpoints by `owner/name`, answered as the Hugging Face hub does below
  *   `/owner/name/resolve/REVISION/`
  * @property {number} [bytesPerSecond] throttle of every body
- * @property {boolean} [cors] allow other origins
+ * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
+ *   Content-Range and the like from the page
  */
 
 /**
@@ -90,6 +91,8 @@ async function answer(options, strikes, request, response, entry) {
   const { path, fault } = parseFault(decodeURIComponent(entry.path.split("?")[0] ?? "/"));
   if (options.cors) {
     response.setHeader("Access-Control-Allow-Origin", "*");
+  }
+  if (options.cors === true) {
     response.setHeader("Access-Control-Allow-Headers", "Authorization, *"); // which * alone leaves out
     response.setHeader("Access-Control-Expose-Headers", "*");
   }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bise::checkpoint::source::FileSource;
-use bise::engine::{Engine, LoadOptions, Prompt, WeightMode};
+use bise::engine::{Engine, EngineError, LoadOptions, Prompt, WeightMode};
 use bise::gpu::LimitChoice;
 use bise::merge::{Merge, MergeOptions, Parent, Recipe};
 use pollster::block_on;
@@ -32,7 +32,13 @@ fn merge(t: Option<f64>) -> Merge<FileSource> {
 fn load(merge: &Merge<FileSource>) -> Engine {
     let gpu = gpu(LimitChoice::Adapter);
     let options = LoadOptions { weights: WeightMode::Checkpoint, context_length: None, gpu };
-    block_on(Engine::load_merge(merge, &options, &mut |_| (), &|| false)).unwrap()
+    block_on(Engine::load_known(merge, merge.manifest().ok(), &options, &mut |_| (), &|| false)).unwrap()
+}
+
+fn replace(engine: &mut Engine, t: Option<f64>, cancelled: &dyn Fn() -> bool) -> Result<(), EngineError> {
+    let merge = merge(t);
+    let manifest = merge.manifest().unwrap();
+    block_on(engine.replace_weights(&merge, &manifest, &mut |_| (), cancelled))
 }
 
 fn check(engine: &mut Engine, model: &str) -> Result<(), String> {
@@ -58,7 +64,7 @@ fn a_merge_into_the_gpu_runs_as_transformers_runs_mergekits() {
 
     // The same engine takes other blends: t 0 is one parent, t 1 the other.
     for (t, model) in [(0.0, "tale"), (1.0, "case")] {
-        block_on(engine.replace_weights(&merge(Some(t)), &mut |_| (), &|| false)).unwrap();
+        replace(&mut engine, Some(t), &|| false).unwrap();
         check(&mut engine, model).unwrap();
     }
 }
@@ -91,10 +97,10 @@ fn a_merge_that_stops_half_way_leaves_an_engine_that_takes_the_next() {
         pieces.set(pieces.get() + 1);
         pieces.get() > 6
     };
-    let error = block_on(engine.replace_weights(&merge(Some(0.0)), &mut |_| (), &cancelled)).unwrap_err();
+    let error = replace(&mut engine, Some(0.0), &cancelled).unwrap_err();
     assert_eq!(error.code(), "aborted");
     let refused = block_on(engine.logits(&[1])).unwrap_err();
     assert_eq!(refused.code(), "bad-request");
-    block_on(engine.replace_weights(&merge(None), &mut |_| (), &|| false)).unwrap();
+    replace(&mut engine, None, &|| false).unwrap();
     check(&mut engine, "merged").unwrap();
 }

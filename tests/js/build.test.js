@@ -37,3 +37,16 @@ test("a site is never written over the repository or a stranger's files", (t) =>
   }
   for (const dir of ["target/site", "site", "../site", "srcs"]) assert.match(site(dir).stdout, /the build began/, dir);
 });
+
+test("the stages run whole, whatever the caller's environment leaves out", (t) => {
+  const top = mkdtempSync(join(tmpdir(), "bise-build-"));
+  t.after(() => rmSync(top, { recursive: true }));
+  for (const folder of ["bin", "tests"]) mkdirSync(join(top, folder));
+  for (const file of ["build.sh", "tests/stages.sh"]) cpSync(join(TOP, file), join(top, file));
+  writeFileSync(join(top, "bin/cargo"), "#!/bin/sh\nenv | grep ^BISE\necho cargo $*\n", { mode: 0o755 });
+  const left = { BISE_NO_GPU: "1", BISE_NO_SMOLLM2: "1", BISE_LIMITS: "default", BISE_ADAPTER: "none" };
+  const env = { ...process.env, ...left, PATH: `${join(top, "bin")}:${process.env.PATH}` };
+  const { stdout } = spawnSync("bash", ["build.sh", "test", "fmt"], { cwd: top, env, encoding: "utf8" });
+  assert.match(stdout, /cargo fmt --check/);
+  assert.doesNotMatch(stdout, /BISE_/);
+});

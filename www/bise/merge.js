@@ -3,7 +3,7 @@
 import { Bridge } from "./bridge.js";
 import { BiseError, badRequest } from "./errors.js";
 import { mergeSource, plainHeaders, toModels } from "./model.js";
-import { checkKind, checkNames, describe } from "./options.js";
+import { checkKind, checkNames, describe, oneOf } from "./options.js";
 import { lendOutput } from "./sink.js";
 import { spawnWorker } from "./spawn.js";
 
@@ -17,6 +17,7 @@ import { spawnWorker } from "./spawn.js";
  *   own storage), or a function that opens a WritableStream for each file
  * @property {import("./model.js").Models} [models] where the recipe's models lie; a name that is left out is taken for
  *   a hub id or URL itself
+ * @property {"auto" | "webgpu" | "cpu"} [backend] where to compute; "auto" takes a GPU unless it is a software adapter
  * @property {boolean} [f8] store linear weights as FP8 with one scale per row
  * @property {number} [shardBytes] longest data of a weight file; default 5,000,000,000
  * @property {string} [hubUrl]
@@ -27,7 +28,7 @@ import { spawnWorker } from "./spawn.js";
  */
 
 const OPTIONS = Object.freeze(
-  ["output", "models", "f8", "shardBytes", "hubUrl", "headers", "onProgress", "onTensor", "signal"],
+  ["output", "models", "backend", "f8", "shardBytes", "hubUrl", "headers", "onProgress", "onTensor", "signal"],
 );
 
 /**
@@ -53,7 +54,8 @@ export async function merge(recipe, options) {
  */
 export async function mergeWith(recipe, given, spawn) {
   const options = /** @type {MergeOptions} */ (checkNames(given, OPTIONS, "merge options"));
-  const { output, models, f8, shardBytes, onProgress, onTensor, signal } = options;
+  const { output, models, backend = "auto", f8, shardBytes, onProgress, onTensor, signal } = options;
+  oneOf("backend", backend, ["auto", "webgpu", "cpu"]);
   if (f8 !== undefined) checkKind("f8", f8, "boolean");
   if (shardBytes !== undefined) checkKind("shardBytes", shardBytes, "count");
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
@@ -66,7 +68,7 @@ export async function mergeWith(recipe, given, spawn) {
   const bridge = new Bridge(spawn());
   try {
     const merging = bridge.call(
-      { type: "merge", source, output: target, options: { f8: f8 ?? false, shardBytes: shardBytes ?? null } },
+      { type: "merge", source, output: target, options: { backend, f8: f8 ?? false, shardBytes: shardBytes ?? null } },
       {
         transfer,
         onEvent: (event) => {

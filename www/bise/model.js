@@ -1,7 +1,7 @@
 /** What a `model` and the options of a load mean. */
 
 import { badRequest } from "./errors.js";
-import { checkKind, checkNames, describe } from "./options.js";
+import { checkKind, checkNames, describe, oneOf } from "./options.js";
 
 /** @typedef {import("./protocol.js").Source} Source */
 
@@ -86,16 +86,6 @@ export function plainHeaders(given) {
     }
   }
   return { .../** @type {Record<string, string>} */ (given) };
-}
-
-/**
- * @param {string} name
- * @param {unknown} value
- * @param {string[]} choices
- */
-function oneOf(name, value, choices) {
-  if (value === undefined || choices.some((choice) => choice === value)) return;
-  throw badRequest(`${name} must be ${choices.map((each) => `"${each}"`).join(" or ")}, not ${describe(value)}.`);
 }
 
 /**

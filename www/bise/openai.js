@@ -341,7 +341,7 @@ export function textCompletion(meta, output) {
       index: 0,
       text: output.text,
       finish_reason: output.finish_reason,
-      logprobs: output.logprobs && textLogprobs(output.logprobs, output.text, offsets()),
+      logprobs: output.logprobs && textLogprobs(output.logprobs),
       token_ids: output.ids,
     }],
     usage: usage(output),
@@ -357,7 +357,6 @@ export function textCompletion(meta, output) {
  */
 export function textChunks(meta, mode) {
   const usageAt = runningUsage(mode);
-  const offsetOf = offsets();
   /**
    * @param {Omit<TextChoice, "index">} choice
    * @param {Delta} [token] what the chunk is made of
@@ -375,7 +374,7 @@ export function textChunks(meta, mode) {
     next: (delta) => [chunk({
       text: delta.text,
       finish_reason: null,
-      logprobs: delta.logprobs && textLogprobs([delta.logprobs], delta.text, offsetOf),
+      logprobs: delta.logprobs && textLogprobs([delta.logprobs]),
       token_ids: delta.id === null ? [] : [delta.id],
     }, delta)],
     /**
@@ -393,34 +392,15 @@ export function textChunks(meta, mode) {
 }
 
 /**
- * Where each token begins in the text, token by token: a character counts once its last byte is there.
- * Tokenizers of Llama's kind drop the space that the first token begins with.
- */
-function offsets() {
-  const decoder = new TextDecoder();
-  let length = 0;
-  let dropped = 0;
-  return (/** @type {number[]} */ bytes, /** @type {string} */ text) => {
-    const offset = length;
-    const token = decoder.decode(new Uint8Array(bytes), { stream: true });
-    if (offset === 0 && token.startsWith(" ") && !text.startsWith(" ")) dropped = 1;
-    length += token.length;
-    return Math.max(0, offset - dropped);
-  };
-}
-
-/**
  * @param {TokenLogprob[]} logprobs
- * @param {string} text what the tokens gave
- * @param {(bytes: number[], text: string) => number} offsetOf
  * @returns {TextLogprobs}
  */
-function textLogprobs(logprobs, text, offsetOf) {
+function textLogprobs(logprobs) {
   const any = logprobs.some(({ top }) => top.length > 0);
   return {
     tokens: logprobs.map(({ token }) => token),
     token_logprobs: logprobs.map(({ logprob }) => logprob),
     top_logprobs: any ? logprobs.map(({ top }) => Object.fromEntries(top.map(({ token, logprob }) => [token, logprob]))) : null,
-    text_offset: logprobs.map(({ bytes }) => offsetOf(bytes, text)),
+    text_offset: logprobs.map(({ text_offset }) => text_offset),
   };
 }

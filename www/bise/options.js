@@ -78,6 +78,18 @@ export function checkKind(name, value, kind) {
   if (!fits) throw badRequest(`${name} must be ${wanted}, not ${describe(value)}.`);
 }
 
+/**
+ * Checks that a value, if given, is one of some words.
+ *
+ * @param {string} name
+ * @param {unknown} value
+ * @param {string[]} choices
+ */
+export function oneOf(name, value, choices) {
+  if (value === undefined || choices.some((choice) => choice === value)) return;
+  throw badRequest(`${name} must be ${choices.map((each) => `"${each}"`).join(" or ")}, not ${describe(value)}.`);
+}
+
 /** @param {unknown} value */
 export function describe(value) {
   if (Array.isArray(value)) return `an array of ${value.length}`;

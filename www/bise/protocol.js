@@ -145,7 +145,8 @@ export {};
  */
 
 /**
- * @typedef {Alternative & { top: Alternative[] }} TokenLogprob
+ * A generated token; `text_offset` is where its text begins in the generated text.
+ * @typedef {Alternative & { top: Alternative[], text_offset: number }} TokenLogprob
  */
 
 /**
@@ -179,7 +180,7 @@ export {};
  * @typedef {{ type: "generate", request: Request }} GenerateCall gives {@link Output}
  * @typedef {{ type: "replace", source: MergeSource }} ReplaceCall gives {@link MergeReport}
  * @typedef {{ type: "merge", source: MergeSource, output: FileSystemDirectoryHandle | MessagePort,
- *   options: { f8: boolean, shardBytes: number | null } }} MergeCall gives {@link MergeReport}
+ *   options: { backend: "auto" | "webgpu" | "cpu", f8: boolean, shardBytes: number | null } }} MergeCall gives {@link MergeReport}
  * @typedef {{ type: "outline", recipe: string }} OutlineCall gives {@link RecipeOutline}
  * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory
  * @typedef {{ type: "dispose" }} DisposeCall gives null

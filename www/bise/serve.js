@@ -76,7 +76,7 @@ export function serve(port, wasm, platform) {
         try {
           return await wasm.merge(
             completeModels(source, wasm.recipeModels(source.recipe)),
-            { f8: options.f8, ...(options.shardBytes === null ? {} : { shardBytes: options.shardBytes }) },
+            { backend: options.backend, f8: options.f8, ...(options.shardBytes === null ? {} : { shardBytes: options.shardBytes }) },
             sink,
             (progress) => port.postMessage({ type: "merging", id, progress }),
             (tensor) => port.postMessage({ type: "tensor", id, tensor }),

@@ -45,7 +45,7 @@ export function recipeOutline(recipe: string): RecipeOutline;
 /** Merges into a sink. */
 export function merge(
   source: MergeSource,
-  options: { f8?: boolean, shardBytes?: number },
+  options: { backend?: "auto" | "webgpu" | "cpu", f8?: boolean, shardBytes?: number },
   sink: Sink,
   onProgress: (progress: MergeProgress) => void,
   onTensor: (tensor: TensorReport) => void,
