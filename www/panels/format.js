@@ -70,3 +70,19 @@ export function fromHubPage(text, hubUrl) {
   if (parts === null) return text;
   return parts[2] === undefined ? `${parts[1]}` : `${parts[1]}@${decodeURIComponent(parts[2])}`;
 }
+
+/**
+ * What the merge will fetch, in words; empty where there is nothing to say.
+ *
+ * @param {{ bytes: number[], unknown: number }} download
+ */
+export function downloadNote({ bytes, unknown }) {
+  if (bytes.length === 0) return "";
+  const known = bytes.filter((each) => each > 0);
+  const total = known.reduce((sum, each) => sum + each, 0);
+  const equal = known.length > 1 && known.every((each) => each === known[0]);
+  const sizes = equal ? `about ${known.length} × ${formatBytes(known[0] ?? 0)}, ${formatBytes(total)} in all` : `about ${formatBytes(total)}`;
+  if (unknown === 0) return `This downloads ${sizes}.`;
+  const models = unknown === 1 ? "one model" : `${unknown} models`;
+  return total > 0 ? `This downloads ${sizes}, and ${models} whose size is not known yet.` : `This downloads ${models} whole; the size is not known yet.`;
+}

@@ -2,17 +2,17 @@
 
 import { BiseError } from "../pkg/index.js";
 import { button, byId, element } from "./dom.js";
+import { downloadNote, formatBytes } from "./format.js";
 import { MessagePanel } from "./message.js";
 import { CURVES, fromOutline, layersOf, otherOf, toYaml } from "./merge/blend.js";
 import { ComparePanel } from "./merge/compare.js";
 import { CurveEditor } from "./merge/curve.js";
-import { ParentsEditor, downloadNote } from "./merge/parents.js";
+import { ParentsEditor } from "./merge/parents.js";
 import { PRESETS } from "./merge/presets.js";
 import { RecipeEditor } from "./merge/recipe.js";
 import { ReportPanel } from "./merge/report.js";
 import { RunPanel } from "./merge/run.js";
 import { StoredPanel } from "./merge/storage.js";
-import { formatBytes } from "./format.js";
 
 /** @typedef {import("./merge/blend.js").Blend} Blend */
 /** @typedef {import("./merge/run.js").Result} Result */
