@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use js_sys::{Function, Map, Promise, Reflect, Uint8Array};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::AbortSignal;
@@ -15,7 +15,7 @@ use super::{Callback, from_js, to_js};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::sink::ByteSink;
 use crate::gpu::GpuOptions;
-use crate::merge::{Arithmetic, Merge, MergeError, MergeOptions, OnTensor, Parent, Recipe};
+use crate::merge::{Arithmetic, Merge, MergeError, MergeOptions, ModelRef, OnTensor, Parent, Recipe};
 
 /// Options of [`merge`].
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +53,25 @@ pub(super) fn auto() -> Arithmetic {
 pub fn recipe_models(recipe: &str) -> Result<Vec<String>, JsValue> {
     let recipe = Recipe::parse(recipe).map_err(from_merge)?;
     Ok(recipe.models().iter().map(ToString::to_string).collect())
+}
+
+/// A recipe as plain data, and the models that it reads.
+#[derive(Serialize)]
+struct Outline {
+    #[serde(flatten)]
+    recipe: Recipe,
+    models: Vec<ModelRef>,
+}
+
+/// What a recipe says, as plain data: a [`Recipe`] with `models`, those that it reads, each once.
+///
+/// # Errors
+/// `bad-recipe`.
+#[wasm_bindgen(js_name = recipeOutline)]
+pub fn recipe_outline(recipe: &str) -> Result<JsValue, JsValue> {
+    let recipe = Recipe::parse(recipe).map_err(from_merge)?;
+    let models = recipe.models();
+    to_js(&Outline { recipe, models })
 }
 
 /// Merges into `sink`, an object whose `create(file, bytes)`, `write(data)` and `finish()` return

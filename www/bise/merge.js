@@ -2,7 +2,7 @@
 
 import { Bridge } from "./bridge.js";
 import { BiseError, badRequest } from "./errors.js";
-import { mergeSource, toModels } from "./model.js";
+import { mergeSource, plainHeaders, toModels } from "./model.js";
 import { checkKind, checkNames, describe, oneOf } from "./options.js";
 import { lendOutput } from "./sink.js";
 import { spawnWorker } from "./spawn.js";
@@ -21,7 +21,7 @@ import { spawnWorker } from "./spawn.js";
  * @property {boolean} [f8] store linear weights as FP8 with one scale per row
  * @property {number} [shardBytes] longest data of a weight file; default 5,000,000,000
  * @property {string} [hubUrl]
- * @property {Record<string, string>} [headers]
+ * @property {Record<string, string> | Headers} [headers]
  * @property {(progress: MergeProgress) => void} [onProgress]
  * @property {(tensor: TensorReport) => void} [onTensor]
  * @property {AbortSignal} [signal]
@@ -61,7 +61,8 @@ export async function mergeWith(recipe, given, spawn) {
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
   if (signal !== undefined) checkKind("signal", signal, "signal");
-  const source = mergeSource(recipe, toModels(models), options, globalThis.document?.baseURI ?? globalThis.location.href);
+  const sent = { hubUrl: options.hubUrl, ...(options.headers === undefined ? {} : { headers: plainHeaders(options.headers) }) };
+  const source = mergeSource(recipe, toModels(models), sent, globalThis.document?.baseURI ?? globalThis.location.href);
   if (signal?.aborted) throw new BiseError("aborted", "The merge was aborted.", { cause: signal.reason });
   const { target, transfer, end, close } = lend(output);
   const bridge = new Bridge(spawn());

@@ -71,7 +71,7 @@ export function checkLoadOptions(given) {
  * @param {unknown} given
  * @returns {Record<string, string>}
  */
-function plainHeaders(given) {
+export function plainHeaders(given) {
   if (given instanceof Headers) return Object.fromEntries(given);
   const prototype = typeof given === "object" && given !== null ? Object.getPrototypeOf(given) : given;
   if (prototype !== null && Object.getPrototypeOf(prototype) !== null) {
@@ -116,7 +116,7 @@ function resolvePlain(model, options, pageUrl) {
  * Where a model lies, and what to call it in responses.
  *
  * @param {unknown} model
- * @param {{ hubUrl?: string, headers?: Record<string, string> }} options
+ * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
  * @param {string} pageUrl what relative URLs start from
  * @returns {{ source: Source, name: string }}
  */

@@ -96,6 +96,9 @@ export function serve(port, wasm, platform) {
           signal,
         );
       }
+      case "outline":
+        await start(wasm);
+        return wasm.recipeOutline(message.recipe);
       case "memory":
         await start(wasm);
         return wasm.wasm_memory();

@@ -1,6 +1,7 @@
 /** The conversation: log, composer, stop, regenerate, copy. */
 
 import { BiseError } from "../pkg/index.js";
+import { ask } from "./ask.js";
 import { button, byId, element } from "./dom.js";
 import { Rate, formatSpeed } from "./format.js";
 import { welcome } from "./openings.js";
@@ -41,6 +42,8 @@ export class ChatPanel {
   #used = 0;
   #usedBefore = 0;
   #full = false;
+  /** Whether the reply that is stopped will be asked for again. */
+  #interrupted = false;
 
   /** @param {Surroundings} around */
   constructor(around) {
@@ -91,6 +94,19 @@ export class ChatPanel {
 
   stop() {
     this.#running?.abort();
+  }
+
+  /** Stops the reply that runs, without giving its question back: {@link again} is to follow. */
+  async interrupt() {
+    this.#interrupted = true;
+    this.stop();
+    await this.#ended;
+    this.#interrupted = false;
+  }
+
+  /** Answers the last question once more, if there is one. */
+  again() {
+    if (this.#messages.length > 0) this.#regenerate();
   }
 
   /** @param {number} tokens of the context that are taken */
@@ -152,7 +168,7 @@ export class ChatPanel {
     let note = "";
     let failure;
     try {
-      note = await this.#stream(engine, { ...this.#defaults(engine), ...options }, controller.signal, text);
+      note = await this.#stream(engine, options, controller.signal, text);
     } catch (thrown) {
       if (thrown instanceof BiseError && thrown.code === "aborted") note = "stopped";
       else failure = thrown;
@@ -175,13 +191,8 @@ export class ChatPanel {
   async #stream(engine, options, signal, text) {
     const { status } = this.#around;
     const rate = new Rate(3000);
-    const asked = { ...options, stream: /** @type {const} */ (true), stream_options: { include_usage: true, continuous_usage_stats: true }, signal };
-    const stream = engine.info.chat
-      ? await engine.chat.completions.create({ ...asked, messages: this.#messages })
-      : await engine.completions.create({ ...asked, prompt: this.#messages.map(({ content }) => content).join("\n") });
     let note = "";
-    for await (const { choices: [choice], usage, timings } of stream) {
-      const piece = choice === undefined ? "" : "delta" in choice ? choice.delta.content ?? "" : choice.text;
+    for await (const { piece, usage, timings } of ask(engine, this.#messages, options, signal)) {
       if (piece !== "") {
         const follow = this.#atEnd();
         text.append(piece);
@@ -200,15 +211,6 @@ export class ChatPanel {
   }
 
   /**
-   * A small context leaves room for more than one reply.
-   *
-   * @param {Engine} engine
-   */
-  #defaults(engine) {
-    return /** @type {Record<string, number>} */ (engine.info.contextLength <= 1024 ? { max_tokens: Math.floor(engine.info.contextLength / 4) } : {});
-  }
-
-  /**
    * @param {HTMLElement} turn
    * @param {string} text
    * @param {string} note
@@ -218,7 +220,7 @@ export class ChatPanel {
     if (text !== "") this.#messages.push({ role: "assistant", content: text });
     else turn.remove();
     // Stopped before the first word: the message goes back to where it was written.
-    if (text === "" && note === "stopped") this.#prompt.value ||= this.#dropUnanswered();
+    if (text === "" && note === "stopped" && !this.#interrupted) this.#prompt.value ||= this.#dropUnanswered();
     if (failure !== undefined) {
       this.#around.status.speed(null);
       this.#announcer.textContent = "";

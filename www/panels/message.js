@@ -29,7 +29,12 @@ const REMEDIES = {
 /** @typedef {{ label: string, run: () => void }} Action */
 
 export class MessagePanel {
-  #box = byId("message", HTMLElement);
+  #box;
+
+  /** @param {string} [id] of the box */
+  constructor(id = "message") {
+    this.#box = byId(id, HTMLElement);
+  }
 
   /**
    * @param {unknown} thrown
