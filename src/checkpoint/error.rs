@@ -77,6 +77,9 @@ pub enum CheckpointError {
     #[error("{file}: tensor {tensor}: {source}")]
     Values { file: String, tensor: String, source: DtypeError },
 
+    #[error("element {element} of the result does not fit {dtype}; choose a dtype with a wider range")]
+    Overflow { dtype: Dtype, element: u64 },
+
     // Several files.
     #[error(
         "no weights found: looked for {looked_for}; other formats (GGUF, pytorch_model.bin, consolidated) are not read"

@@ -92,6 +92,8 @@ fn checkpoint_code(error: &CheckpointError) -> &'static str {
         CheckpointError::NoSpace { .. } => "quota",
         // The place to write to was the caller's choice.
         CheckpointError::Write { .. } => "bad-request",
+        // Both parents are sound; what the recipe makes of them is not.
+        CheckpointError::Overflow { .. } => "bad-recipe",
         CheckpointError::UnsupportedQuantization { .. } => "unsupported-model",
         _ => "bad-checkpoint",
     }

@@ -257,9 +257,7 @@ fn wrap(tensor: &str, error: CheckpointError) -> SourceError {
 }
 
 fn overflow(info: &TensorInfo, element: u64) -> SourceError {
-    let (tensor, dtype) = (info.name.clone(), info.dtype);
-    let error = CheckpointError::NotFinite { file: "the result".into(), tensor, dtype, element };
-    wrap(&info.name, error)
+    wrap(&info.name, CheckpointError::Overflow { dtype: info.dtype, element })
 }
 
 impl<S> Inner<S> {
