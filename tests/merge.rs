@@ -22,6 +22,8 @@ mod fp8;
 mod golden;
 #[path = "merge/iterated.rs"]
 mod iterated;
+#[path = "merge/mergekit.rs"]
+mod mergekit;
 #[path = "merge/methods.rs"]
 mod methods;
 #[path = "merge/properties.rs"]

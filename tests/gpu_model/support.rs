@@ -1,10 +1,12 @@
 //! Loading a model for a test, and comparing logits with recorded ones.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use bise::checkpoint::source::FileSource;
 use bise::engine::{Engine, EngineError, LoadOptions, Output, Prompt, Request, WeightMode};
 use bise::gpu::{GpuOptions, LimitChoice};
+use bise::merge::{Merge, MergeOptions, Parent, Recipe};
 use pollster::block_on;
 use serde_json::Value;
 
@@ -30,6 +32,31 @@ pub fn load(model: &str, weights: WeightMode, limits: LimitChoice) -> Engine {
     let options = LoadOptions { weights, context_length: None, gpu: gpu(limits) };
     let source = FileSource::new(from_top(model));
     block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap()
+}
+
+/// tale-x-case with other values of t where `t` is given.
+pub fn merge(t: Option<f64>) -> Merge<FileSource> {
+    let text = std::fs::read_to_string(from_top("tests/fixtures/recipes/tale-x-case.yml")).unwrap();
+    let text = match (t, text.find("parameters:")) {
+        (Some(t), Some(at)) => format!("{}parameters: {{t: {t}}}\ndtype: bfloat16\n", &text[..at]),
+        _ => text,
+    };
+    let recipe = Recipe::parse(&text).unwrap();
+    block_on(async {
+        let mut parents = Vec::new();
+        for model in recipe.models() {
+            let source = FileSource::new(from_top("www/models").join(&model.path));
+            parents.push(Parent::open(model, source).await.unwrap());
+        }
+        let (cancelled, on_tensor) = (Rc::new(|| false), Box::new(|_: &_| ()));
+        Merge::new(recipe, &text, parents, MergeOptions::default(), cancelled, on_tensor).await.unwrap()
+    })
+}
+
+pub fn load_merge(merge: &Merge<FileSource>) -> Engine {
+    let gpu = gpu(LimitChoice::Adapter);
+    let options = LoadOptions { weights: WeightMode::Checkpoint, context_length: None, gpu };
+    block_on(Engine::load_known(merge, merge.manifest().ok(), &options, &mut |_| (), &|| false)).unwrap()
 }
 
 /// A greedy request for `max_tokens` tokens that does not stop.

@@ -1,0 +1,40 @@
+//! Perplexity of the merged pair on the held-out texts, against transformers'. A binary of its own:
+//! it takes a minute on lavapipe, and another adapter would tell nothing new.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+#[path = "gpu_model/support.rs"]
+#[allow(dead_code, reason = "shared with the tests of whole models")]
+mod support;
+
+use pollster::block_on;
+
+use support::{from_top, json, load_merge, merge};
+
+/// Of both held-out texts, as golden.json describes it.
+#[test]
+fn of_the_merged_pair() {
+    let mut engine = load_merge(&merge(None));
+    let golden = json("tests/fixtures/golden.json");
+    for text in ["heldout-tale.txt", "heldout-case.txt"] {
+        let content = std::fs::read_to_string(from_top("tests/fixtures").join(text)).unwrap();
+        let tokens = engine.tokenizer().unwrap().encode(&content, false).unwrap();
+        let recorded = &golden["perplexity"]["merged"][text];
+        assert_eq!(tokens.len() as u64, recorded["tokens"].as_u64().unwrap(), "{text}");
+        let mut sum = 0.0;
+        for run in tokens.chunks(255) {
+            let ids: Vec<u32> = [1].iter().chain(run).copied().collect();
+            sum -= block_on(engine.log_likelihoods(&ids)).unwrap().iter().map(|&p| f64::from(p)).sum::<f64>();
+        }
+        let perplexity = (sum / tokens.len() as f64).exp();
+        let expected = recorded["perplexity"].as_f64().unwrap();
+        println!("{text}: perplexity {perplexity:.4}, recorded {expected:.4}");
+        assert!((perplexity / expected - 1.0).abs() < 0.01, "{text}: {perplexity}, not {expected}");
+    }
+}
