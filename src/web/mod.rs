@@ -237,13 +237,13 @@ fn to_js<T: Serialize>(value: &T) -> Result<JsValue, JsValue> {
     value.serialize(&serializer).map_err(|error| bad_request(&error.to_string()))
 }
 
-/// Errors name the field by its path.
+/// Errors name the field by its path. By way of JSON's values, since the direct way looks up the fields
+/// it knows and never sees the others.
 fn from_js<T: DeserializeOwned>(what: &str, value: JsValue) -> Result<T, JsValue> {
-    let failed =
-        |error: serde_path_to_error::Error<serde_wasm_bindgen::Error>| match error.path().iter().len() {
-            0 => format!("{what}: {}", error.inner()),
-            _ => format!("{what}: {}: {}", error.path(), error.inner()),
-        };
-    serde_path_to_error::deserialize(serde_wasm_bindgen::Deserializer::from(value))
-        .map_err(|error| bad_request(&failed(error)))
+    let refused = |error: &dyn std::fmt::Display| bad_request(&format!("{what}: {error}"));
+    let value: serde_json::Value = serde_wasm_bindgen::from_value(value).map_err(|error| refused(&error))?;
+    serde_path_to_error::deserialize(value).map_err(|error| match error.path().iter().len() {
+        0 => refused(error.inner()),
+        _ => refused(&error),
+    })
 }

@@ -24,6 +24,10 @@ test("errors of the wasm's own interface name the field", async (t) => {
     const signal = new AbortController().signal;
     const load = (/** @type {object} */ options) => WebEngine.load({ kind: "http", base }, options, () => {}, signal);
     const engine = await load({});
+    // What is left out may also be undefined or null; seeds are whole numbers of any size.
+    for (const nothing of [undefined, null]) {
+      await engine.generate({ prompt: { ids: [1] }, max_tokens: 1, seed: 2 ** 53 - 1, temperature: nothing, logprobs: nothing }, () => {}, signal);
+    }
     const errors = [];
     for (const [call, given] of wrong) {
       const promise = call === "load" ? load(given) : engine.generate(given, () => {}, signal);
