@@ -305,8 +305,41 @@ test("a merge goes into a picked folder, and stops without leaving anything", as
   });
   await page.click("#run-start");
   await page.waitForFunction(() => document.querySelector("#run-announcer")?.textContent === "The merge was stopped.");
+  assert.equal(await page.$eval("#merge-message", (node) => node.textContent), "StoppedNothing of it was kept.");
   assert.deepEqual(await list(), ["tale-x-case"]);
   assert.equal(await page.$eval("#run-start", (node) => node.matches(":enabled:not([hidden])")), true);
+});
+
+test("a merge that does not fit the browser's storage is refused before it is written", async (t) => {
+  const { page } = await openPage(t, "/#merge");
+  await shown(page, ".curve-attention [role=slider]");
+  await page.evaluate(() => { navigator.storage.estimate = async () => ({ quota: 5_000_000, usage: 1_000_000 }); });
+  await page.click("#to-storage");
+  await page.click("#run-start");
+  await shown(page, "#merge-message");
+  assert.match(await page.$eval("#merge-message", (node) => node.textContent ?? ""), /^No room left.*needs 6\.3 MB.*only 4\.0 MB left/);
+  assert.equal(await page.$eval("#stored", (node) => /** @type {HTMLElement} */ (node).hidden), true, "nothing is left");
+});
+
+test("models that are not the page's own are compared one after the other", async (t) => {
+  const { page } = await openPage(t, "/#merge");
+  await shown(page, ".curve-attention [role=slider]");
+  for (const [i, name] of ["./models/tale/", "./models/case/"].entries()) {
+    await page.$eval(`#parent-${i}`, (node, name) => {
+      /** @type {HTMLInputElement} */ (node).value = name;
+      node.dispatchEvent(new Event("change"));
+    }, name);
+    await page.waitForFunction((name) => /** @type {HTMLTextAreaElement} */ (document.querySelector("#recipe-text")).value.includes(`model: ${name}\n`), {}, name);
+  }
+  await page.waitForFunction(() => document.querySelector("#compare-note")?.textContent?.startsWith("One after the other"));
+  await greedy(page, 8);
+  await mergeInto(page, "chat");
+  await page.click("#compare-start");
+  await page.waitForFunction(() => document.querySelectorAll(".column").length === 3
+    && [...document.querySelectorAll(".column-status")].every((node) => node.textContent?.startsWith("8 tokens")));
+  const texts = await page.$$eval(".column .text", (all) => all.map((node) => node.textContent ?? ""));
+  assert.equal(new Set(texts).size, 3, JSON.stringify(texts));
+  assert.equal(await page.$eval("#model-name", (node) => node.textContent), "none", "the chat's model made room");
 });
 
 test("without WebGPU a merge is saved all the same", async (t) => {
