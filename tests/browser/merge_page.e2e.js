@@ -4,100 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { openPage } from "./harness.js";
 import { browserName } from "./launch.js";
-
-/** @typedef {import("puppeteer-core").Page} Page */
-
-const PROMPT = "The old man opened the door and";
-
-/**
- * Waits until the recipe was read, and shows curves (or an error, or text only).
- * @param {Page} page
- * @param {string} selector
- */
-const shown = (page, selector) => page.waitForSelector(selector, { visible: true });
-
-/** @param {Page} page */
-const recipe = (page) => page.$eval("#recipe-text", (node) => /** @type {HTMLTextAreaElement} */ (node).value);
-
-/**
- * Replaces a part of the recipe as typing does.
- * @param {Page} page
- * @param {string} from
- * @param {string} to
- */
-async function edit(page, from, to) {
-  await page.$eval("#recipe-text", (node, from, to) => {
-    const area = /** @type {HTMLTextAreaElement} */ (node);
-    const start = area.value.indexOf(from);
-    if (start < 0) throw new Error(`no ${from} in ${area.value}`);
-    area.focus();
-    area.setRangeText(to, start, start + from.length, "end");
-    area.dispatchEvent(new InputEvent("input", { bubbles: true }));
-  }, from, to);
-}
-
-/**
- * Values of a curve's anchors, as a screen reader hears them.
- * @param {Page} page
- * @param {"attention" | "mlp" | "rest"} curve
- */
-const anchors = (page, curve) => page.$$eval(`.curve-${curve} [role=slider]`, (all) => all.map((each) => Number(each.getAttribute("aria-valuenow"))));
-
-/**
- * Waits until a curve has these values.
- * @param {Page} page
- * @param {string} curve
- * @param {number[]} values
- */
-const curveIs = (page, curve, values) => page.waitForFunction(
-  (curve, values) => [...document.querySelectorAll(`.curve-${curve} [role=slider]`)].map((each) => each.getAttribute("aria-valuenow")).join() === values,
-  {}, curve, values.join(),
-);
-
-/**
- * Starts a merge and waits for its end.
- * @param {Page} page
- * @param {"chat" | "folder" | "storage"} destination
- */
-async function mergeInto(page, destination) {
-  await page.click(`#to-${destination}`);
-  await page.waitForSelector("#run-start:enabled");
-  await page.click("#run-start");
-  await page.waitForSelector("#run-done:not([hidden]), #merge-message:not([hidden])");
-  assert.equal(await page.$eval("#merge-message", (node) => node.textContent), "");
-  return page.$eval("#run-done h3", (node) => node.textContent ?? "");
-}
-
-/** Sampling that says the same every time. @param {Page} page @param {number} tokens */
-const greedy = (page, tokens) => page.evaluate((tokens) => {
-  for (const [id, value] of [["sampling-temperature", "0"], ["sampling-max_tokens", String(tokens)]]) {
-    const input = /** @type {HTMLInputElement} */ (document.getElementById(String(id)));
-    input.value = String(value);
-    input.dispatchEvent(new Event("input", { bubbles: true }));
-  }
-}, tokens);
-
-/**
- * The last reply of the chat, once it is complete and `differs`.
- * @param {Page} page
- * @param {string} [differs]
- */
-async function reply(page, differs = "") {
-  await page.waitForFunction((differs) => {
-    const text = document.querySelector("#log .turn.assistant:last-child .text")?.textContent ?? "";
-    const isDone = document.querySelector("#log .turn-foot") && !document.querySelector(".running");
-    return isDone && text !== "" && text !== differs;
-  }, { polling: 50 }, differs);
-  return page.$eval("#log .turn.assistant:last-child .text", (node) => node.textContent ?? "");
-}
-
-/** @param {Page} page @param {string} text */
-async function send(page, text) {
-  await page.waitForSelector("#prompt:enabled", { visible: true });
-  await page.focus("#prompt");
-  await page.keyboard.type(text);
-  await page.keyboard.press("Enter");
-}
+import { PROMPT, anchors, curveIs, edit, greedy, mergeInto, recipe, reply, send, shown } from "./merge_page.js";
 
 test("a preset is merged, reported, and chatted with", async (t) => {
   const { page, screenshot } = await openPage(t, "/#merge");
@@ -305,8 +212,41 @@ test("a merge goes into a picked folder, and stops without leaving anything", as
   });
   await page.click("#run-start");
   await page.waitForFunction(() => document.querySelector("#run-announcer")?.textContent === "The merge was stopped.");
+  assert.equal(await page.$eval("#merge-message", (node) => node.textContent), "StoppedNothing of it was kept.");
   assert.deepEqual(await list(), ["tale-x-case"]);
   assert.equal(await page.$eval("#run-start", (node) => node.matches(":enabled:not([hidden])")), true);
+});
+
+test("a merge that does not fit the browser's storage is refused before it is written", async (t) => {
+  const { page } = await openPage(t, "/#merge");
+  await shown(page, ".curve-attention [role=slider]");
+  await page.evaluate(() => { navigator.storage.estimate = async () => ({ quota: 5_000_000, usage: 1_000_000 }); });
+  await page.click("#to-storage");
+  await page.click("#run-start");
+  await shown(page, "#merge-message");
+  assert.match(await page.$eval("#merge-message", (node) => node.textContent ?? ""), /^No room left.*needs 6\.3 MB.*only 4\.0 MB left/);
+  assert.equal(await page.$eval("#stored", (node) => /** @type {HTMLElement} */ (node).hidden), true, "nothing is left");
+});
+
+test("models that are not the page's own are compared one after the other", async (t) => {
+  const { page } = await openPage(t, "/#merge");
+  await shown(page, ".curve-attention [role=slider]");
+  for (const [i, name] of ["./models/tale/", "./models/case/"].entries()) {
+    await page.$eval(`#parent-${i}`, (node, name) => {
+      /** @type {HTMLInputElement} */ (node).value = name;
+      node.dispatchEvent(new Event("change"));
+    }, name);
+    await page.waitForFunction((name) => /** @type {HTMLTextAreaElement} */ (document.querySelector("#recipe-text")).value.includes(`model: ${name}\n`), {}, name);
+  }
+  await page.waitForFunction(() => document.querySelector("#compare-note")?.textContent?.startsWith("One after the other"));
+  await greedy(page, 8);
+  await mergeInto(page, "chat");
+  await page.click("#compare-start");
+  await page.waitForFunction(() => document.querySelectorAll(".column").length === 3
+    && [...document.querySelectorAll(".column-status")].every((node) => node.textContent?.startsWith("8 tokens")));
+  const texts = await page.$$eval(".column .text", (all) => all.map((node) => node.textContent ?? ""));
+  assert.equal(new Set(texts).size, 3, JSON.stringify(texts));
+  assert.equal(await page.$eval("#model-name", (node) => node.textContent), "none", "the chat's model made room");
 });
 
 test("without WebGPU a merge is saved all the same", async (t) => {

@@ -72,6 +72,9 @@ export class MergePanel {
       onStart: () => this.#clear(),
       onTensor: (tensor) => this.#report.add(tensor),
       onDone: (result) => this.#finish(result),
+      onStopped: (destination) => this.#message.show("Stopped", [
+        destination === "chat" ? "The chat has no model now: choose one there, or merge again." : "Nothing of it was kept.",
+      ], []),
       onFailed: (thrown) => this.#fail(thrown),
     });
     this.#compare = new ComparePanel({

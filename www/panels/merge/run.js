@@ -25,6 +25,7 @@ import { freeBytes, newOutput } from "./storage.js";
  * @property {() => void} onStart
  * @property {(tensor: TensorReport) => void} onTensor
  * @property {(result: Result) => void} onDone
+ * @property {(destination: Destination) => void} onStopped
  * @property {(thrown: unknown) => void} onFailed
  */
 
@@ -115,9 +116,12 @@ export class RunPanel {
     const { destination } = this;
     try {
       const result = destination === "chat" ? await this.#intoChat(job, controller.signal) : await this.#intoFiles(job, destination, controller);
-      this.#announcer.textContent = result ? "The merge is done." : "The merge was stopped.";
+      // Who picks no folder has started nothing.
+      const hasBegun = !this.#box.hidden;
+      this.#announcer.textContent = result ? "The merge is done." : hasBegun ? "The merge was stopped." : "";
       this.#box.hidden = true;
       if (result) this.#around.onDone(result);
+      else if (hasBegun) this.#around.onStopped(destination);
     } catch (thrown) {
       this.#announcer.textContent = "";
       this.#box.hidden = true;
