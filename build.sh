@@ -163,12 +163,31 @@ build() {
 
 # --- site --------------------------------------------------------------------
 
+# Ends the program unless the folder $1 may be (over)written with a site.
+check_site_dir() {
+    local dir=$1 missing='' top
+    top=$(pwd -P)
+    # Links and .. must not hide where it really lies; what is not there yet can hide nothing else.
+    while [ ! -d "$dir" ]; do
+        missing=/$(basename "$dir")$missing
+        dir=$(dirname "$dir")
+    done
+    case $missing/ in */../*) die "$1: there is no such folder to go up from" ;; esac
+    dir=$(cd -P "$dir" && pwd -P)$missing
+    case $top/ in "${dir%/}"/*) die "$1 holds this repository, which a site would overwrite: name another folder" ;; esac
+    case $dir/ in "$top"/.* | "$top"/pkg/* | "$top"/src/* | "$top"/tests/* | "$top"/www/*)
+        die "$1 lies in this repository's own folders, which a site would overwrite: name another folder" ;;
+    esac
+    [ -d "$dir" ] && [ -n "$(ls -A "$dir")" ] || return 0
+    # A copy of this repository has the package, too, but no page beside it.
+    if [ ! -f "$dir/index.html" ] || [ ! -f "$dir/pkg/wasm/bise_bg.wasm" ]; then
+        die "$1 is not empty and holds no bise site: name another folder"
+    fi
+}
+
 # The page and the package side by side in $1. Modification times stay, so that browsers revalidate.
 assemble_site() {
     local dir=$1 entry
-    if [ -d "$dir" ] && [ -n "$(ls -A "$dir")" ] && [ ! -f "$dir/pkg/wasm/bise_bg.wasm" ]; then
-        die "$dir is not empty and holds no bise site: name another folder"
-    fi
     mkdir -p "$dir"
     for entry in www/*.html www/*.css www/*.js www/panels www/models pkg; do
         rm -rf "${dir:?}/$(basename "$entry")"
@@ -179,6 +198,7 @@ assemble_site() {
 # shellcheck disable=SC2120 # its argument comes from the command line
 site() {
     local dir=${1:-target/site}
+    check_site_dir "$dir"
     build
     assemble_site "$dir"
     say "site in $dir"

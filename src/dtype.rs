@@ -346,7 +346,8 @@ fn round_to_bf16(value: f32) -> f32 {
     f32::from_bits(if value.is_nan() { bits | 0x0040_0000 } else { rounded })
 }
 
-/// Index of the first element that is NaN or infinite, straight from the stored bits.
+/// Index of the first element that is NaN or infinite once it is f32, straight from the stored
+/// bits: an F64 may be too large.
 ///
 /// # Errors
 /// A type that holds no floats, or a length that is no whole number of elements.
@@ -361,7 +362,7 @@ pub fn find_non_finite(dtype: Dtype, bytes: &[u8]) -> Result<Option<usize>, Dtyp
     }
     check_float(dtype, bytes)?;
     Ok(match dtype {
-        Dtype::F64 => find(bytes, |b| !f64::from_le_bytes(b).is_finite()),
+        Dtype::F64 => find(bytes, |b| !(f64::from_le_bytes(b) as f32).is_finite()),
         Dtype::F32 => find(bytes, |b| !f32::from_le_bytes(b).is_finite()),
         Dtype::F16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
         Dtype::Bf16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),

@@ -95,6 +95,17 @@ impl DecoderShape {
         u64::from(self.layers) * u64::from(self.cache_slots()) * u64::from(self.kv_width()) * 4
     }
 
+    /// Most positions for which one layer's keys, and its values, each fit a buffer of that many
+    /// bytes: caches are not split. `max_batch` counts where there is a window.
+    pub fn largest_context(&self, buffer_bytes: u64) -> u32 {
+        let slots = buffer_bytes / (u64::from(self.kv_width()) * 2).max(1);
+        let rolling = self.window.map(|window| window.saturating_add(self.max_batch));
+        if rolling.is_some_and(|slots_needed| u64::from(slots_needed) <= slots) {
+            return u32::MAX;
+        }
+        u32::try_from(slots).unwrap_or(u32::MAX)
+    }
+
     /// Width of `slot` in f32 elements per row.
     pub fn width(&self, slot: Slot) -> u32 {
         match slot {

@@ -14,6 +14,7 @@ mod command;
 use std::path::Path;
 use std::process::Command;
 
+use bise::checkpoint::Header;
 use command::{bise, error, json};
 
 const TALE: &str = "www/models/tale";
@@ -75,6 +76,46 @@ fn logits_need_no_tokenizer() {
     assert!(!value["adapter"].as_str().unwrap().is_empty());
     let text = error(&["generate", folder.to_str().unwrap(), "--prompt", "x", "--json"], 1);
     assert!(text.starts_with("error: ") && text.contains("tokenizer"), "{text}");
+}
+
+/// Copies tale, with the final norm's weights set to `value`.
+fn tale_with_final_norm(name: &str, value: f32) -> String {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(TALE)).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_str().unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if file.ends_with(".safetensors") {
+            let json_bytes = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let header = Header::parse(file, &bytes[8..8 + json_bytes]).unwrap();
+            for info in header.tensors.iter().filter(|info| info.name == "model.norm.weight") {
+                let start = 8 + json_bytes;
+                let range = start + info.begin as usize..start + info.end as usize;
+                let [_, _, low, high] = value.to_le_bytes();
+                bytes[range].chunks_exact_mut(2).for_each(|bf16| bf16.copy_from_slice(&[low, high]));
+            }
+        }
+        std::fs::write(folder.join(file), bytes).unwrap();
+    }
+    folder.to_str().unwrap().to_owned()
+}
+
+/// Weights may be finite and what comes of them not: that is an error, never `null` in JSON.
+#[test]
+fn logits_that_are_no_numbers_are_an_error() {
+    let good = tale_with_final_norm("norm-of-one", 1.0);
+    assert!(json(&["logits", &good, "--ids", "1,2", "--json"])["norm"].as_f64().unwrap() > 0.0);
+    let huge = tale_with_final_norm("norm-too-large", 3e38);
+    let text = error(&["logits", &huge, "--ids", "1,2", "--json"], 1);
+    assert!(text.contains("logit of token"), "{text}");
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_named_with_its_file() {
+    let damaged = tale_with_final_norm("norm-not-a-number", f32::NAN);
+    let text = error(&["logits", &damaged, "--ids", "1,2", "--json"], 1);
+    assert!(text.contains("model.norm.weight") && text.contains("-of-00003.safetensors"), "{text}");
 }
 
 #[test]

@@ -223,6 +223,11 @@ fn non_finite_elements_are_located() {
             assert_eq!(find_non_finite(dtype, &bytes), Ok(Some(at)), "{dtype}");
         }
     }
+    // Finite, but not as f32, which is what becomes of it.
+    for (value, found) in [(f64::from(f32::MAX), None), (1e39, Some(1)), (-1e300, Some(1))] {
+        let bytes: Vec<u8> = [1.0, value, 2.0].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
+        assert_eq!(find_non_finite(Dtype::F64, &bytes), Ok(found), "{value}");
+    }
     for (dtype, code) in [(Dtype::F8E4m3, 0xff), (Dtype::F8E5m2, 0x7c), (Dtype::F8E5m2, 0xfd)] {
         let mut bytes = vec![0x7b; 300];
         assert_eq!(find_non_finite(dtype, &bytes), Ok(None));

@@ -10,17 +10,19 @@
 #![allow(unsafe_code, reason = "a counting allocator cannot be written without")]
 
 mod common;
+#[path = "memory/merge.rs"]
+mod merge;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::rc::Rc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bise::checkpoint::sink::ByteSink;
+use bise::checkpoint::error::{HEADER_LIMIT_BYTES, TENSOR_LIMIT};
+use bise::checkpoint::source::MemorySource;
 use bise::checkpoint::{CheckpointError, Event, Manifest, ShardStream};
 use bise::engine::{Engine, LoadOptions, WeightMode};
 use bise::gpu::GpuOptions;
-use bise::merge::{Merge, MergeOptions, Parent, Recipe};
+use bise::text::Tokenizer;
 use common::synthetic::SyntheticSource;
 
 struct Counting;
@@ -44,12 +46,16 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One measurement at a time: tests of a binary run in parallel.
+/// One test at a time: they run in parallel otherwise, and what one of them prepares would count for
+/// another.
 static MEASURING: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    MEASURING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Highest number of bytes that `work` had allocated at once.
 fn peak_bytes(work: impl FnOnce()) -> usize {
-    let _guard = MEASURING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
     work();
@@ -72,6 +78,7 @@ const LOADED_CONFIG: &str = r#"{
 
 #[test]
 fn three_gigabytes_stream_in_sixteen_megabytes() {
+    let _alone = alone();
     let source = SyntheticSource::new(CONFIG, 3);
     assert!(source.total_bytes() > 3_000_000_000);
     let peak = peak_bytes(|| {
@@ -115,6 +122,7 @@ fn three_gigabytes_stream_in_sixteen_megabytes() {
 /// binding number of the design is 96 MiB.
 #[test]
 fn two_gigabytes_load_onto_the_device_in_96_mib() {
+    let _alone = alone();
     let source = SyntheticSource::new(LOADED_CONFIG, 2);
     assert!(source.total_bytes() > 2_000_000_000);
     let peak = peak_bytes(|| {
@@ -130,72 +138,97 @@ fn two_gigabytes_load_onto_the_device_in_96_mib() {
     assert!(peak < 96 << 20, "peak {peak} bytes");
 }
 
-/// Counts what it is given, and keeps nothing.
-#[derive(Default)]
-struct Nowhere {
-    files: usize,
-    bytes: u64,
+/// A file whose header lists as many empty tensors as fit into `bytes` of JSON.
+fn empty_tensors(prefix: &str, shape: &str, bytes: usize) -> Vec<u8> {
+    let mut json = String::from("{");
+    for number in 0.. {
+        let entry = format!(r#""{prefix}{number:x}":{{"dtype":"U8","shape":{shape},"data_offsets":[0,0]}},"#);
+        if json.len() + entry.len() > bytes {
+            break;
+        }
+        json.push_str(&entry);
+    }
+    json.pop();
+    json.push('}');
+    [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()
 }
 
-impl ByteSink for Nowhere {
-    async fn create(&mut self, _file: &str, _bytes: u64) -> Result<(), CheckpointError> {
-        Ok(())
-    }
-
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    async fn finish(&mut self) -> Result<(), CheckpointError> {
-        self.files += 1;
-        Ok(())
-    }
-}
-
-/// A whole merge on the CPU. Its binding number is the design's, too.
+/// Hostile headers are refused, or read, in less memory than the page may take: one file or many,
+/// many tensors, long shapes, long names.
 #[test]
-fn a_pair_of_two_gigabytes_merges_in_96_mib() {
-    let sources = [0, 1].map(|_| SyntheticSource::new(LOADED_CONFIG, 2));
-    // Weights follow from their names: other layers are other weights.
-    let recipe = "slices:\n\
-                  - sources: [{model: a, layer_range: [0, 4]}, {model: b, layer_range: [1, 5]}]\n\
-                  merge_method: slerp\nbase_model: a\nparameters: {t: 0.3}\ndtype: bfloat16\n";
-    for quantize in [false, true] {
-        sources.iter().for_each(|source| source.served_bytes.set(0));
-        let mut sink = Nowhere::default();
-        let mut spherical = 0;
+fn headers_of_any_checkpoint_take_bounded_memory() {
+    let _alone = alone();
+    let long = "n".repeat(60_000);
+    let dims = format!("[{}0]", "1,".repeat(63));
+    let limit = HEADER_LIMIT_BYTES as usize;
+    for (what, files) in [
+        ("one header as long as the format allows", vec![empty_tensors("", "[0]", 97_000_000)]),
+        ("the longest header", vec![empty_tensors("", "[0]", limit)]),
+        ("as many tensors as may be", vec![empty_tensors("", "[0]", TENSOR_LIMIT * 54)]),
+        ("long shapes", vec![empty_tensors("", &dims, limit)]),
+        ("long names", vec![empty_tensors(&long, "[0]", limit)]),
+        ("twelve files", (0..12).map(|n| empty_tensors(&format!("{n}."), "[0]", limit)).collect()),
+        ("the same tensors in twelve files", vec![empty_tensors("", "[0]", limit / 4); 12]),
+    ] {
+        let names = (0..files.len()).map(|n| format!("{n:02}.safetensors"));
+        let map: Vec<String> = names.clone().map(|name| format!(r#""{name}":"{name}""#)).collect();
+        let index = format!(r#"{{"weight_map":{{{}}}}}"#, map.join(","));
+        let index = ("model.safetensors.index.json".to_owned(), index.into_bytes());
+        let source = MemorySource::new(names.zip(files).chain([index]));
+        let mut outcome = None;
         let peak = peak_bytes(|| {
-            pollster::block_on(async {
-                let parsed = Recipe::parse(recipe).unwrap();
-                let mut parents = Vec::new();
-                for (model, source) in parsed.models().into_iter().zip(sources.clone()) {
-                    parents.push(Parent::open(model, source).await.unwrap());
-                }
-                let options = MergeOptions { shard_bytes: 500_000_000, quantize, ..MergeOptions::default() };
-                let (cancelled, on_tensor) = (Rc::new(|| false), Box::new(|_: &_| ()));
-                let merge = Merge::new(parsed, recipe, parents, options, cancelled, on_tensor).await.unwrap();
-                merge.write(&mut sink, &mut |_| ()).await.unwrap();
-                spherical = merge.report().totals.spherical;
-                assert!(sink.bytes > merge.total_bytes());
-            });
+            outcome = Some(pollster::block_on(Manifest::read(&source)).map(|manifest| manifest.shards.len()));
         });
-        let served: u64 = sources.iter().map(|source| source.served_bytes.get()).sum();
-        println!(
-            "peak {peak} bytes for {} bytes of result from {served}, f8: {quantize}, {} files",
-            sink.bytes, sink.files
-        );
-        assert!(sink.bytes > if quantize { 800_000_000 } else { 1_700_000_000 });
-        assert!(spherical >= 4 * 7, "{spherical}: the matrices of the layers are unlike one another");
-        assert!(peak < 96 << 20, "peak {peak} bytes");
-        // What does not fit in memory is read once per pass, and no more.
-        assert!(served < 4 * sources[0].total_bytes(), "{served} bytes");
+        println!("{what}: peak {peak} bytes, {outcome:?}");
+        assert!(outcome.unwrap().is_err(), "{what}");
+        assert!(peak < 64 << 20, "{what}: peak {peak} bytes");
     }
+}
+
+/// A tokenizer.json as large as that of Llama 3.2: 128 000 tokens and 280 147 merges, indented.
+fn large_tokenizer() -> Vec<u8> {
+    let mut tokens = vec![String::new()];
+    let mut from = 0;
+    while tokens.len() <= 128_000 {
+        let until = tokens.len();
+        for index in from..until {
+            let start = tokens[index].clone();
+            tokens.extend("abcdefg".chars().map(|letter| format!("{start}{letter}")));
+        }
+        from = until;
+    }
+    tokens.truncate(128_001);
+    tokens.remove(0);
+    // Every way to cut a token gives two tokens.
+    let cuts = tokens.iter().flat_map(|t| (1..t.len()).map(|at| [&t[..at], &t[at..]]));
+    let merges: Vec<[&str; 2]> = cuts.take(280_147).collect();
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        tokens.iter().enumerate().map(|(id, token)| (token.clone(), id.into())).collect();
+    let model = serde_json::json!({ "type": "BPE", "vocab": vocab, "merges": merges });
+    let file = serde_json::json!({ "added_tokens": [], "decoder": { "type": "ByteLevel" }, "model": model });
+    serde_json::to_vec_pretty(&file).unwrap()
+}
+
+#[test]
+fn a_large_tokenizer_is_read_in_96_mib() {
+    let _alone = alone();
+    let json = large_tokenizer();
+    let bytes = json.len();
+    assert!((15 << 20..20 << 20).contains(&bytes), "{bytes}");
+    let peak = peak_bytes(|| {
+        // What was read counts, and is freed on the way.
+        let tokenizer = Tokenizer::from_json(json.clone()).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 128_000);
+        assert_eq!(tokenizer.decode(&tokenizer.encode("abcdefgabc", false).unwrap(), true), "abcdefgabc");
+    });
+    println!("peak {peak} bytes for {bytes} bytes of tokenizer.json");
+    assert!(peak < 72 << 20, "peak {peak} bytes");
 }
 
 /// Negative control: what holds too much is seen.
 #[test]
 fn the_measurement_sees_what_is_held() {
+    let _alone = alone();
     let peak = peak_bytes(|| drop(std::hint::black_box(vec![1u8; LIMIT_BYTES + 1])));
     assert!(peak > LIMIT_BYTES, "peak {peak} bytes");
 }

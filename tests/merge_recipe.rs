@@ -17,6 +17,8 @@ mod accepted;
 mod chain;
 #[path = "merge_recipe/hostile.rs"]
 mod hostile;
+#[path = "merge_recipe/outline.rs"]
+mod outline;
 #[path = "merge_recipe/properties.rs"]
 mod properties;
 #[path = "merge_recipe/refused.rs"]

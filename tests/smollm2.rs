@@ -43,14 +43,19 @@ fn check(weights: WeightMode, key: &str, tolerance: f64) {
         let expected = &case[key];
         let logits = block_on(engine.logits(&prompt)).unwrap();
         logits_agree(&logits, &expected["top"], tolerance).unwrap_or_else(|e| panic!("{key}, {name}: {e}"));
-        // The top token and the greedy continuation, as far as the vectors record one.
+        // All the other logits count, too.
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit)).sum();
+        let norm = logits.iter().map(|&logit| f64::from(logit).powi(2)).sum::<f64>().sqrt();
+        for (what, got) in [("sum", sum), ("norm", norm)] {
+            let recorded = expected[what].as_f64().unwrap();
+            let difference = (got / recorded - 1.0).abs();
+            println!("{key}, {name}: {what} {difference:.1e} off");
+            assert!(difference < tolerance, "{key}, {name}: {what} {got}, not {recorded}");
+        }
         let greedy_ids = ids(&expected["greedy"]);
         let output = run(&mut engine, &greedy(Prompt::Ids(prompt), greedy_ids.len() as u32)).unwrap();
-        let same = output.ids.iter().zip(&greedy_ids).take_while(|(a, b)| a == b).count();
-        println!("{key}, {name}: {same} of {} greedy tokens alike", greedy_ids.len());
-        assert_eq!(output.ids[0], greedy_ids[0], "{key}, {name}");
+        assert_eq!(output.ids, greedy_ids, "{key}, {name}");
         if name == "chat" {
-            assert_eq!(output.ids, greedy_ids, "{key}, {name}");
             assert_eq!(output.text, expected["text"].as_str().unwrap());
             let message = vectors["messages"][0]["content"].as_str().unwrap().to_owned();
             let messages = Prompt::Messages(vec![Message { role: "user".into(), content: message }]);

@@ -1,35 +1,43 @@
 /** Wiring only: each panel does its own part. */
 
 import { BiseError } from "./pkg/index.js";
+import { BlendPanel } from "./panels/blend.js";
 import { ChatPanel } from "./panels/chat.js";
 import { byId } from "./panels/dom.js";
+import { MergePanel } from "./panels/merge.js";
 import { MessagePanel } from "./panels/message.js";
 import { ModelsPanel } from "./panels/models.js";
 import { SamplingPanel } from "./panels/sampling.js";
 import { StatusPanel } from "./panels/status.js";
+import { Views } from "./panels/views.js";
 
-/** @type {import("./pkg/index.js").Engine | null} */
-let engine = null;
+/** What the chat runs. @type {{ engine: import("./pkg/index.js").Engine, model: unknown } | null} */
+let loaded = null;
 
 const message = new MessagePanel();
+const sampling = new SamplingPanel();
 const chat = new ChatPanel({
   status: new StatusPanel(),
-  sampling: new SamplingPanel(),
+  sampling,
   message,
+  lost: () => models.unload(),
   reload: () => models.reload(),
 });
+const blend = new BlendPanel({ chat, message });
 
 const models = new ModelsPanel({
   onUnload: async () => {
     message.clear();
-    const old = engine;
-    engine = null;
+    const old = loaded;
+    loaded = null;
+    blend.attach(null, null);
     await chat.attach(null, "");
-    await old?.dispose();
+    await old?.engine.dispose();
   },
-  onLoaded: (loaded, name) => {
-    engine = loaded;
-    void chat.attach(loaded, name);
+  onLoaded: (engine, name, model) => {
+    loaded = { engine, model };
+    void chat.attach(engine, name);
+    blend.attach(engine, model);
   },
   onFailed: (error, retry) => {
     const again = { label: "Try again", run: retry };
@@ -39,5 +47,15 @@ const models = new ModelsPanel({
   },
 });
 
+const merge = new MergePanel({
+  sampling,
+  models,
+  loaded: () => loaded,
+  unload: () => models.close(),
+  showChat: () => views.show("chat"),
+});
+const views = new Views({ merge: { open: () => merge.open(), close: () => merge.close() } });
+
 if (!matchMedia("(max-width: 52rem)").matches) byId("models-panel", HTMLDetailsElement).open = true;
 models.loadDefault();
+views.start();

@@ -48,6 +48,11 @@ pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
     )?;
     writeln!(
         out,
+        "largest context   {} on a device with WebGPU's default limits",
+        inspection.context_length_at_default_limits
+    )?;
+    writeln!(
+        out,
         "memory, weights   {} bytes as they are, {} as f8",
         inspection.device_bytes, inspection.device_bytes_f8
     )?;

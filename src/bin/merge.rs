@@ -83,7 +83,8 @@ pub fn merge(args: &MergeArgs) -> Result<(), Box<dyn Error>> {
     // Without a handler an interrupt ends the process as ever, and leaves an unfinished directory.
     let _ = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed));
     let merge = block_on(plan(args, recipe, &text))?;
-    for warning in merge.warnings() {
+    let warnings = merge.warnings();
+    for warning in &warnings {
         writeln!(stderr(), "warning: {warning}")?;
     }
     let unfinished = unfinished(&args.out_dir)?;
@@ -91,6 +92,9 @@ pub fn merge(args: &MergeArgs) -> Result<(), Box<dyn Error>> {
     let progress = Progress::new();
     block_on(merge.write(&mut sink, &mut |state| progress.show(state)))?;
     progress.end();
+    for warning in merge.warnings().iter().skip(warnings.len()) {
+        writeln!(stderr(), "warning: {warning}")?;
+    }
     if args.out_dir.is_dir() {
         fs::remove_dir(&args.out_dir)?; // Empty, as was checked.
     }
@@ -162,6 +166,11 @@ fn directory(args: &MergeArgs, model: &ModelRef) -> Result<PathBuf, Box<dyn Erro
             true => Ok(directory.clone()),
             false => Err(format!("--model {name}: {} is not a directory", directory.display()).into()),
         };
+    }
+    if model.revision.is_some() {
+        return Err(
+            format!("{name} is a revision on a hub; download it, then give --model {name}=DIR").into()
+        );
     }
     let from_recipe = args.recipe.parent().unwrap_or(Path::new("")).join(&model.path);
     let places = [PathBuf::from(&model.path), from_recipe];

@@ -3,8 +3,12 @@
 use crate::checkpoint::source::SourceError;
 use crate::dtype::{Dtype, DtypeError};
 
-/// Longest safetensors header that is read, in bytes; the limit of the format's own library.
-pub const HEADER_LIMIT_BYTES: u64 = 100_000_000;
+/// Longest safetensors header that is read, and most that all headers of a checkpoint may take
+/// together, in bytes. The format's own library reads 100 MB per file; a dense model of 400 billion
+/// parameters has about 300 KB in all.
+pub const HEADER_LIMIT_BYTES: u64 = 8 << 20;
+/// Most tensors of a checkpoint, and most entries of an index.
+pub const TENSOR_LIMIT: usize = 100_000;
 /// Longest row (last dimension) that is streamed, in bytes: memory is bounded by one row.
 pub const ROW_LIMIT_BYTES: u64 = 16 << 20;
 
@@ -20,6 +24,14 @@ pub enum CheckpointError {
         "{file}: header of {bytes} bytes exceeds the limit of {HEADER_LIMIT_BYTES}; this is no safetensors file"
     )]
     HeaderTooLarge { file: String, bytes: u64 },
+    #[error(
+        "{file}: with its header of {bytes} bytes, those of the checkpoint exceed {HEADER_LIMIT_BYTES} together; that is no language model"
+    )]
+    HeadersTooLarge { file: String, bytes: u64 },
+    #[error(
+        "{file}: with its {tensors} tensors, the checkpoint has more than {TENSOR_LIMIT}; that is no language model"
+    )]
+    TooManyTensors { file: String, tensors: usize },
     #[error("{file}: ends after {bytes} bytes, inside its header of {expected}; download it again")]
     HeaderTruncated { file: String, bytes: u64, expected: u64 },
     #[error("{file}: header is not UTF-8 at byte {offset}; this is no safetensors file")]
@@ -59,11 +71,14 @@ pub enum CheckpointError {
     #[error("{file}: parser was used again after a failure")]
     Poisoned { file: String },
     #[error(
-        "{file}: tensor {tensor} is not finite ({dtype}) at element {element}; the checkpoint is damaged"
+        "{file}: tensor {tensor} ({dtype}) holds NaN or infinity at element {element}; the checkpoint is damaged"
     )]
     NotFinite { file: String, tensor: String, dtype: Dtype, element: u64 },
     #[error("{file}: tensor {tensor}: {source}")]
     Values { file: String, tensor: String, source: DtypeError },
+
+    #[error("element {element} of the result does not fit {dtype}; choose a dtype with a wider range")]
+    Overflow { dtype: Dtype, element: u64 },
 
     // Several files.
     #[error(

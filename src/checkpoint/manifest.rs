@@ -14,17 +14,22 @@
 //! }
 //! ```
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::checkpoint::error::CheckpointError;
+use futures_util::stream::{self, StreamExt};
+
+use crate::checkpoint::error::{CheckpointError, HEADER_LIMIT_BYTES, TENSOR_LIMIT};
 use crate::checkpoint::header::{Header, LENGTH_BYTES, TensorInfo};
 use crate::checkpoint::index::{INDEX_FILE, Index, SINGLE_FILE};
-use crate::checkpoint::source::{ByteSource, ByteStream, Opened, SourceError, collect, read_all};
+use crate::checkpoint::source::{ByteSource, ByteStream, Opened, SourceError, append, collect, read_all};
 use crate::checkpoint::stream::{Event, StreamParser};
 use crate::dtype::widen;
 
+/// Files whose headers are fetched at the same time.
+const REQUESTS_AT_ONCE: usize = 4;
 /// Bytes fetched to begin with: most headers are shorter.
 const FIRST_BYTES: u64 = 64 << 10;
 /// Largest index that is read; that of a model of 400 billion parameters has about 100 KiB.
@@ -75,23 +80,13 @@ impl Manifest {
             Err(error) => return Err(error.into()),
         };
         let files = index.as_ref().map_or(vec![SINGLE_FILE], Index::shards);
-        let mut shards = Vec::new();
-        let mut held_bytes = 0;
-        for file in files {
-            let mut shard = match read_shard(source, file).await {
-                Err(CheckpointError::Source(SourceError::NotFound { .. })) if index.is_none() => {
-                    let looked_for = format!("{INDEX_FILE} and {SINGLE_FILE}");
-                    return Err(CheckpointError::NoWeights { looked_for });
-                }
-                shard => shard?,
-            };
-            held_bytes += shard.held.len();
-            if held_bytes > HELD_LIMIT_BYTES {
-                // Rather fetched twice than held for thousands of shards.
-                held_bytes -= std::mem::take(&mut shard.held).len();
+        let shards = match read_shards(source, &files).await {
+            Err(CheckpointError::Source(SourceError::NotFound { .. })) if index.is_none() => {
+                let looked_for = format!("{INDEX_FILE} and {SINGLE_FILE}");
+                return Err(CheckpointError::NoWeights { looked_for });
             }
-            shards.push(shard);
-        }
+            shards => shards?,
+        };
         if shards.iter().all(|shard| shard.header.tensors.is_empty()) {
             return Err(CheckpointError::NoWeights {
                 looked_for: format!("tensors in {} files", shards.len()),
@@ -201,6 +196,50 @@ impl Manifest {
     }
 }
 
+/// What headers may still take: a checkpoint's files are not trusted.
+struct Room {
+    header_bytes: Cell<u64>,
+    tensors: Cell<usize>,
+}
+
+impl Room {
+    fn new() -> Room {
+        Room { header_bytes: Cell::new(HEADER_LIMIT_BYTES), tensors: Cell::new(TENSOR_LIMIT) }
+    }
+
+    fn take_header(&self, file: &str, bytes: u64) -> Result<(), CheckpointError> {
+        let left = self.header_bytes.get().checked_sub(bytes);
+        let too_large = || CheckpointError::HeadersTooLarge { file: file.to_owned(), bytes };
+        self.header_bytes.set(left.ok_or_else(too_large)?);
+        Ok(())
+    }
+
+    fn take_tensors(&self, file: &str, tensors: usize) -> Result<(), CheckpointError> {
+        let left = self.tensors.get().checked_sub(tensors);
+        let too_many = || CheckpointError::TooManyTensors { file: file.to_owned(), tensors };
+        self.tensors.set(left.ok_or_else(too_many)?);
+        Ok(())
+    }
+}
+
+/// Reads the headers of all files, several at a time.
+async fn read_shards(source: &impl ByteSource, files: &[&str]) -> Result<Vec<Shard>, CheckpointError> {
+    let room = Room::new();
+    let reads = files.iter().map(|file| read_shard(source, file, &room));
+    let mut reads = stream::iter(reads).buffered(REQUESTS_AT_ONCE);
+    let (mut shards, mut held_bytes) = (Vec::with_capacity(files.len()), 0);
+    while let Some(shard) = reads.next().await {
+        let mut shard: Shard = shard?;
+        held_bytes += shard.held.len();
+        if held_bytes > HELD_LIMIT_BYTES {
+            // Rather fetched twice than held for thousands of shards.
+            held_bytes -= std::mem::take(&mut shard.held).len();
+        }
+        shards.push(shard);
+    }
+    Ok(shards)
+}
+
 fn places(shards: &[Shard]) -> Result<HashMap<String, (usize, usize)>, CheckpointError> {
     let mut places: HashMap<String, (usize, usize)> = HashMap::new();
     for (number, shard) in shards.iter().enumerate() {
@@ -218,7 +257,7 @@ fn places(shards: &[Shard]) -> Result<HashMap<String, (usize, usize)>, Checkpoin
 }
 
 /// Reads one file's header, in one request where it is short enough.
-async fn read_shard(source: &impl ByteSource, file: &str) -> Result<Shard, CheckpointError> {
+async fn read_shard(source: &impl ByteSource, file: &str, room: &Room) -> Result<Shard, CheckpointError> {
     let Opened { mut stream, file_bytes } = source.open(file, Some(0..FIRST_BYTES)).await?;
     let mut bytes = collect(&mut stream, file, FIRST_BYTES).await?;
     let truncated = |bytes: u64, expected: u64| {
@@ -228,20 +267,24 @@ async fn read_shard(source: &impl ByteSource, file: &str) -> Result<Shard, Check
     let Some(prefix) = bytes.first_chunk() else {
         return Err(truncated(bytes.len() as u64, LENGTH_BYTES));
     };
-    let data_start = LENGTH_BYTES + Header::json_bytes(file, *prefix)?;
+    let json_bytes = Header::json_bytes(file, *prefix)?;
+    let data_start = LENGTH_BYTES + json_bytes;
     if let Some(known) = file_bytes.filter(|known| *known < data_start) {
         return Err(truncated(known, data_start));
     }
+    room.take_header(file, json_bytes)?;
     let got = bytes.len() as u64;
     if got < data_start {
-        let rest = read_all(source, file, Some(got..data_start), data_start - got).await?;
-        bytes.extend_from_slice(&rest);
+        let mut rest = source.open(file, Some(got..data_start)).await?.stream;
+        bytes.reserve_exact((data_start - got) as usize);
+        append(&mut bytes, &mut rest, file, data_start).await?;
     }
     // At most the limit of a header, so it fits usize.
     let Some((head, held)) = bytes.split_at_checked(data_start as usize) else {
         return Err(truncated(bytes.len() as u64, data_start));
     };
     let header = Header::parse(file, head.get(LENGTH_BYTES as usize..).unwrap_or_default())?;
+    room.take_tensors(file, header.tensors.len())?;
     header.check_rows(file)?;
     let expected = header.file_bytes();
     let (held, surplus) = held.split_at(header.data_bytes().min(held.len() as u64) as usize);

@@ -8,9 +8,9 @@ use std::rc::Rc;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the message of each variant names its fields")]
 pub enum SourceError {
-    #[error("{file}: not found")]
+    #[error("{file}: not found; check that the checkpoint is complete")]
     NotFound { file: String },
-    #[error("{file}: the server answered {status}")]
+    #[error("{file}: the server answered {status}; {}", advice(*status))]
     Status { file: String, status: u16 },
     #[error("{file}: the server ignores byte ranges; serve the checkpoint from a host that supports them")]
     RangeIgnored { file: String },
@@ -27,6 +27,19 @@ pub enum SourceError {
     Parent { model: String, error: Box<super::CheckpointError> },
     #[error("{file}: is larger than {limit} bytes ({bytes} or more); that cannot be right")]
     TooLarge { file: String, bytes: u64, limit: u64 },
+}
+
+/// What to do about an HTTP status.
+fn advice(status: u16) -> &'static str {
+    match status {
+        401 | 403 => {
+            "the model is gated or private, or there is none of that name: pass an access token in the \
+             option headers, or download the model and open its folder"
+        }
+        429 => "it has had too many requests: try again later",
+        500.. => "try again later",
+        _ => "check the address",
+    }
 }
 
 /// A place that holds a checkpoint's files.
@@ -88,8 +101,15 @@ pub async fn read_all(
     range: Option<Range<u64>>,
     limit_bytes: u64,
 ) -> Result<Vec<u8>, SourceError> {
-    let mut stream = source.open(file, range).await?.stream;
-    collect(&mut stream, file, limit_bytes).await
+    let whole = range.is_none();
+    let Opened { mut stream, file_bytes } = source.open(file, range).await?;
+    let mut all = Vec::new();
+    if let Some(bytes) = file_bytes.filter(|bytes| whole && *bytes <= limit_bytes) {
+        // Growing would hold up to three times as much.
+        all.reserve_exact(bytes as usize);
+    }
+    append(&mut all, &mut stream, file, limit_bytes).await?;
+    Ok(all)
 }
 
 /// Drains `stream` into memory, at most `limit_bytes`.
@@ -99,14 +119,29 @@ pub(super) async fn collect(
     limit_bytes: u64,
 ) -> Result<Vec<u8>, SourceError> {
     let mut all = Vec::new();
+    append(&mut all, stream, file, limit_bytes).await?;
+    Ok(all)
+}
+
+/// Drains `stream` to the end of `all`, which then holds at most `limit_bytes`.
+pub(super) async fn append(
+    all: &mut Vec<u8>,
+    stream: &mut impl ByteStream,
+    file: &str,
+    limit_bytes: u64,
+) -> Result<(), SourceError> {
     while let Some(piece) = stream.next().await? {
         let bytes = all.len() as u64 + piece.len() as u64;
         if bytes > limit_bytes {
             return Err(SourceError::TooLarge { file: file.to_owned(), bytes, limit: limit_bytes });
         }
+        if all.capacity() - all.len() < piece.len() {
+            // By a quarter, not to double: side files are large for a browser's memory.
+            all.reserve_exact(piece.len().max(all.len() / 4));
+        }
         all.extend_from_slice(&piece);
     }
-    Ok(all)
+    Ok(())
 }
 
 /// `range` within a file of `length` bytes.

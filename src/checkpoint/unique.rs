@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+
+use crate::checkpoint::error::TENSOR_LIMIT;
 
 /// The entries of a JSON object in their order, and the first key that came twice. serde's own
-/// maps would silently keep the last of the two.
+/// maps would silently keep the last of the two. More than [`TENSOR_LIMIT`] entries are an error.
 pub(super) struct UniqueMap<V> {
     pub entries: Vec<(String, V)>,
     pub duplicate: Option<String>,
@@ -29,16 +31,16 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for UniqueVisitor<V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueMap<V>, A::Error> {
-        let mut seen = HashSet::new();
-        let mut unique = UniqueMap { entries: Vec::new(), duplicate: None };
-        while let Some(key) = map.next_key::<String>()? {
-            if unique.duplicate.is_some() || !seen.insert(key.clone()) {
-                map.next_value::<IgnoredAny>()?;
-                unique.duplicate.get_or_insert(key);
-            } else {
-                unique.entries.push((key, map.next_value()?));
+        let mut entries: Vec<(String, V)> = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            if entries.len() == TENSOR_LIMIT {
+                return Err(A::Error::custom(format!("more than {TENSOR_LIMIT} entries")));
             }
+            entries.push(entry);
         }
-        Ok(unique)
+        let mut seen = HashSet::with_capacity(entries.len());
+        let twice = entries.iter().find(|(key, _)| !seen.insert(key.as_str()));
+        let duplicate = twice.map(|(key, _)| key.clone());
+        Ok(UniqueMap { entries, duplicate })
     }
 }

@@ -13,6 +13,12 @@ pub enum EngineError {
     /// The caller stopped it.
     #[error("aborted by the caller")]
     Aborted,
+    /// No config.json, hence no model.
+    #[error("there is no model here: {file} was not found; check the name or address of the model")]
+    NoModel {
+        /// The file's name or URL.
+        file: String,
+    },
     /// A request that cannot be carried out as it stands.
     #[error("{0}")]
     BadRequest(String),
@@ -41,6 +47,7 @@ impl EngineError {
     pub fn code(&self) -> &'static str {
         match self {
             EngineError::Aborted => "aborted",
+            EngineError::NoModel { .. } => "bad-checkpoint",
             EngineError::BadRequest(_) => "bad-request",
             EngineError::TextFile(TextError::UnsupportedTokenizer { .. }) => "unsupported-model",
             EngineError::TextFile(_) => "bad-checkpoint",
@@ -81,14 +88,29 @@ fn model_code(error: &ModelError) -> &'static str {
 
 fn checkpoint_code(error: &CheckpointError) -> &'static str {
     match error {
-        CheckpointError::Source(SourceError::Aborted) => "aborted",
-        CheckpointError::Source(SourceError::NotFound { .. }) => "bad-checkpoint",
-        CheckpointError::Source(SourceError::TooLarge { .. }) => "bad-checkpoint",
-        CheckpointError::Source(SourceError::Parent { error, .. }) => checkpoint_code(error),
-        CheckpointError::Source(_) => "network",
+        CheckpointError::Source(error) => source_code(error),
         CheckpointError::NoSpace { .. } => "quota",
+        // The place to write to was the caller's choice.
+        CheckpointError::Write { .. } => "bad-request",
+        // Both parents are sound; what the recipe makes of them is not.
+        CheckpointError::Overflow { .. } => "bad-recipe",
         CheckpointError::UnsupportedQuantization { .. } => "unsupported-model",
         _ => "bad-checkpoint",
+    }
+}
+
+fn source_code(error: &SourceError) -> &'static str {
+    match error {
+        SourceError::Aborted => "aborted",
+        // Files that are missing, unreadable or impossible are the checkpoint's fault wherever they lie.
+        SourceError::NotFound { .. } | SourceError::TooLarge { .. } | SourceError::Io { .. } => {
+            "bad-checkpoint"
+        }
+        SourceError::Status { .. }
+        | SourceError::RangeIgnored { .. }
+        | SourceError::Cut { .. }
+        | SourceError::Network { .. } => "network",
+        SourceError::Parent { error, .. } => checkpoint_code(error),
     }
 }
 

@@ -21,8 +21,12 @@ struct Plan {
 
 /// What has been generated so far.
 struct Progress {
+    prompt_tokens: u32,
     ids: Vec<u32>,
     text: String,
+    /// Length of the text that the stream gave, in UTF-16 code units; `text` may lack its end, where
+    /// a stop string may have begun.
+    decoded: usize,
     logprobs: Vec<TokenLogprob>,
     stream: Option<DecodeStream>,
     stop: StopMatcher,
@@ -44,8 +48,10 @@ impl Engine {
         let started = Instant::now();
         let Plan { prompt, max_tokens, eos, mut sampler, stop } = self.resolve(request)?;
         let mut progress = Progress {
+            prompt_tokens: prompt.len() as u32,
             ids: Vec::new(),
             text: String::new(),
+            decoded: 0,
             logprobs: Vec::new(),
             stream: self.tokenizer.as_ref().map(Tokenizer::stream),
             stop,
@@ -56,7 +62,7 @@ impl Engine {
             let id = sampler.sample(&logits)?;
             first_token.get_or_insert_with(Instant::now);
             let logprobs = match request.logprobs {
-                Some(top) => Some(self.token_logprob(&logits, id, top)?),
+                Some(top) => Some(self.token_logprob(&logits, id, top, progress.offset())?),
                 None => None,
             };
             let ended = eos.contains(&id);
@@ -80,7 +86,7 @@ impl Engine {
         let rest = progress.ids.len().saturating_sub(1) as f64;
         Ok(Output {
             timings: Timings {
-                prompt_tokens: prompt.len() as u32,
+                prompt_tokens: progress.prompt_tokens,
                 prompt_ms: first_token.duration_since(started).as_secs_f64() * 1e3,
                 completion_tokens: progress.ids.len() as u32,
                 completion_ms,
@@ -233,7 +239,13 @@ impl Engine {
         Ok(options)
     }
 
-    fn token_logprob(&self, logits: &[f32], id: u32, top: u32) -> Result<TokenLogprob, EngineError> {
+    fn token_logprob(
+        &self,
+        logits: &[f32],
+        id: u32,
+        top: u32,
+        text_offset: usize,
+    ) -> Result<TokenLogprob, EngineError> {
         let tokenizer = self.tokenizer()?;
         let (logprob, alternatives) = log_probs(logits, id, top as usize)?;
         let describe = |id: u32, logprob: f32| {
@@ -244,11 +256,17 @@ impl Engine {
         Ok(TokenLogprob {
             chosen: describe(id, logprob),
             top: alternatives.into_iter().map(|(id, logprob)| describe(id, logprob)).collect(),
+            text_offset,
         })
     }
 }
 
 impl Progress {
+    /// Where the next token's text begins, in UTF-16 code units.
+    fn offset(&self) -> usize {
+        self.decoded + self.stream.as_ref().map_or(0, |stream| utf16_length(&stream.held_characters()))
+    }
+
     /// Adds a token; returns whether a stop string is complete.
     fn take(
         &mut self,
@@ -263,6 +281,7 @@ impl Progress {
             Some(stream) if !ended => stream.push(id),
             _ => String::new(),
         };
+        self.decoded += utf16_length(&piece);
         let mut outcome = self.stop.push(&piece);
         // A stop string may hide in text that the decoder still holds back.
         if !outcome.stopped
@@ -273,7 +292,7 @@ impl Progress {
             outcome = StopOutcome { text: outcome.text + &held.text, stopped: held.stopped };
         }
         self.text.push_str(&outcome.text);
-        on_delta(&Delta { text: outcome.text, id: Some(id), logprobs });
+        on_delta(&Delta { text: outcome.text, id: Some(id), prompt_tokens: self.prompt_tokens, logprobs });
         outcome.stopped
     }
 
@@ -285,10 +304,14 @@ impl Progress {
         text.push_str(&std::mem::take(&mut self.stop).finish());
         if !text.is_empty() {
             self.text.push_str(&text);
-            on_delta(&Delta { text, id: None, logprobs: None });
+            on_delta(&Delta { text, id: None, prompt_tokens: self.prompt_tokens, logprobs: None });
         }
         stopped
     }
+}
+
+fn utf16_length(text: &str) -> usize {
+    text.encode_utf16().count()
 }
 
 fn unix_seconds() -> i64 {

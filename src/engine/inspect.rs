@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::EngineError;
 use super::load::{context_length, read_side_files};
 use crate::checkpoint::{ByteSource, Manifest};
+use crate::gpu::DEFAULT_BINDING_BYTES;
 use crate::model::Precision;
 use crate::model::WeightPlan;
 
@@ -28,6 +29,9 @@ pub struct Inspection {
     pub context_length: u32,
     /// Positions the model was made for.
     pub max_context_length: u32,
+    /// Positions that a device with WebGPU's default limits holds: keys of one layer are not split
+    /// over several buffers. Other devices hold more.
+    pub context_length_at_default_limits: u32,
     /// Sliding window, if any.
     pub sliding_window: Option<u32>,
     /// Number of tensors by dtype.
@@ -57,8 +61,11 @@ pub async fn inspect<S: ByteSource>(source: &S, context: Option<u32>) -> Result<
     let manifest = Manifest::read(source).await?;
     let plan = |precision| WeightPlan::new(&side.config, &side.config_json, &manifest, precision);
     let (kept, f8) = (plan(Precision::Checkpoint)?, plan(Precision::F8)?);
-    let context = context_length(&side.config, context)?;
+    let max_context_length = side.config.max_positions;
+    let context = context_length(&side.config, context, max_context_length)?;
     let mut shape = side.config.shape(context);
+    shape.max_batch = ASSUMED_BATCH;
+    let at_default_limits = shape.largest_context(DEFAULT_BINDING_BYTES).min(max_context_length);
     shape.max_batch = ASSUMED_BATCH.min(context);
     let mut tensors = BTreeMap::new();
     for (_, info) in manifest.tensors() {
@@ -70,7 +77,8 @@ pub async fn inspect<S: ByteSource>(source: &S, context: Option<u32>) -> Result<
         layers: side.config.layers,
         vocab: side.config.vocab,
         context_length: context,
-        max_context_length: side.config.max_positions,
+        max_context_length,
+        context_length_at_default_limits: at_default_limits,
         sliding_window: side.config.window,
         tensors,
         shards: manifest.shards.len(),

@@ -1,20 +1,26 @@
 //! From a source of bytes to a model on the device: everything small is read and checked
 //! first, then memory is taken, then weights stream into it.
 
+use futures_util::future::join3;
+
 use super::{Engine, EngineError, LoadOptions, Phase, Progress};
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Event, Manifest, ShardStream, SourceError};
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::WebGpu;
-use crate::merge::Merge;
 use crate::model::WeightPlan;
+use crate::model::config::{CONFIG_FILE, GENERATION_FILE};
 use crate::model::weights::LoadError;
-use crate::model::{Config, Decoder, GenerationConfig, KvCache, WeightLoader, Weights, decoder};
+use crate::model::{Config, Decoder, GenerationConfig, KvCache, ModelError, WeightLoader, Weights, decoder};
 use crate::steps::{Steps, Store};
-use crate::text::{ChatTemplate, TemplateFiles, Tokenizer};
+use crate::text::{ChatTemplate, SamplerOptions, TemplateFiles, TextError, Tokenizer};
 
-/// Largest side file that is read, bytes: the largest tokenizers have about 20 MB.
-const MAX_SIDE_FILE_BYTES: u64 = 64 << 20;
+/// Largest tokenizer.json that is read, bytes: that of Llama 3.2 has 17 MB. Reading one takes a page
+/// about four times its size.
+const MAX_TOKENIZER_BYTES: u64 = 20 << 20;
+
+/// Largest of the other side files, bytes: they have some 100 KB at most.
+const MAX_SIDE_FILE_BYTES: u64 = 2 << 20;
 
 /// Context reserved unless the caller asks for another: what the models of this family are
 /// mostly served at, and little memory.
@@ -46,56 +52,50 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
-        Engine::load_with(source, None, options, progress, cancelled).await
+        Engine::load_known(source, None, options, progress, cancelled).await
     }
 
-    /// Merges straight into a model on the device; nothing is stored.
+    /// Writes another model of the same architecture over this engine's weights, such as another
+    /// merge: nothing is allocated or compiled. Conversations start anew.
     ///
     /// # Errors
-    /// As [`Engine::load`]; what the merge meets.
-    pub async fn load_merge<S: ByteSource + Clone>(
-        merge: &Merge<S>,
-        options: &LoadOptions,
-        progress: &mut dyn FnMut(Progress),
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Engine, EngineError> {
-        Engine::load_with(merge, Some(merge.manifest()?), options, progress, cancelled).await
-    }
-
-    /// Merges into this engine's own weights: another blend of the same architecture, without
-    /// anything being allocated or compiled. Conversations start anew.
-    ///
-    /// # Errors
-    /// [`EngineError::BadRequest`] where the result has other shapes, and what the merge meets. An
-    /// engine whose weights were written in part refuses requests until a merge has succeeded.
-    pub async fn replace_weights<S: ByteSource + Clone>(
+    /// [`EngineError::BadRequest`] where it has other shapes, and what the source meets. An engine
+    /// whose weights were written in part refuses requests until a call has succeeded.
+    pub async fn replace_weights<S: ByteSource>(
         &mut self,
-        merge: &Merge<S>,
+        source: &S,
+        manifest: &Manifest,
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<(), EngineError> {
         let mut report = |phase, done, total| progress(Progress { phase, done, total });
         report(Phase::Config, 0, 1);
-        let side = read_side_files(merge).await?;
-        let manifest = merge.manifest()?;
-        let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, self.weights.precision())?;
+        let side = read_side_files(source).await?;
+        let plan = WeightPlan::new(&side.config, &side.config_json, manifest, self.weights.precision())?;
         if side.config != self.config || !plan.has_the_matrices_of(&self.plan) {
-            let what = "the merge has other layers, shapes or precisions than what is loaded; load it anew";
+            let what = "this model has other layers, shapes or precisions than the loaded one; load it anew";
             return Err(EngineError::BadRequest(what.into()));
         }
         let total = manifest.total_bytes();
         self.incomplete = true;
         let (backend, weights) = self.decoder.rewrite();
-        stream_weights(merge, &manifest, &plan, weights, backend, cancelled, &mut |done| {
+        stream_weights(source, manifest, &plan, weights, backend, cancelled, &mut |done| {
             report(Phase::Weights, done, total);
         })
         .await?;
+        backend.flush().await?;
         self.incomplete = false;
         (self.generation, self.tokenizer, self.template) = (side.generation, side.tokenizer, side.template);
         Ok(())
     }
 
-    async fn load_with<S: ByteSource>(
+    /// [`Engine::load`] of a source whose tensors are known, as those of a merge are
+    /// ([`Merge::manifest`](crate::merge::Merge::manifest)): it is merged straight into the device's
+    /// memory, and nothing is stored.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub async fn load_known<S: ByteSource>(
         source: &S,
         manifest: Option<Manifest>,
         options: &LoadOptions,
@@ -118,7 +118,10 @@ impl Engine {
         let precision = options.weights.precision();
         let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, precision)?;
 
-        let context = context_length(&side.config, options.context_length)?;
+        let mut shape = side.config.shape(side.config.max_positions);
+        shape.max_batch = WebGpu::max_batch(&gpu, &shape);
+        let room = shape.largest_context(gpu.tier().max_binding_bytes);
+        let context = context_length(&side.config, options.context_length, room)?;
         let mut shape = side.config.shape(context);
         shape.max_batch = WebGpu::max_batch(&gpu, &shape);
         let cache = KvCache::new(shape.cache_slots(), shape.window);
@@ -172,11 +175,11 @@ async fn stream_weights<S: ByteSource>(
         let mut parser = stream.parser()?;
         while let Some(piece) = stream.next_piece().await? {
             done += piece.len() as u64;
-            parser.write(&piece, &mut |event| load_event(&mut loader, backend, &event))?;
+            parser.write(&piece, &mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
             backend.relieve().await?;
             report(done);
         }
-        parser.end(&mut |event| load_event(&mut loader, backend, &event))?;
+        parser.end(&mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
     }
     Ok(())
 }
@@ -184,36 +187,71 @@ async fn stream_weights<S: ByteSource>(
 fn load_event(
     loader: &mut WeightLoader<WebGpu>,
     backend: &mut WebGpu,
+    file: &str,
     event: &Event,
 ) -> Result<(), LoadError<GpuError>> {
     match event {
-        Event::Chunk(chunk) => loader.write(backend, chunk),
+        Event::Chunk(chunk) => loader.write(backend, file, chunk),
         _ => Ok(()),
     }
 }
 
-pub(super) fn context_length(config: &Config, wanted: Option<u32>) -> Result<u32, EngineError> {
-    let limit = config.max_positions;
-    match wanted {
-        None => Ok(limit.min(DEFAULT_CONTEXT)),
-        Some(context) if (MIN_CONTEXT..=limit).contains(&context) => Ok(context),
-        Some(context) => Err(EngineError::BadRequest(format!(
-            "contextLength is {context}; this model takes {MIN_CONTEXT} to {limit} positions"
-        ))),
+/// The context to reserve: `wanted`, or as much as is usual, of what the model was made for and of
+/// the positions that the device has `room` for in one buffer.
+pub(super) fn context_length(config: &Config, wanted: Option<u32>, room: u32) -> Result<u32, EngineError> {
+    let limit = config.max_positions.min(room);
+    let context = wanted.unwrap_or(limit.min(DEFAULT_CONTEXT));
+    if (MIN_CONTEXT..=limit).contains(&context) {
+        return Ok(context);
     }
+    let what = if context <= config.max_positions && room < config.max_positions {
+        format!(
+            "contextLength is {context}; this model takes up to {} positions, but the buffers of this device \
+             hold the keys of {limit} at most: ask for no more, or use a device with larger limits",
+            config.max_positions
+        )
+    } else {
+        format!("contextLength is {context}; this model takes {MIN_CONTEXT} to {limit} positions")
+    };
+    Err(EngineError::BadRequest(what))
 }
 
 pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFiles, EngineError> {
-    let config_bytes = read_all(source, "config.json", None, MAX_SIDE_FILE_BYTES).await?;
+    let (config, generation, text) = join3(
+        read_all(source, CONFIG_FILE, None, MAX_SIDE_FILE_BYTES),
+        optional(source, GENERATION_FILE),
+        read_text_files(source),
+    )
+    .await;
+    // Without config.json there is no model, whatever else went wrong.
+    let config_bytes = match config {
+        Err(SourceError::NotFound { file }) => return Err(EngineError::NoModel { file }),
+        bytes => bytes?,
+    };
     let config = Config::parse(&config_bytes)?;
     // Parsed before, so this cannot fail.
     let config_json = serde_json::from_slice(&config_bytes).unwrap_or_default();
-    let generation = match optional(source, "generation_config.json").await? {
+    let generation = match generation? {
         Some(json) => GenerationConfig::parse(&json)?,
         None => GenerationConfig::default(),
     };
-    let (tokenizer, template) = read_text_files(source).await?;
+    check_defaults(&generation)?;
+    let (tokenizer, template) = text?;
     Ok(SideFiles { config, config_json, generation, tokenizer, template })
+}
+
+/// Refuses defaults that would make every request fail.
+fn check_defaults(generation: &GenerationConfig) -> Result<(), ModelError> {
+    let neutral = SamplerOptions::default();
+    let options = SamplerOptions {
+        temperature: generation.temperature.unwrap_or(neutral.temperature),
+        top_p: generation.top_p.unwrap_or(neutral.top_p),
+        min_p: generation.min_p.unwrap_or(neutral.min_p),
+        repetition_penalty: generation.repetition_penalty.unwrap_or(neutral.repetition_penalty),
+        ..neutral
+    };
+    let failed = |error: TextError| ModelError::BadFile { file: GENERATION_FILE, detail: error.to_string() };
+    options.validate().map_err(failed)
 }
 
 /// Reads what a checkpoint has of tokenizer and chat template.
@@ -223,19 +261,11 @@ pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFil
 pub(crate) async fn read_text_files<S: ByteSource>(
     source: &S,
 ) -> Result<(Option<Tokenizer>, Option<ChatTemplate>), EngineError> {
-    let tokenizer = match optional(source, "tokenizer.json").await? {
-        Some(json) => Some(Tokenizer::from_json(&json).map_err(EngineError::TextFile)?),
-        None => None,
-    };
-    let tokenizer_config = optional(source, "tokenizer_config.json").await?;
-    // Where tokenizer_config.json has the template, the other files are not asked for: a static
-    // host would answer with an error page each time.
-    let complete = tokenizer_config.as_deref().is_some_and(|json| {
-        let value: Option<serde_json::Value> = serde_json::from_slice(json).ok();
-        value.is_some_and(|v| v.get("chat_template").is_some_and(|t| !t.is_null()))
-    });
-    let chat_template = if complete { None } else { optional(source, "chat_template.jinja").await? };
-    let special_tokens_map = optional(source, "special_tokens_map.json").await?;
+    let (tokenizer, template_files, special_tokens_map) =
+        join3(read_tokenizer(source), read_template(source), optional(source, "special_tokens_map.json"))
+            .await;
+    let (tokenizer, [tokenizer_config, chat_template]) = (tokenizer?, template_files?);
+    let special_tokens_map = special_tokens_map?;
     let template = ChatTemplate::from_files(TemplateFiles {
         tokenizer_config: tokenizer_config.as_deref(),
         chat_template: chat_template.as_deref(),
@@ -245,8 +275,36 @@ pub(crate) async fn read_text_files<S: ByteSource>(
     Ok((tokenizer, template))
 }
 
+/// tokenizer_config.json and chat_template.jinja.
+async fn read_template<S: ByteSource>(source: &S) -> Result<[Option<Vec<u8>>; 2], EngineError> {
+    let tokenizer_config = optional(source, "tokenizer_config.json").await?;
+    // Where tokenizer_config.json has the template, the other files are not asked for: a static
+    // host would answer with an error page each time.
+    let complete = tokenizer_config.as_deref().is_some_and(|json| {
+        let value: Option<serde_json::Value> = serde_json::from_slice(json).ok();
+        value.is_some_and(|v| v.get("chat_template").is_some_and(|t| !t.is_null()))
+    });
+    let chat_template = if complete { None } else { optional(source, "chat_template.jinja").await? };
+    Ok([tokenizer_config, chat_template])
+}
+
+async fn read_tokenizer<S: ByteSource>(source: &S) -> Result<Option<Tokenizer>, EngineError> {
+    match optional_within(source, "tokenizer.json", MAX_TOKENIZER_BYTES).await? {
+        Some(json) => Tokenizer::from_json(json).map(Some).map_err(EngineError::TextFile),
+        None => Ok(None),
+    }
+}
+
 async fn optional<S: ByteSource>(source: &S, file: &str) -> Result<Option<Vec<u8>>, EngineError> {
-    match read_all(source, file, None, MAX_SIDE_FILE_BYTES).await {
+    optional_within(source, file, MAX_SIDE_FILE_BYTES).await
+}
+
+async fn optional_within<S: ByteSource>(
+    source: &S,
+    file: &str,
+    limit_bytes: u64,
+) -> Result<Option<Vec<u8>>, EngineError> {
+    match read_all(source, file, None, limit_bytes).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(SourceError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
@@ -258,8 +316,6 @@ async fn optional<S: ByteSource>(source: &S, file: &str) -> Result<Option<Vec<u8
 /// # Errors
 /// [`EngineError::BadRequest`] if there is no tokenizer.json.
 pub async fn load_tokenizer<S: ByteSource>(source: &S) -> Result<Tokenizer, EngineError> {
-    match optional(source, "tokenizer.json").await? {
-        Some(json) => Tokenizer::from_json(&json).map_err(EngineError::TextFile),
-        None => Err(EngineError::BadRequest("there is no tokenizer.json here".into())),
-    }
+    let missing = || EngineError::BadRequest("there is no tokenizer.json here".into());
+    read_tokenizer(source).await?.ok_or_else(missing)
 }

@@ -13,7 +13,7 @@ pub use types::*;
 
 use crate::kernels::WebGpu;
 use crate::model::{Config, Decoder, GenerationConfig, WeightPlan};
-use crate::text::{ChatTemplate, Tokenizer, log_probs};
+use crate::text::{ChatTemplate, Tokenizer, check_logits, log_probs};
 
 /// A loaded model, ready to generate. One request at a time.
 pub struct Engine {
@@ -63,11 +63,14 @@ impl Engine {
     /// Logits of the last of `ids`, with the sequence computed anew. `(vocab)`
     ///
     /// # Errors
-    /// [`EngineError::BadRequest`] for ids outside the vocabulary or beyond the context.
+    /// [`EngineError::BadRequest`] for ids outside the vocabulary or beyond the context;
+    /// [`TextError::NonFiniteLogits`](crate::text::TextError::NonFiniteLogits).
     pub async fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.check_prompt(ids, 0)?;
         self.decoder.reset();
-        self.prefill(ids, &|| false).await
+        let logits = self.prefill(ids, &|| false).await?;
+        check_logits(&logits, self.config.vocab as usize)?;
+        Ok(logits)
     }
 
     /// Natural logarithm of each id's probability after those before it, the first one left out:

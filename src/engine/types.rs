@@ -158,6 +158,9 @@ pub struct TokenLogprob {
     pub chosen: Alternative,
     /// The likeliest tokens, likeliest first.
     pub top: Vec<Alternative>,
+    /// Where its text begins in the generated text, in UTF-16 code units as JavaScript counts: a
+    /// character counts once its last byte is there.
+    pub text_offset: usize,
 }
 
 /// What one step added to the text. `text` may be empty while a character or a
@@ -168,6 +171,8 @@ pub struct Delta {
     pub text: String,
     /// The generated token's id; `None` for text that was held back to the end.
     pub id: Option<u32>,
+    /// Tokens of the prompt, the same in every delta: what came before the first of them.
+    pub prompt_tokens: u32,
     /// Only if asked for.
     pub logprobs: Option<TokenLogprob>,
 }

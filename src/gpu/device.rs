@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::GpuError;
 
 /// WebGPU's default `maxStorageBufferBindingSize`, bytes.
-const DEFAULT_BINDING_BYTES: u64 = 128 << 20;
+pub const DEFAULT_BINDING_BYTES: u64 = 128 << 20;
 
 /// Which limits to ask the adapter for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,7 +141,7 @@ impl Gpu {
         }));
 
         let tier = DeviceTier {
-            name: if info.name.is_empty() { "unnamed adapter".into() } else { info.name.clone() },
+            name: name_of(&info),
             api: format!("{:?}", info.backend),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             software: is_software(&info),
@@ -304,6 +304,16 @@ fn required_limits(adapter: &wgpu::Limits, choice: LimitChoice) -> wgpu::Limits 
     limits
 }
 
+/// What to call the adapter. Browsers tell as little as they like, down to nothing.
+fn name_of(info: &wgpu::AdapterInfo) -> String {
+    let driver = format!("{} {}", info.driver, info.driver_info);
+    match (info.name.trim(), driver.trim()) {
+        ("", "") => "not told by the browser".into(),
+        ("", driver) => driver.into(),
+        (name, _) => name.into(),
+    }
+}
+
 fn is_software(info: &wgpu::AdapterInfo) -> bool {
     let name = info.name.to_lowercase();
     // Browsers do not all set the fallback flag for these.
@@ -349,5 +359,24 @@ async fn find_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> Result
             Err(GpuError::NoAdapter { wanted: format!("whose name contains {part:?}"), found: name })
         }
         _ => Ok(adapter),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_without_a_name_are_called_something() {
+        let with = |name: &str, driver: &str, driver_info: &str| {
+            let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Other, wgpu::Backend::BrowserWebGpu);
+            info.name = name.into();
+            info.driver = driver.into();
+            info.driver_info = driver_info.into();
+            name_of(&info)
+        };
+        assert_eq!(with("Intel Arc", "mesa", "26.1"), "Intel Arc");
+        assert_eq!(with("", "mesa", "26.1"), "mesa 26.1");
+        assert_eq!(with(" ", "", ""), "not told by the browser");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use super::leaf::{Cancelled, LeafReader};
+use super::leaf::{Cancelled, Fetch, LeafReader};
 use super::parent::Parent;
 use super::slerp::{Coefficients, Sums, coefficients, combine};
 use super::tensor::{Node, Operation, TensorPlan};
@@ -16,6 +16,12 @@ use crate::dtype::{Dtype, round_through};
 
 /// Leaves of one tensor that may be kept between two passes, bytes in all.
 const KEPT_LIMIT_BYTES: u64 = 48 << 20;
+
+/// Most leaves that are streamed side by side, each over a connection of its own.
+const STREAMS: usize = 4;
+
+/// Values that all nodes together may hold of one chunk.
+const CHUNK_VALUES: usize = 4 << 20;
 
 /// What the sums of a SLERP node led to.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +61,8 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         for leaf in &plan.leaves {
             let unknown = || CheckpointError::UnknownTensor { tensor: leaf.tensor.clone() };
             let parent = parents.get(leaf.parent).ok_or_else(unknown)?;
-            leaves.push(LeafReader::open(parent, &leaf.tensor, keep, cancelled.clone()).await?);
+            let fetch = Fetch { keep, windows: plan.leaves.len() > STREAMS };
+            leaves.push(LeafReader::open(parent, &leaf.tensor, fetch, cancelled.clone()).await?);
         }
         let factors = plan.nodes.iter().map(|node| match &node.operation {
             Operation::Linear(factors) => factors.iter().map(|factor| *factor as f32).collect(),
@@ -65,9 +72,14 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         Ok(Evaluation { plan, leaves, factors, values, casts: Vec::new(), needed: Vec::new() })
     }
 
+    /// Elements that may be computed together: `wanted`, or fewer where there are many nodes.
+    pub(super) fn chunk(&self, wanted: usize) -> usize {
+        wanted.min(CHUNK_VALUES / self.plan.nodes.len().max(1)).max(1)
+    }
+
     /// Takes all sums, in chunks of `chunk` elements, and starts the pass that yields the result.
     pub(super) async fn prepare(&mut self, chunk: usize) -> Result<Vec<Solved>, CheckpointError> {
-        let mut all = Vec::new();
+        let (mut all, chunk) = (Vec::new(), self.chunk(chunk));
         for level in 1..=self.plan.levels() {
             let slerps = self.plan.slerps_at(level);
             let nodes = slerps.iter().filter_map(|&slerp| self.plan.nodes.get(slerp));

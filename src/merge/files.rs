@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::MergeError;
 use super::layout::Layouts;
 use super::parent::{Parent, torch_name};
-use super::recipe::{ChatTemplateChoice, Recipe, TokenizerChoice};
+use super::recipe::{ChatTemplateChoice, Document, Recipe, TokenizerChoice};
 use super::tensor::TensorPlan;
 use crate::checkpoint::index::INDEX_FILE;
 use crate::checkpoint::source::read_all;
@@ -98,7 +98,14 @@ pub(super) async fn tokenizer_parent<S: ByteSource>(
     match &document.tokenizer {
         TokenizerChoice::Base => Ok(base),
         TokenizerChoice::Model(model) => {
-            let index = parents.iter().position(|parent| parent.name == *model);
+            let earlier = recipe
+                .documents
+                .iter()
+                .position(|document| model.revision.is_none() && document.name.as_ref() == Some(&model.path));
+            let index = match earlier {
+                Some(document) => Some(layouts.base_parent(document)),
+                None => parents.iter().position(|parent| parent.name == *model),
+            };
             index.ok_or_else(|| MergeError::Recipe {
                 place: document.place.clone(),
                 message: format!("the tokenizer's model {model} is not one of the merged models"),
@@ -126,6 +133,21 @@ pub(super) async fn tokenizer_parent<S: ByteSource>(
             Ok(base)
         }
     }
+}
+
+/// Choices of earlier documents, which have no files of their own.
+pub(super) fn warnings(recipe: &Recipe) -> Vec<String> {
+    let earlier = recipe.documents.split_last().map_or(&[][..], |(_, earlier)| earlier);
+    let chooses = |document: &&Document| {
+        document.tokenizer != TokenizerChoice::Base || document.chat_template.is_some()
+    };
+    let warn = |document: &Document| {
+        let place = &document.place;
+        format!(
+            "{place}: tokenizer and chat template are those of the last document; this one's have no effect"
+        )
+    };
+    earlier.iter().filter(chooses).map(warn).collect()
 }
 
 fn pretty(value: &Value) -> String {

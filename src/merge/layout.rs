@@ -263,7 +263,25 @@ pub(super) fn warnings<S>(layouts: &Layouts, parents: &[Parent<S>], last: usize)
     warnings
 }
 
+/// Most documents in a recipe, and most models that it reads: every one costs memory in each chunk.
+const MOST: usize = 64;
+
 impl Recipe {
+    /// Refuses recipes that are larger than any merge.
+    pub(super) fn check_size(&self) -> Result<(), MergeError> {
+        let counts = [("documents", self.documents.len()), ("models", self.models().len())];
+        for (what, count) in counts {
+            if count > MOST {
+                let place = self.documents.get(MOST).map_or("line 1", |document| &document.place);
+                return Err(error(
+                    place,
+                    format!("the recipe has {count} {what}; at most {MOST} are possible"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The checkpoints that a recipe reads, each once, in the order in which it names them.
     pub fn models(&self) -> Vec<ModelRef> {
         let mut models = Vec::new();

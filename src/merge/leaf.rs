@@ -1,11 +1,26 @@
 //! A parent's tensor as runs of f32, read once where its bytes may be kept, else once per pass.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::parent::Parent;
 use crate::checkpoint::scales::expand;
-use crate::checkpoint::{ByteSource, CheckpointError, Manifest, ShardStream, TensorInfo};
+use crate::checkpoint::source::read_all;
+use crate::checkpoint::{ByteSource, CheckpointError, Manifest, ShardStream, SourceError, TensorInfo};
 use crate::dtype::{Dtype, find_non_finite, widen};
+
+/// Bytes that are fetched at once where so many tensors are read together that a connection for each
+/// would be too many: browsers allow six to one host, and a seventh waits for ever.
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// How a tensor's bytes are fetched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fetch {
+    /// Whether to keep them for the next pass.
+    pub(super) keep: bool,
+    /// Whether to fetch short ranges instead of holding a connection open.
+    pub(super) windows: bool,
+}
 
 /// Whether the caller has stopped the merge.
 pub(super) type Cancelled = Rc<dyn Fn() -> bool>;
@@ -25,6 +40,8 @@ struct RowScales {
 /// Where the bytes come from.
 enum Input<S: ByteSource> {
     Stream(Box<ShardStream<S, Box<dyn Fn() -> bool>>>),
+    /// Short ranges, fetched whole one after the other; the next one begins at this byte of the tensor.
+    Windows(u64),
     Kept(usize),
     Closed,
 }
@@ -38,6 +55,7 @@ pub(super) struct LeafReader<S: ByteSource> {
     file: String,
     scales: Option<RowScales>,
     input: Input<S>,
+    windows: bool,
     /// All bytes, gathered in the first pass, if there is room for them.
     kept: Option<Vec<u8>>,
     /// What came and was not taken yet, from `taken` on.
@@ -48,11 +66,11 @@ pub(super) struct LeafReader<S: ByteSource> {
 }
 
 impl<S: ByteSource + Clone> LeafReader<S> {
-    /// A reader of the tensor; `keep` its bytes after the first pass.
+    /// A reader of the tensor.
     pub(super) async fn open(
         parent: &Parent<S>,
         tensor: &str,
-        keep: bool,
+        fetch: Fetch,
         cancelled: Cancelled,
     ) -> Result<LeafReader<S>, CheckpointError> {
         let unknown = || CheckpointError::UnknownTensor { tensor: tensor.to_owned() };
@@ -75,7 +93,8 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             source: parent.source.clone(),
             manifest: parent.manifest.clone(),
             cancelled,
-            kept: keep.then(|| Vec::with_capacity(info.bytes() as usize)),
+            windows: fetch.windows,
+            kept: fetch.keep.then(|| Vec::with_capacity(info.bytes() as usize)),
             info,
             file,
             scales,
@@ -101,6 +120,10 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         }
         if let Some(kept) = &mut self.kept {
             kept.clear(); // What a pass that ended early left there.
+        }
+        if self.windows {
+            self.input = Input::Windows(0);
+            return Ok(());
         }
         let unknown = || CheckpointError::UnknownTensor { tensor: self.info.name.clone() };
         let (shard, position) = self.manifest.find(&self.info.name).ok_or_else(unknown)?;
@@ -157,6 +180,12 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         self.taken = 0;
         let next = match &mut self.input {
             Input::Stream(stream) => stream.next_piece().await?,
+            Input::Windows(at) => {
+                let begin = *at;
+                *at = (begin + WINDOW_BYTES).min(self.info.bytes());
+                let window = begin..*at;
+                if window.is_empty() { None } else { Some(self.window(window).await?) }
+            }
             _ => None,
         };
         match next {
@@ -168,6 +197,23 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             }
         }
         Ok(())
+    }
+
+    /// Fetches a range of the tensor, whole.
+    async fn window(&self, window: Range<u64>) -> Result<Vec<u8>, CheckpointError> {
+        if (self.cancelled)() {
+            return Err(SourceError::Aborted.into());
+        }
+        let unknown = || CheckpointError::UnknownTensor { tensor: self.info.name.clone() };
+        let (shard, _) = self.manifest.get(&self.info.name).ok_or_else(unknown)?;
+        let start = shard.header.data_start + self.info.begin;
+        let (range, length) = (start + window.start..start + window.end, window.end - window.start);
+        let bytes = read_all(&self.source, &self.file, Some(range.clone()), length).await?;
+        if bytes.len() as u64 != length {
+            let (file, offset) = (self.file.clone(), range.start + bytes.len() as u64);
+            return Err(SourceError::Cut { file, offset, expected: range.end }.into());
+        }
+        Ok(bytes)
     }
 
     fn take(&self, bytes: &[u8], check: bool, out: &mut Vec<f32>) -> Result<(), CheckpointError> {

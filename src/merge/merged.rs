@@ -132,6 +132,7 @@ impl<S: ByteSource + Clone> Merge<S> {
         }
         let mut warnings = recipe.warnings.clone();
         warnings.extend(layout::warnings(&layouts, &parents, last));
+        warnings.extend(files::warnings(&recipe));
         let report = MergeReport { warnings, ..MergeReport::default() };
         let mut dtypes: Vec<Dtype> = tensors.iter().filter_map(on_gpu::precision).collect();
         dtypes.sort_unstable();
@@ -182,15 +183,16 @@ impl<S: ByteSource + Clone> Merge<S> {
         self.inner.plan.total_bytes()
     }
 
-    /// Every file of the result, weights first: without config.json and index, which come last, a
-    /// directory is no checkpoint yet. Some of the side files may not exist.
+    /// Every file of the result: first what is small, so that its failure costs no hours; last
+    /// config.json and index, without which a directory is no checkpoint. Some of the side files may
+    /// not exist.
     pub fn files(&self) -> Vec<String> {
         let weights = self.inner.plan.shards.iter().map(|shard| shard.file.clone());
         let written = self.inner.written.files.keys().rev().cloned();
         let copied = SIDE_FILES.iter().map(|file| (*file).to_owned());
         let copied = copied.filter(|file| !self.inner.written.files.contains_key(file));
         let (last, first): (Vec<_>, Vec<_>) = written.partition(|file| files::makes_a_checkpoint(file));
-        weights.chain(copied).chain(first).chain(last).collect()
+        copied.chain(first).chain(weights).chain(last).collect()
     }
 }
 

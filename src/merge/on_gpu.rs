@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::evaluate::Solved;
-use super::leaf::{Cancelled, LeafReader};
+use super::leaf::{Cancelled, Fetch, LeafReader};
 use super::parent::Parent;
 use super::slerp::{Sums, coefficients};
 use super::tensor::{Leaf, Node, Operation, TensorPlan};
@@ -14,6 +14,12 @@ use crate::kernels::merge::SlerpGpu;
 
 /// Leaves and results of one tensor that may lie on the device together, bytes.
 const RESIDENT_LIMIT_BYTES: u64 = 2 << 30;
+
+/// A tensor that fewer elements has is merged sooner than its results could be read back.
+const LEAST_ELEMENTS: u64 = 1 << 16;
+
+/// Leaves are read one after the other, and only once.
+const ONCE: Fetch = Fetch { keep: false, windows: false };
 
 /// Elements that go to or from the device together.
 pub(super) const PIECE_ELEMENTS: usize = 2 << 20;
@@ -64,7 +70,8 @@ pub(super) fn precision(plan: &TensorPlan) -> Option<Dtype> {
     let bytes = plan.elements().checked_mul(dtype.size_bytes())?.checked_mul(plan.nodes.len() as u64)?;
     let mergeable = matches!(dtype, Dtype::Bf16 | Dtype::F16 | Dtype::F32);
     let all = plan.nodes.iter().enumerate().all(fits);
-    (mergeable && all && bytes <= RESIDENT_LIMIT_BYTES).then_some(dtype)
+    let worth_it = plan.elements() >= LEAST_ELEMENTS && bytes <= RESIDENT_LIMIT_BYTES;
+    (mergeable && all && worth_it).then_some(dtype)
 }
 
 impl OnGpu {
@@ -136,7 +143,7 @@ async fn load<S: ByteSource + Clone>(
 ) -> Result<Resident, Failure> {
     let unknown = || CheckpointError::UnknownTensor { tensor: leaf.tensor.clone() };
     let parent = parents.get(leaf.parent).ok_or_else(unknown)?;
-    let mut reader = LeafReader::open(parent, &leaf.tensor, false, cancelled.clone()).await?;
+    let mut reader = LeafReader::open(parent, &leaf.tensor, ONCE, cancelled.clone()).await?;
     let mut resident = gpu.tensor(&leaf.tensor, dtype, plan.elements()).await?;
     reader.rewind().await?;
     let (mut element, mut values, mut bytes) = (0, Vec::new(), Vec::new());

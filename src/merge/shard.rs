@@ -130,7 +130,7 @@ impl<S: ByteSource + Clone> Running<S> {
     async fn next(&mut self, inner: &Inner<S>) -> Result<Vec<u8>, SourceError> {
         let left = self.info.elements().saturating_sub(self.element);
         let mut count = left.min(match self.evaluation {
-            Evaluator::Cpu(_) => inner.options.chunk_elements.max(1) as u64,
+            Evaluator::Cpu(ref evaluation) => evaluation.chunk(inner.options.chunk_elements) as u64,
             // Each readback is a round trip.
             Evaluator::Gpu(_) => PIECE_ELEMENTS as u64,
         });
@@ -257,9 +257,7 @@ fn wrap(tensor: &str, error: CheckpointError) -> SourceError {
 }
 
 fn overflow(info: &TensorInfo, element: u64) -> SourceError {
-    let (tensor, dtype) = (info.name.clone(), info.dtype);
-    let error = CheckpointError::NotFinite { file: "the result".into(), tensor, dtype, element };
-    wrap(&info.name, error)
+    wrap(&info.name, CheckpointError::Overflow { dtype: info.dtype, element })
 }
 
 impl<S> Inner<S> {

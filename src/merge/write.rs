@@ -21,8 +21,8 @@ pub struct WriteProgress {
 }
 
 impl<S: ByteSource + Clone> Merge<S> {
-    /// Computes everything and writes it: weights first, and last what makes the directory a
-    /// checkpoint, so that one that was interrupted is none.
+    /// Computes everything and writes it; last what makes the directory a checkpoint, so that one
+    /// that was interrupted is none.
     ///
     /// # Errors
     /// What the parents or the sink meet; [`SourceError::Aborted`] once the caller has stopped it.

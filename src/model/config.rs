@@ -8,11 +8,22 @@ use super::rope::{RopeScaling, inv_freq};
 use crate::kernels::attend::MAX_HEAD_DIM;
 use crate::steps::DecoderShape;
 
-const CONFIG: &str = "config.json";
-const GENERATION: &str = "generation_config.json";
+/// Name of the file that holds a model's hyperparameters.
+pub const CONFIG_FILE: &str = "config.json";
+/// Name of the file that holds a checkpoint's sampling defaults.
+pub const GENERATION_FILE: &str = "generation_config.json";
 
-/// Largest of any size in a config: keeps products of two within 64 bits and 32-bit shader indices honest.
-const MAX_SIZE: u64 = 1 << 24;
+/// Largest width in a config, and largest vocabulary: keeps 32-bit shader indices honest and every
+/// dispatch within WebGPU's 65535 workgroups.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// Most positions of a model and of its window.
+const MAX_POSITIONS: u64 = 1 << 24;
+
+/// Most heads, and largest width of all of them: attention dispatches a workgroup for every few
+/// queries of every head. The largest model of the family has 128 heads of 128.
+const MAX_HEADS: u32 = 1024;
+const MAX_ATTENTION_WIDTH: u64 = 1 << 17;
 
 /// Most layers: bounds the list of expected tensors before the checkpoint has been looked at.
 const MAX_LAYERS: u32 = 4096;
@@ -78,7 +89,7 @@ impl Config {
     /// [`ModelError::BadFile`] for malformed or contradictory files, [`ModelError::Unsupported`] for
     /// what this decoder does not implement.
     pub fn parse(json: &[u8]) -> Result<Config, ModelError> {
-        let keys = Keys::parse(CONFIG, json)?;
+        let keys = Keys::parse(CONFIG_FILE, json)?;
         let model_type = keys.string("model_type")?.unwrap_or_default();
         let mistral = match model_type.as_str() {
             "mistral" => true,
@@ -112,16 +123,16 @@ impl Config {
             let supported = "the attention kernel takes heads of at most 2048";
             return Err(keys.unsupported("head_dim", &head_dim.to_string(), supported));
         }
-        if u64::from(heads) * u64::from(head_dim) > MAX_SIZE {
+        if heads > MAX_HEADS || u64::from(heads) * u64::from(head_dim) > MAX_ATTENTION_WIDTH {
             return Err(keys.bad(format!("{heads} heads of {head_dim} are beyond any model")));
         }
         let window = match keys.map.get("sliding_window") {
             Some(Value::Null) => None,
-            Some(_) if mistral => Some(keys.size("sliding_window")?),
+            Some(_) if mistral => keys.positions("sliding_window")?,
             None if mistral => Some(4096),
             _ => None,
         };
-        let max_positions = keys.optional_size("max_position_embeddings")?;
+        let max_positions = keys.positions("max_position_embeddings")?;
         let max_positions = max_positions.unwrap_or(if mistral { 131_072 } else { 2048 });
         let (rope_theta, rope_scaling) = keys.rope()?;
         let layers = keys.size("num_hidden_layers")?;
@@ -174,7 +185,7 @@ impl GenerationConfig {
     /// # Errors
     /// [`ModelError::BadFile`].
     pub fn parse(json: &[u8]) -> Result<GenerationConfig, ModelError> {
-        let keys = Keys::parse(GENERATION, json)?;
+        let keys = Keys::parse(GENERATION_FILE, json)?;
         let greedy = keys.flag("do_sample")? == Some(false);
         let number = |key| keys.number(key).map(|n| n.map(|n| n as f32));
         let temperature = number("temperature")?;
@@ -182,7 +193,7 @@ impl GenerationConfig {
             eos: keys.ids("eos_token_id")?,
             temperature: if greedy { Some(0.0) } else { temperature },
             top_p: number("top_p")?,
-            top_k: keys.optional_size_or_zero("top_k")?,
+            top_k: keys.top_k()?,
             min_p: number("min_p")?,
             repetition_penalty: number("repetition_penalty")?,
         })
@@ -247,13 +258,23 @@ impl Keys {
     }
 
     fn optional_size(&self, key: &str) -> Result<Option<u32>, ModelError> {
-        self.typed(key, "a size from 1 to 2^24", |v| {
+        self.typed(key, "a size from 1 to 2^20", |v| {
             v.as_u64().filter(|n| (1..=MAX_SIZE).contains(n)).map(|n| n as u32)
         })
     }
 
-    fn optional_size_or_zero(&self, key: &str) -> Result<Option<u32>, ModelError> {
-        self.typed(key, "a whole number", |v| v.as_u64().and_then(|n| u32::try_from(n).ok()))
+    fn positions(&self, key: &str) -> Result<Option<u32>, ModelError> {
+        self.typed(key, "a number of positions from 1 to 2^24", |v| {
+            v.as_u64().filter(|n| (1..=MAX_POSITIONS).contains(n)).map(|n| n as u32)
+        })
+    }
+
+    /// transformers takes 0 for no limit, and other engines -1.
+    fn top_k(&self) -> Result<Option<u32>, ModelError> {
+        self.typed("top_k", "a whole number", |v| match v.as_i64() {
+            Some(-1) => Some(0),
+            number => number.and_then(|n| u32::try_from(n).ok()),
+        })
     }
 
     fn size(&self, key: &str) -> Result<u32, ModelError> {

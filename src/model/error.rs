@@ -31,14 +31,6 @@ pub enum ModelError {
         /// One line each.
         problems: Vec<String>,
     },
-    /// A weight that is not a number.
-    #[error("tensor {tensor} holds NaN or infinity at element {element}; the checkpoint is damaged")]
-    NonFinite {
-        /// Name.
-        tensor: String,
-        /// Index of the first such element.
-        element: u64,
-    },
     /// A data type that the decoder cannot use.
     #[error("tensor {tensor} has dtype {dtype}; weights must be F32, F16, BF16, F8_E4M3 or F8_E5M2")]
     Dtype {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::error::ModelError;
 use super::weight_plan::{Conversion, Place, Role, WeightPlan};
 use crate::checkpoint::scales::expand;
-use crate::checkpoint::{CheckpointError, TensorChunk, TensorInfo};
-use crate::dtype::{self, Dtype};
+use crate::checkpoint::{CheckpointError, TensorChunk};
+use crate::dtype::{self, Dtype, DtypeError};
 use crate::steps::{MatrixSpec, Store};
 
 /// The weights of one layer.
@@ -121,24 +121,27 @@ impl<'a, B: Store> WeightLoader<'a, B> {
     }
 
     /// Takes the next chunk: whole rows of a matrix, a whole vector, or part of a scale tensor.
+    /// `file` is for messages.
     ///
     /// # Errors
-    /// [`ModelError::NonFinite`]; what the backend reports.
-    pub fn write(&mut self, backend: &mut B, chunk: &TensorChunk) -> Result<(), LoadError<B::Error>> {
+    /// [`CheckpointError::NotFinite`]; what the backend reports.
+    pub fn write(
+        &mut self,
+        backend: &mut B,
+        file: &str,
+        chunk: &TensorChunk,
+    ) -> Result<(), LoadError<B::Error>> {
         let info = chunk.tensor;
         let place = self.plan.places.get(&info.name).cloned().unwrap_or(Place::Skip);
         if matches!(place, Place::Skip) {
             return Ok(());
         }
         let element = chunk.offset / info.dtype.size_bytes();
-        if let Some(index) = dtype::find_non_finite(info.dtype, chunk.bytes).map_err(|e| bad(info, &e))? {
-            let element = element + index as u64;
-            return Err(ModelError::NonFinite { tensor: info.name.clone(), element }.into());
-        }
+        chunk.check_finite(file)?;
         match place {
             Place::Skip => Ok(()),
             Place::Vector { role } => {
-                self.widen(chunk)?;
+                self.widen(file, chunk)?;
                 match self.weights.vector(role) {
                     Some(vector) => backend.write_vector(vector, &self.values).map_err(LoadError::Backend),
                     None => Ok(()),
@@ -152,10 +155,10 @@ impl<'a, B: Store> WeightLoader<'a, B> {
                     let scales = vec![1.0; rows as usize * scales_per_row(self.plan, role)];
                     backend.write_scales(matrix, first_row, &scales).map_err(LoadError::Backend)?;
                 }
-                self.write_rows(backend, matrix, row, cols as usize, conversion, chunk)
+                self.write_rows(backend, matrix, row, conversion, file, chunk)
             }
             Place::Scale { role, first_row, rows, cols, granularity } => {
-                self.widen(chunk)?;
+                self.widen(file, chunk)?;
                 let mut values = self.partial_scales.remove(&info.name).unwrap_or_default();
                 values.extend_from_slice(&self.values);
                 if chunk.offset + (chunk.bytes.len() as u64) < info.end - info.begin {
@@ -178,31 +181,32 @@ impl<'a, B: Store> WeightLoader<'a, B> {
         backend: &mut B,
         matrix: &B::Matrix,
         row: u32,
-        cols: usize,
         conversion: Conversion,
+        file: &str,
         chunk: &TensorChunk,
     ) -> Result<(), LoadError<B::Error>> {
         if conversion == Conversion::Keep {
             return backend.write_rows(matrix, row, chunk.bytes).map_err(LoadError::Backend);
         }
-        self.widen(chunk)?;
+        self.widen(file, chunk)?;
         if conversion == Conversion::WidenToF32 {
             let bytes = bytemuck::cast_slice(&self.values);
             return backend.write_rows(matrix, row, bytes).map_err(LoadError::Backend);
         }
+        let cols = chunk.tensor.shape.last().copied().unwrap_or(1).max(1) as usize;
         self.codes.resize(self.values.len(), 0);
         self.scales.clear();
         for (values, codes) in self.values.chunks_exact(cols).zip(self.codes.chunks_exact_mut(cols)) {
-            let scale = dtype::quantize_row_e4m3(values, codes).map_err(|e| bad(chunk.tensor, &e))?;
+            let scale = dtype::quantize_row_e4m3(values, codes).map_err(|e| bad(file, chunk, e))?;
             self.scales.push(scale);
         }
         backend.write_rows(matrix, row, &self.codes).map_err(LoadError::Backend)?;
         backend.write_scales(matrix, row, &self.scales).map_err(LoadError::Backend)
     }
 
-    fn widen(&mut self, chunk: &TensorChunk) -> Result<(), ModelError> {
+    fn widen(&mut self, file: &str, chunk: &TensorChunk) -> Result<(), CheckpointError> {
         self.values.clear();
-        dtype::widen(chunk.tensor.dtype, chunk.bytes, &mut self.values).map_err(|e| bad(chunk.tensor, &e))
+        dtype::widen(chunk.tensor.dtype, chunk.bytes, &mut self.values).map_err(|e| bad(file, chunk, e))
     }
 }
 
@@ -211,8 +215,8 @@ fn scales_per_row(plan: &WeightPlan, role: Role) -> usize {
     plan.matrices.get(&role).map_or(1, blocks)
 }
 
-fn bad(info: &TensorInfo, error: &dtype::DtypeError) -> ModelError {
-    ModelError::Tensors { problems: vec![format!("{}: {error}", info.name)] }
+fn bad(file: &str, chunk: &TensorChunk, source: DtypeError) -> CheckpointError {
+    CheckpointError::Values { file: file.to_owned(), tensor: chunk.tensor.name.clone(), source }
 }
 
 impl<B: Store> Weights<B> {

@@ -88,6 +88,20 @@ impl DecodeStream {
         }
     }
 
+    /// The characters that are whole among what is held back: the next token's text begins behind
+    /// them.
+    pub fn held_characters(&self) -> String {
+        let text = match std::str::from_utf8(&self.held) {
+            Ok(text) => text.to_owned(),
+            Err(e) if e.error_len().is_none() => {
+                let whole = self.held.get(..e.valid_up_to()).unwrap_or_default();
+                String::from_utf8_lossy(whole).into_owned()
+            }
+            Err(_) => "\u{FFFD}".repeat(self.held.len()),
+        };
+        self.clone_start().cut_start(text)
+    }
+
     /// Ends the stream; returns what was held back.
     pub fn finish(mut self) -> String {
         match &self.tokenizer.pieces {

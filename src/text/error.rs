@@ -80,7 +80,7 @@ pub enum TextError {
         vocab: usize,
     },
     /// A logit is NaN or infinite.
-    #[error("logit of token {id} is {value}")]
+    #[error("logit of token {id} is {value}: the weights are damaged, or too large for f32")]
     NonFiniteLogits {
         /// The first such token.
         id: u32,

@@ -4,6 +4,8 @@
 mod components;
 mod decode;
 mod error;
+mod jinja;
+mod lists;
 mod pipeline;
 mod python;
 mod sampler;
@@ -13,7 +15,7 @@ mod tokenizer;
 
 pub use decode::DecodeStream;
 pub use error::TextError;
-pub use sampler::{Sampler, SamplerOptions, log_probs};
+pub use sampler::{Sampler, SamplerOptions, check_logits, log_probs};
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::{ChatTemplate, TemplateFiles};
 pub use tokenizer::Tokenizer;

@@ -11,13 +11,14 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::models::bpe::{BPE, BpeBuilder, Merges, Vocab};
+use tokenizers::models::bpe::{BPE, BpeBuilder, Merges};
 use tokenizers::{
     AddedToken, AddedVocabulary, Model as _, OffsetReferential, OffsetType, PreTokenizedString, Token,
 };
 
 use super::components::{Normalizers, PreTokenization, Template};
 use super::error::TextError;
+use super::lists::{Limited, Merge, Vocabulary};
 
 /// What turns a text into tokens.
 pub(super) struct Encoder {
@@ -85,6 +86,7 @@ struct File {
     model: Model,
 }
 
+/// An entry of `added_tokens`. Spelt out, since a flattened field would be buffered.
 #[derive(Deserialize)]
 struct Added {
     id: u32,
@@ -94,6 +96,13 @@ struct Added {
     rstrip: bool,
     normalized: bool,
     special: bool,
+}
+
+impl Added {
+    fn token(&self) -> AddedToken {
+        let &Added { single_word, lstrip, rstrip, normalized, special, .. } = self;
+        AddedToken { content: self.content.clone(), single_word, lstrip, rstrip, normalized, special }
+    }
 }
 
 #[derive(Deserialize)]
@@ -118,27 +127,14 @@ struct Model {
     // A Unigram vocabulary is a list: read it as such, so that it is refused by its name.
     vocab: Vocabulary,
     #[serde(default)]
-    merges: Option<MergeList>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Vocabulary {
-    Map(Vocab),
-    Other(serde::de::IgnoredAny),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum MergeList {
-    Pairs(Vec<(String, String)>),
-    Lines(Vec<String>),
+    merges: Option<Limited<Merge>>,
 }
 
 /// Reads tokenizer.json.
-pub(super) fn load(json: &[u8]) -> Result<(Encoder, Pieces), TextError> {
-    let file: File = serde_json::from_slice(json)
+pub(super) fn load(json: impl AsRef<[u8]>) -> Result<(Encoder, Pieces), TextError> {
+    let file: File = serde_json::from_slice(json.as_ref())
         .map_err(|e| TextError::BadJson { file: "tokenizer.json", reason: e.to_string() })?;
+    drop(json);
     let pieces = pieces(&file.decoder)?;
     let model = model(file.model)?;
     let normalizers = Normalizers::read(&file.normalizer)?;
@@ -165,15 +161,10 @@ fn model(model: Model) -> Result<BPE, TextError> {
     };
     let merges: Merges = match model.merges {
         None => return Err(unsupported("model", "a model without merges")),
-        Some(MergeList::Pairs(pairs)) => pairs,
-        Some(MergeList::Lines(lines)) => lines
+        Some(Limited(merges)) => merges
             .into_iter()
-            // "#version" headers come from merges.txt; the crate skips them too.
-            .filter(|line| !line.starts_with("#version"))
-            .map(|line| match line.split_once(' ') {
-                Some((a, b)) if !b.contains(' ') => Ok((a.to_owned(), b.to_owned())),
-                _ => Err(bad(format!("merge {line:?} is not two pieces"))),
-            })
+            .filter(|merge| !merge.is_header())
+            .map(|merge| merge.pair().map_err(|line| bad(format!("merge {line:?} is not two pieces"))))
             .collect::<Result<_, _>>()?,
     };
     for (part, affix) in [
@@ -231,14 +222,7 @@ fn added_vocabulary(
         }
     }
     let mut added = AddedVocabulary::new();
-    let crate_tokens = tokens.iter().map(|token| AddedToken {
-        content: token.content.clone(),
-        single_word: token.single_word,
-        lstrip: token.lstrip,
-        rstrip: token.rstrip,
-        normalized: token.normalized,
-        special: token.special,
-    });
+    let crate_tokens = tokens.iter().map(Added::token);
     added.add_tokens(crate_tokens, model, Some(normalizers)).map_err(|e| bad(e.to_string()))?;
     // The crate numbers tokens outside the vocabulary by itself, in order.
     for Added { id, content, .. } in &tokens {

@@ -313,7 +313,11 @@ pub fn log_probs(logits: &[f32], chosen: u32, n: usize) -> Result<(f32, Vec<(u32
     Ok((log_prob(chosen), top.into_iter().map(|(id, logit)| (id, log_prob(logit))).collect()))
 }
 
-fn check_logits(logits: &[f32], vocab: usize) -> Result<(), TextError> {
+/// Refuses logits that are not one finite number per token.
+///
+/// # Errors
+/// [`TextError::LogitCount`], [`TextError::NonFiniteLogits`].
+pub fn check_logits(logits: &[f32], vocab: usize) -> Result<(), TextError> {
     if logits.len() != vocab || vocab == 0 {
         return Err(TextError::LogitCount { got: logits.len(), vocab });
     }

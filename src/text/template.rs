@@ -1,18 +1,17 @@
 //! Chat templates, rendered as transformers renders them.
 //!
-//! A template is code from a checkpoint: its steps, its nesting and the text it
-//! builds are limited. One hole is left, in the template engine: adding a list
-//! to itself again and again is not charged, and can exhaust the memory.
+//! A template is code from a checkpoint: its steps, its nesting and the text and
+//! lists it builds are limited.
 
 use std::fmt;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, context};
+use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde::Serialize;
 
 use super::error::TextError;
-use super::python;
+use super::{jinja, python};
 
 /// Work that rendering may do, in the template engine's units (an instruction,
 /// or 64 bytes copied): a real template does a few hundred in all, a few dozen
@@ -36,6 +35,8 @@ pub struct TemplateFiles<'a> {
 /// A checkpoint's chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    syntax: SyntaxConfig,
+    source: String,
     /// `bos_token` etc., as the template's variables.
     special_tokens: Vec<(&'static str, String)>,
 }
@@ -80,8 +81,8 @@ impl ChatTemplate {
     fn new(source: &str, special_tokens: Vec<(&'static str, String)>) -> Result<Self, TextError> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| error(&e))?);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        let syntax = syntax.map_err(|e| error(&e))?;
+        jinja::prepare(&mut environment);
         environment.set_fuel(Some(MAX_STEPS));
         environment.set_recursion_limit(MAX_RECURSION);
         environment.set_unknown_method_callback(python::method);
@@ -89,8 +90,9 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
         });
-        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|e| error(&e))?;
-        Ok(Self { environment, special_tokens })
+        let source = without_generation_tags(source);
+        jinja::compile(NAME, &source, syntax.clone()).map_err(|e| error(&e))?;
+        Ok(Self { environment, syntax, source, special_tokens })
     }
 
     /// Renders a conversation. A message is anything that serializes to a map
@@ -118,8 +120,9 @@ impl ChatTemplate {
             strftime_now => strftime_now,
             ..special
         };
-        let template = self.environment.get_template(NAME).map_err(|e| error(&e))?;
-        template.render(variables).map_err(|e| error(&e))
+        // Compiled for each prompt: it borrows its source, and takes less time than one token.
+        let compiled = jinja::compile(NAME, &self.source, self.syntax.clone()).map_err(|e| error(&e))?;
+        jinja::render(&self.environment, &compiled, variables).map_err(|e| error(&e))
     }
 
     /// The text of a special token such as `bos_token` or `eos_token`, as the template knows it.

@@ -33,12 +33,13 @@ impl Inner {
 
 impl Tokenizer {
     /// Reads tokenizer.json. Padding and truncation settings in it are ignored,
-    /// as transformers does for a single text.
+    /// as transformers does for a single text. A `Vec` is freed as soon as it has
+    /// been parsed, before the tokenizer is built.
     ///
     /// # Errors
     /// [`TextError::BadJson`], [`TextError::UnsupportedTokenizer`] for anything
     /// but the byte-pair pipelines of these families, [`TextError::BadTokenizer`].
-    pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
+    pub fn from_json(json: impl AsRef<[u8]>) -> Result<Self, TextError> {
         let (encoder, pieces) = pipeline::load(json)?;
         Ok(Self { inner: Arc::new(Inner { encoder, pieces }) })
     }

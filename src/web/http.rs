@@ -9,7 +9,7 @@ use web_sys::{AbortSignal, Headers, RequestInit, Response, Url};
 
 use super::answer::{Answer, judge};
 use super::error::{bad_request, describe};
-use super::stream::WebStream;
+use super::stream::{Bounds, WebStream};
 use crate::checkpoint::{Opened, SourceError};
 
 /// A directory's URL, and what to send with each request.
@@ -35,15 +35,16 @@ impl HttpDirectory {
         Ok(HttpDirectory { base, query: url.search(), headers })
     }
 
-    /// Opens a file, or a range of its bytes.
+    /// Opens a file, or a range of its bytes. Errors name it by its URL.
     pub async fn open(
         &self,
-        file: &str,
         parts: &[&str],
         range: Option<Range<u64>>,
         signal: &AbortSignal,
     ) -> Result<Opened<WebStream>, SourceError> {
         let start = range.as_ref().map_or(0, |range| range.start);
+        let url = self.url(parts);
+        let file = url.as_str();
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(Opened { stream: WebStream::empty(file, start, signal.clone()), file_bytes: None });
         }
@@ -53,13 +54,13 @@ impl HttpDirectory {
             }
             SourceError::Network { file: file.to_owned(), detail: describe(&thrown) }
         };
-        let response = self.fetch(parts, range.as_ref(), signal).await.map_err(failed)?;
+        let response = self.fetch(file, range.as_ref(), signal).await.map_err(failed)?;
         let header = |name: &str| response.headers().get(name).ok().flatten();
         let content_range = header("content-range");
         let answer =
             judge(response.status(), content_range.as_deref(), plain_length(&response), range.as_ref());
-        let (end, file_bytes) = match answer {
-            Answer::Body { end, file_bytes } => (end, file_bytes),
+        let (bounds, file_bytes) = match answer {
+            Answer::Body { limit, end, file_bytes } => (Bounds { start, limit, end }, file_bytes),
             Answer::PastEnd { file_bytes } => {
                 discard(&response);
                 let stream = WebStream::empty(file, start, signal.clone());
@@ -74,19 +75,24 @@ impl HttpDirectory {
             file: file.to_owned(),
             detail: "the answer has no body".to_owned(),
         })?;
-        let stream = WebStream::new(file, &body, start, end, signal.clone())?;
+        let stream = WebStream::new(file, &body, bounds, signal.clone())?;
         Ok(Opened { stream, file_bytes })
+    }
+
+    /// A file's URL, without the query, which may hold a secret.
+    fn url(&self, parts: &[&str]) -> String {
+        let path: Vec<String> =
+            parts.iter().map(|part| String::from(js_sys::encode_uri_component(part))).collect();
+        format!("{}{}", self.base, path.join("/"))
     }
 
     async fn fetch(
         &self,
-        parts: &[&str],
+        url: &str,
         range: Option<&Range<u64>>,
         signal: &AbortSignal,
     ) -> Result<Response, JsValue> {
-        let path: Vec<String> =
-            parts.iter().map(|part| String::from(js_sys::encode_uri_component(part))).collect();
-        let url = format!("{}{}{}", self.base, path.join("/"), self.query);
+        let url = format!("{url}{}", self.query);
         let headers = match self.headers.is_object() {
             true => Headers::new_with_headers(self.headers.unchecked_ref())?,
             false => Headers::new()?,

@@ -3,21 +3,19 @@
 use std::rc::Rc;
 
 use js_sys::{Function, Map, Promise, Reflect, Uint8Array};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::AbortSignal;
 
+use super::any::AnySource;
 use super::error::{bad_request, describe, from_engine, name_of};
 use super::source::WebSource;
 use super::{Callback, from_js, to_js};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::sink::ByteSink;
 use crate::gpu::GpuOptions;
-use crate::merge::{Arithmetic, Merge, MergeError, MergeOptions, OnTensor, Parent, Recipe};
-
-/// A merge of sources in the browser.
-pub(super) type WebMerge = Merge<Rc<WebSource>>;
+use crate::merge::{Arithmetic, Merge, MergeError, MergeOptions, ModelRef, OnTensor, Parent, Recipe};
 
 /// Options of [`merge`].
 #[derive(Debug, Default, Deserialize)]
@@ -55,6 +53,25 @@ pub(super) fn auto() -> Arithmetic {
 pub fn recipe_models(recipe: &str) -> Result<Vec<String>, JsValue> {
     let recipe = Recipe::parse(recipe).map_err(from_merge)?;
     Ok(recipe.models().iter().map(ToString::to_string).collect())
+}
+
+/// A recipe as plain data, and the models that it reads.
+#[derive(Serialize)]
+struct Outline {
+    #[serde(flatten)]
+    recipe: Recipe,
+    models: Vec<ModelRef>,
+}
+
+/// What a recipe says, as plain data: a [`Recipe`] with `models`, those that it reads, each once.
+///
+/// # Errors
+/// `bad-recipe`.
+#[wasm_bindgen(js_name = recipeOutline)]
+pub fn recipe_outline(recipe: &str) -> Result<JsValue, JsValue> {
+    let recipe = Recipe::parse(recipe).map_err(from_merge)?;
+    let models = recipe.models();
+    to_js(&Outline { recipe, models })
 }
 
 /// Merges into `sink`, an object whose `create(file, bytes)`, `write(data)` and `finish()` return
@@ -99,7 +116,7 @@ pub(super) async fn open(
     on_tensor: Function,
     on_progress: &Rc<Callback>,
     signal: AbortSignal,
-) -> Result<WebMerge, JsValue> {
+) -> Result<Merge<AnySource>, JsValue> {
     let field = |name: &str| Reflect::get(source, &name.into()).unwrap_or(JsValue::UNDEFINED);
     let text = field("recipe").as_string();
     let text = text.ok_or_else(|| bad_request("recipe must be a string: the YAML of a mergekit recipe"))?;
@@ -109,7 +126,8 @@ pub(super) async fn open(
     let mut parents = Vec::new();
     for model in recipe.models() {
         let source = WebSource::new(&models.get(&model.to_string().into()), signal.clone())?;
-        parents.push(Parent::open(model, Rc::new(source)).await.map_err(from_merge)?);
+        let source = AnySource::Files(Rc::new(source));
+        parents.push(Parent::open(model, source).await.map_err(from_merge)?);
     }
     let on_tensor: OnTensor = {
         let report = on_progress.clone();

@@ -4,6 +4,7 @@
 //! mod.rs     WebEngine: load, info, generate
 //! source.rs  where a checkpoint lies: a URL, picked files, a picked directory
 //! http.rs    one file of it over fetch
+//! any.rs     files or a merge, as one type
 //! merge.rs   merges: their sources and where their files go
 //! answer.rs  what an HTTP answer means for a request
 //! stream.rs  a ReadableStream as a ByteStream
@@ -15,6 +16,7 @@
 //! rejected promise with a `code`.
 
 mod answer;
+mod any;
 mod diagnostics;
 mod error;
 mod http;
@@ -32,6 +34,7 @@ use web_sys::AbortSignal;
 
 use crate::engine::{Delta, Engine, Info, LoadOptions, Progress, Request};
 use crate::merge::{MergeOptions, MergeReport};
+use any::AnySource;
 use error::{bad_request, from_engine};
 use source::WebSource;
 
@@ -78,19 +81,26 @@ impl WebEngine {
         let report = Rc::new(Callback::new(on_progress));
         let progress = &mut |progress: Progress| report.call(&progress);
         let stopped = || signal.aborted() || report.has_thrown();
-        let (engine, merged) = if is_merge(&source) {
+        let (source, merge) = if is_merge(&source) {
             let merge_options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
             let merge = merge::open(&source, merge_options, on_tensor, &report, signal.clone()).await?;
-            let engine = Engine::load_merge(&merge, &options, progress, &stopped).await;
-            (engine, Some(merge.report()))
+            (AnySource::Merge(merge.clone()), Some(merge))
         } else {
-            let source = WebSource::new(&source, signal.clone())?;
-            (Engine::load(&source, &options, progress, &stopped).await, None)
+            (AnySource::Files(Rc::new(WebSource::new(&source, signal.clone())?)), None)
         };
+        let manifest = match &merge {
+            Some(merge) => Some(merge.manifest().map_err(|error| from_engine(error.into()))?),
+            None => None,
+        };
+        let engine = Engine::load_known(&source, manifest, &options, progress, &stopped).await;
         report.rethrow()?;
         let engine = engine.map_err(from_engine)?;
         let info = RefCell::new(engine.info());
-        Ok(WebEngine { engine: RefCell::new(Some(engine)), info, merged: RefCell::new(merged) })
+        Ok(WebEngine {
+            engine: RefCell::new(Some(engine)),
+            info,
+            merged: RefCell::new(merge.map(|merge| merge.report())),
+        })
     }
 
     /// Merges into this engine's weights; `source` is `{kind: "merge", recipe, models: Map}`. Gives
@@ -109,10 +119,12 @@ impl WebEngine {
         let report = Rc::new(Callback::new(on_progress));
         let options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
         let merge = merge::open(&source, options, on_tensor, &report, signal.clone()).await?;
+        let manifest = merge.manifest().map_err(|error| from_engine(error.into()))?;
         let mut engine = self.take()?;
         let progress = &mut |progress: Progress| report.call(&progress);
         let stopped = || signal.aborted() || report.has_thrown();
-        let replaced = engine.replace_weights(&merge, progress, &stopped).await;
+        let source = AnySource::Merge(merge.clone());
+        let replaced = engine.replace_weights(&source, &manifest, progress, &stopped).await;
         self.put_back(engine);
         report.rethrow()?;
         replaced.map_err(from_engine)?;
@@ -225,6 +237,13 @@ fn to_js<T: Serialize>(value: &T) -> Result<JsValue, JsValue> {
     value.serialize(&serializer).map_err(|error| bad_request(&error.to_string()))
 }
 
+/// Errors name the field by its path. By way of JSON's values, since the direct way looks up the fields
+/// it knows and never sees the others.
 fn from_js<T: DeserializeOwned>(what: &str, value: JsValue) -> Result<T, JsValue> {
-    serde_wasm_bindgen::from_value(value).map_err(|error| bad_request(&format!("{what}: {error}")))
+    let refused = |error: &dyn std::fmt::Display| bad_request(&format!("{what}: {error}"));
+    let value: serde_json::Value = serde_wasm_bindgen::from_value(value).map_err(|error| refused(&error))?;
+    serde_path_to_error::deserialize(value).map_err(|error| match error.path().iter().len() {
+        0 => refused(error.inner()),
+        _ => refused(&error),
+    })
 }

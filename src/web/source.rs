@@ -9,7 +9,7 @@ use web_sys::{AbortSignal, Blob, FileSystemDirectoryHandle, FileSystemFileHandle
 
 use super::error::{bad_request, from_file};
 use super::http::HttpDirectory;
-use super::stream::WebStream;
+use super::stream::{Bounds, WebStream};
 use crate::checkpoint::{ByteSource, Opened, SourceError};
 
 /// A checkpoint's directory in the browser. Dropping a stream of it cancels the read.
@@ -63,7 +63,7 @@ impl ByteSource for WebSource {
         }
         let parts = path_inside(file)?;
         let blob: Blob = match &self.place {
-            Place::Http(directory) => return directory.open(file, &parts, range, &self.signal).await,
+            Place::Http(directory) => return directory.open(&parts, range, &self.signal).await,
             Place::Files(files) => files
                 .get(&file.into())
                 .dyn_into()
@@ -111,6 +111,7 @@ fn open_blob(
     let part = blob
         .slice_with_f64_and_f64(start as f64, end.max(start) as f64)
         .map_err(|thrown| from_file(file, &thrown))?;
-    let stream = WebStream::new(file, &part.stream(), start, Some(end.max(start)), signal.clone())?;
+    let end = Some(end.max(start));
+    let stream = WebStream::new(file, &part.stream(), Bounds { start, limit: end, end }, signal.clone())?;
     Ok(Opened { stream, file_bytes: Some(file_bytes) })
 }

@@ -16,6 +16,17 @@ const PIECE_BYTES: u32 = 1 << 20;
 /// arrive without a turn of the event loop, and an abort would wait for all of them.
 const TURN: Duration = Duration::from_millis(20);
 
+/// Where a body lies in its file; all absolute.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Position of its first byte.
+    pub start: u64,
+    /// Nothing is read from here on.
+    pub limit: Option<u64>,
+    /// Where it ends, if known: before that it was cut.
+    pub end: Option<u64>,
+}
+
 /// Bytes of one file. Dropping it closes the connection.
 pub struct WebStream {
     file: String,
@@ -25,38 +36,36 @@ pub struct WebStream {
     rest: Option<Uint8Array>,
     /// Absolute position of the next byte.
     offset: u64,
-    /// Absolute end, if known.
-    end: Option<u64>,
+    bounds: Bounds,
     signal: AbortSignal,
     last_turn: Instant,
 }
 
 impl WebStream {
-    /// Reads `body`, whose first byte is at `offset` of the file.
+    /// Reads `body`.
     pub fn new(
         file: &str,
         body: &ReadableStream,
-        offset: u64,
-        end: Option<u64>,
+        bounds: Bounds,
         signal: AbortSignal,
     ) -> Result<WebStream, SourceError> {
         let reader = ReadableStreamDefaultReader::new(body)
             .map_err(|thrown| SourceError::Io { file: file.to_owned(), detail: describe(&thrown) })?;
-        let mut stream = WebStream::empty(file, offset, signal);
-        (stream.reader, stream.end) = (Some(reader), end);
+        let mut stream = WebStream::empty(file, bounds.start, signal);
+        (stream.reader, stream.bounds) = (Some(reader), bounds);
         Ok(stream)
     }
 
     /// A stream without bytes.
     pub fn empty(file: &str, offset: u64, signal: AbortSignal) -> WebStream {
-        let last_turn = Instant::now();
-        WebStream { file: file.to_owned(), reader: None, rest: None, offset, end: None, signal, last_turn }
+        let (last_turn, bounds) = (Instant::now(), Bounds { start: offset, limit: None, end: None });
+        WebStream { file: file.to_owned(), reader: None, rest: None, offset, bounds, signal, last_turn }
     }
 
-    /// The next piece of what is left, at most [`PIECE_BYTES`] and never beyond the end.
+    /// The next piece of what is left, at most [`PIECE_BYTES`] and never beyond the limit.
     fn cut(&mut self) -> Option<Vec<u8>> {
         let rest = self.rest.take()?;
-        let wanted = self.end.map_or(u64::MAX, |end| end.saturating_sub(self.offset));
+        let wanted = self.bounds.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.offset));
         let bytes = rest.length().min(PIECE_BYTES).min(u32::try_from(wanted).unwrap_or(u32::MAX));
         if bytes == 0 {
             return None;
@@ -70,7 +79,8 @@ impl WebStream {
     }
 
     fn has_all(&self) -> bool {
-        self.end.is_some_and(|end| self.offset >= end)
+        let Bounds { limit, end, .. } = self.bounds;
+        limit.into_iter().chain(end).any(|end| self.offset >= end)
     }
 
     /// Reads on; `false` at the end of the body.
@@ -83,7 +93,7 @@ impl WebStream {
             }
             Ok(None) => {
                 self.reader = None;
-                match self.end {
+                match self.bounds.end {
                     Some(expected) if self.offset < expected => Err(self.cut_short(expected)),
                     _ => Ok(false),
                 }
@@ -91,7 +101,7 @@ impl WebStream {
             Err(_) if self.signal.aborted() => Err(SourceError::Aborted),
             Err(thrown) => {
                 self.reader = None;
-                Err(match self.end {
+                Err(match self.bounds.end {
                     Some(expected) => self.cut_short(expected),
                     None => SourceError::Network { file: self.file.clone(), detail: describe(&thrown) },
                 })

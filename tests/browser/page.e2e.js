@@ -71,6 +71,15 @@ async function press(page, text) {
   await button?.click();
 }
 
+/**
+ * Tokens of the conversation, as the status line says.
+ * @param {Page} page
+ */
+const contextUsed = (page) => page.$eval("#status-context", (node) => {
+  const [, used, limit] = /^(\d+) of (\d+)$/.exec(node.textContent ?? "") ?? [];
+  return { used: Number(used), limit: Number(limit) };
+});
+
 /** @param {Page} page */
 const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 
@@ -78,13 +87,16 @@ test("a visitor chats, stops, regenerates, and changes the sampling and the mode
   const { page } = await openPage(t, "/");
   await ready(page, "tale");
   assert.equal(await page.$eval("#empty", (empty) => /** @type {HTMLElement} */ (empty).hidden), false, "a welcome");
+  assert.equal(await page.$eval("#software-note", (note) => /** @type {HTMLElement} */ (note).hidden), false, "the tests' adapters are in software");
 
   // A reply of full length, seen to grow.
   await sample(page, { temperature: "0", max_tokens: "24" });
   assert.equal(await page.$eval("#sampling-summary", (node) => node.textContent), "2 changed");
   await page.evaluate(() => {
-    const lengths = /** @type {number[]} */ ([]);
-    Object.assign(globalThis, { lengths });
+    const [lengths, used] = /** @type {[number[], string[]]} */ ([[], []]);
+    Object.assign(globalThis, { lengths, used });
+    const context = /** @type {Node} */ (document.querySelector("#status-context"));
+    new MutationObserver(() => used.push(context.textContent ?? "")).observe(context, { childList: true });
     new MutationObserver(() => lengths.push(document.querySelector(".running .text")?.textContent?.length ?? 0))
       .observe(/** @type {Node} */ (document.querySelector("#log")), { childList: true, subtree: true });
   });
@@ -97,6 +109,15 @@ test("a visitor chats, stops, regenerates, and changes the sampling and the mode
   assert.match(first?.note ?? "", /^24 tokens, /);
   const lengths = /** @type {number[]} */ (await page.evaluate("lengths"));
   assert.ok(new Set(lengths.filter((length) => length > 0)).size >= 5, `text grew in steps: ${lengths}`);
+
+  // The context fills token by token, and ends at what the prompt and the reply took.
+  const end = await contextUsed(page);
+  assert.equal(end.limit, 512);
+  const prompt = end.used - 24;
+  assert.ok(prompt > 10 && prompt < 50, `a prompt of ${prompt} tokens`);
+  const used = new Set(/** @type {string[]} */ (await page.evaluate("used")).map((text) => Number.parseInt(text, 10)));
+  const each = Array.from({ length: 24 }, (_, i) => prompt + 1 + i);
+  assert.ok(each.filter((count) => used.has(count)).length > 12, `seen while it grew: ${[...used]}`);
 
   // Temperature 0 says the same again.
   await press(page, "Regenerate");
@@ -124,6 +145,8 @@ test("a visitor chats, stops, regenerates, and changes the sampling and the mode
     const [, stopped] = await turns(page);
     assert.equal(stopped?.note, "stopped");
     assert.ok((stopped?.text.length ?? 0) < 200, stopped?.text);
+    const { used } = await contextUsed(page);
+    assert.ok(used > 8 && used < 100, `${used} tokens after Stop`);
   }
 
   // The other model.
@@ -146,7 +169,7 @@ test("a model that is not there gives a message, and a way on", async (t) => {
   await page.keyboard.press("Enter");
   await page.waitForSelector("#message:not([hidden])");
   const said = await page.$eval("#message", (node) => node.textContent ?? "");
-  assert.match(said, /damaged or incomplete.*config\.json: not found/);
+  assert.match(said, /missing, incomplete or damaged.*there is no model here: http.*\/models\/nothing\/config\.json was not found; check the name/);
   assert.equal(await page.$eval("#prompt", (node) => node.matches(":disabled")), true);
   await page.click('[data-name="tale"]');
   await ready(page, "tale");

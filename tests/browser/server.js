@@ -15,7 +15,8 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {Record<string, string>} [hub] checkpoints by `owner/name`, answered as the Hugging Face hub does below
  *   `/owner/name/resolve/REVISION/`
  * @property {number} [bytesPerSecond] throttle of every body
- * @property {boolean} [cors] allow other origins
+ * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
+ *   Content-Range and the like from the page
  */
 
 /**
@@ -24,6 +25,7 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {string} method
  * @property {string} path with its query and any `/fault/...` prefix
  * @property {string | null} range the Range header
+ * @property {string | null} authorization the Authorization header
  * @property {number} status
  * @property {number} bytes sent in the body
  */
@@ -52,7 +54,7 @@ export async function startServer(options) {
   const server = createServer((request, response) => {
     const { method = "GET", url: path = "/", headers } = request;
     /** @type {Logged} */
-    const entry = { method, path, range: headers.range ?? null, status: 0, bytes: 0 };
+    const entry = { method, path, range: headers.range ?? null, authorization: headers.authorization ?? null, status: 0, bytes: 0 };
     log.push(entry);
     answer(options, strikes, request, response, entry).catch((error) => {
       if (response.headersSent) response.destroy();
@@ -89,7 +91,9 @@ async function answer(options, strikes, request, response, entry) {
   const { path, fault } = parseFault(decodeURIComponent(entry.path.split("?")[0] ?? "/"));
   if (options.cors) {
     response.setHeader("Access-Control-Allow-Origin", "*");
-    response.setHeader("Access-Control-Allow-Headers", "*");
+  }
+  if (options.cors === true) {
+    response.setHeader("Access-Control-Allow-Headers", "Authorization, *"); // which * alone leaves out
     response.setHeader("Access-Control-Expose-Headers", "*");
   }
   /** @param {number} status @param {string} [body] @param {Record<string, string>} [headers] */
@@ -109,7 +113,7 @@ async function answer(options, strikes, request, response, entry) {
   if (plan.noHead && request.method === "HEAD") return reply(405);
 
   const size = plan.size ?? found.size;
-  const headers = await headersOf(found, size);
+  const headers = await headersOf(found, size, fault === null);
   if (request.headers["if-none-match"] === headers.ETag && !entry.range) return reply(304, "", headers);
   const range = plan.ignoreRange ? null : parseRange(entry.range, size);
   if (range === "unsatisfiable") return reply(416, "", { "Content-Range": `bytes */${size}` });
@@ -186,12 +190,13 @@ async function locate(options, path) {
 /**
  * @param {Found} found
  * @param {number} size
+ * @param {boolean} sound whether the path names no fault: caches may keep its weights, as with `bise serve`
  */
-async function headersOf(found, size) {
+async function headersOf(found, size, sound) {
   /** @type {Record<string, string>} */
   const headers = {
     "Content-Type": TYPES[extname(found.file)] ?? "application/octet-stream",
-    "Cache-Control": "no-cache",
+    "Cache-Control": sound && found.file.endsWith(".safetensors") ? "max-age=3600" : "no-cache",
     ETag: found.etag,
   };
   if (found.hub && found.file.endsWith(".safetensors")) {

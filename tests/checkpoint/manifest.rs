@@ -72,6 +72,25 @@ fn long_file() -> Vec<u8> {
     file_of(&tensors)
 }
 
+/// Every file stays within the limits, all together do not.
+#[test]
+fn headers_are_limited_over_all_files() {
+    let names: Vec<_> = (0..9).map(|n| format!("{n}.safetensors")).collect();
+    let of = |file: &dyn Fn(usize) -> Vec<u8>| {
+        let files: Vec<_> = names.iter().enumerate().map(|(n, name)| (name.as_str(), file(n))).collect();
+        let map: Vec<_> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
+        Faulty::new(&[files, vec![(INDEX, index(&map))]].concat())
+    };
+    let long = of(&|n| file_of(&[(&format!("{n}{}", "n".repeat(1_000_000)), Dtype::U8, &[3], b"abc")]));
+    let E::HeadersTooLarge { file, bytes } = error_of(&long) else { panic!("{}", error_of(&long)) };
+    assert_eq!((file.as_str(), bytes > 1_000_000), ("8.safetensors", true));
+    let many = of(&|n| {
+        let names: Vec<_> = (0..12_000).map(|tensor| format!("{n}.{tensor}")).collect();
+        file_of(&names.iter().map(|name| (name.as_str(), Dtype::U8, &[0][..], &b""[..])).collect::<Vec<_>>())
+    });
+    assert_eq!(error_of(&many), E::TooManyTensors { file: "8.safetensors".into(), tensors: 12_000 });
+}
+
 #[test]
 fn each_byte_is_fetched_once() {
     let small_header = file_of(&[("a", Dtype::U8, &[100, 1000], &Random::new(1).bytes(100_000))]);

@@ -30,7 +30,11 @@ pub struct Runner {
 
 impl Runner {
     pub fn open() -> Option<Runner> {
-        Some(Runner { gpu: open(limits())?, kernels: Kernels::default() })
+        Runner::with(limits())
+    }
+
+    pub fn with(limits: LimitChoice) -> Option<Runner> {
+        Some(Runner { gpu: open(limits)?, kernels: Kernels::default() })
     }
 
     /// Every dtype with every decoder that may be used for it here.

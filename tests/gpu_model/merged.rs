@@ -1,9 +1,15 @@
 //! The merged pair: mergekit's result against transformers, made by bise straight into the GPU.
 
-use bise::engine::{Engine, Prompt};
+use bise::engine::{Engine, EngineError, Prompt};
 use pollster::block_on;
 
 use crate::support::{greedy, greedy_agrees, ids, json, load_merge, logits_agree, merge, run};
+
+fn replace(engine: &mut Engine, t: Option<f64>, cancelled: &dyn Fn() -> bool) -> Result<(), EngineError> {
+    let merge = merge(t);
+    let manifest = merge.manifest().unwrap();
+    block_on(engine.replace_weights(&merge, &manifest, &mut |_| (), cancelled))
+}
 
 fn check(engine: &mut Engine, model: &str) -> Result<(), String> {
     let golden = json("tests/fixtures/golden.json");
@@ -27,7 +33,7 @@ fn a_merge_into_the_gpu_runs_as_transformers_runs_mergekits() {
 
     // The same engine takes other blends: t 0 is one parent, t 1 the other.
     for (t, model) in [(0.0, "tale"), (1.0, "case")] {
-        block_on(engine.replace_weights(&merge(Some(t)), &mut |_| (), &|| false)).unwrap();
+        replace(&mut engine, Some(t), &|| false).unwrap();
         check(&mut engine, model).unwrap();
     }
 }
@@ -40,10 +46,10 @@ fn a_merge_that_stops_half_way_leaves_an_engine_that_takes_the_next() {
         pieces.set(pieces.get() + 1);
         pieces.get() > 6
     };
-    let error = block_on(engine.replace_weights(&merge(Some(0.0)), &mut |_| (), &cancelled)).unwrap_err();
+    let error = replace(&mut engine, Some(0.0), &cancelled).unwrap_err();
     assert_eq!(error.code(), "aborted");
     let refused = block_on(engine.logits(&[1])).unwrap_err();
     assert_eq!(refused.code(), "bad-request");
-    block_on(engine.replace_weights(&merge(None), &mut |_| (), &|| false)).unwrap();
+    replace(&mut engine, None, &|| false).unwrap();
     check(&mut engine, "merged").unwrap();
 }

@@ -3,8 +3,11 @@
 use std::cell::Cell;
 use std::sync::Mutex;
 
-use bise::checkpoint::source::MemorySource;
-use bise::engine::{Engine, EngineError, FinishReason, LoadOptions, Message, Prompt, Request, WeightMode};
+use bise::checkpoint::source::{FileSource, MemorySource};
+use bise::engine::{
+    Delta, Engine, EngineError, FinishReason, LoadOptions, Message, Prompt, Request, WeightMode,
+};
+use bise::gpu::LimitChoice;
 use pollster::block_on;
 
 use crate::common::limits;
@@ -21,6 +24,29 @@ fn request(options: serde_json::Value) -> Request {
 
 fn tale() -> Engine {
     load("www/models/tale", WeightMode::Checkpoint, limits())
+}
+
+/// Caches are not split: a context whose keys fit no buffer is refused before anything is allocated,
+/// and what fits is named.
+#[test]
+fn a_context_beyond_the_devices_buffers_names_the_largest() {
+    let source = FileSource::new(from_top("www/models/tale"));
+    let load = |context_length| {
+        let options = LoadOptions {
+            context_length,
+            gpu: gpu(LimitChoice::Binding(16 << 10)),
+            ..LoadOptions::default()
+        };
+        block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).map(|engine| engine.info())
+    };
+    let error = load(Some(512)).unwrap_err();
+    assert_eq!(error.code(), "bad-request", "{error}");
+    let text = error.to_string();
+    let largest = text.split("the keys of ").nth(1).and_then(|rest| rest.split(' ').next());
+    let largest: u32 = largest.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{text}"));
+    assert!((64..512).contains(&largest), "{text}");
+    assert_eq!(load(Some(largest)).unwrap().context_length, largest);
+    assert_eq!(load(None).unwrap().context_length, largest, "what fits is what is taken");
 }
 
 #[test]
@@ -53,14 +79,44 @@ fn stop_strings_end_the_text_across_tokens() {
     let whole = run(&mut engine, &request(serde_json::json!({ "temperature": 0.0 }))).unwrap();
     assert!(whole.text.contains("the door.\n\"Where"), "{}", whole.text);
     let stop = serde_json::json!({ "temperature": 0.0, "stop": ["r.\n\"Wh", "never"] });
-    let mut streamed = String::new();
-    let stopped =
-        block_on(engine.generate(&request(stop), &mut |delta| streamed.push_str(&delta.text), &|| false))
-            .unwrap();
+    let (mut streamed, mut prompt_tokens) = (String::new(), Vec::new());
+    let mut on_delta = |delta: &Delta| {
+        streamed.push_str(&delta.text);
+        prompt_tokens.push(delta.prompt_tokens as usize);
+    };
+    let stopped = block_on(engine.generate(&request(stop), &mut on_delta, &|| false)).unwrap();
     assert_eq!(stopped.text, "went to the doo");
     assert_eq!(streamed, stopped.text);
+    assert_eq!(prompt_tokens, vec![stopped.prompt_ids.len(); stopped.ids.len()]);
     assert_eq!(stopped.finish_reason, FinishReason::Stop);
     assert!(stopped.ids.len() < whole.ids.len());
+}
+
+/// Text that is held back, for a stop string that may come or for good, moves no token's place.
+#[test]
+fn logprobs_tell_where_each_token_begins() {
+    let mut engine = tale();
+    let mut offsets = |options: serde_json::Value| {
+        let options = [&options, &serde_json::json!({ "temperature": 0.0, "logprobs": 0, "max_tokens": 8 })];
+        let all = options.iter().flat_map(|object| object.as_object().unwrap().clone()).collect();
+        let output = run(&mut engine, &request(serde_json::Value::Object(all))).unwrap();
+        let logprobs = output.logprobs.unwrap();
+        let tokens: Vec<String> = logprobs.iter().map(|each| each.chosen.token.clone()).collect();
+        (output.text, tokens, logprobs.iter().map(|each| each.text_offset).collect::<Vec<_>>())
+    };
+    let (text, tokens, plain) = offsets(serde_json::json!({}));
+    assert_eq!((text.as_str(), plain[0]), ("went to the door.\n\"W", 0));
+    let begins: Vec<&str> = plain.iter().map(|&at| text.get(at..).unwrap()).collect();
+    for (token, rest) in tokens.iter().zip(&begins).skip(1) {
+        assert!(rest.starts_with(token.as_str()), "{token:?} is not at {rest:?}");
+    }
+    let (held, _, with_stop) = offsets(serde_json::json!({ "stop": ["went to the door.\n\"W and more"] }));
+    assert_eq!((held, with_stop), (text, plain));
+    // A special token has a name, and no place in the text.
+    let eos = serde_json::json!({ "ignore_eos": true, "logit_bias": { "2": 100.0 } });
+    let (nothing, names, none) = offsets(eos);
+    assert_eq!((nothing.as_str(), none), ("", vec![0; 8]));
+    assert!(names.iter().all(|name| name == "</s>"), "{names:?}");
 }
 
 #[test]

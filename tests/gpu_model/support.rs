@@ -56,7 +56,7 @@ pub fn merge(t: Option<f64>) -> Merge<FileSource> {
 pub fn load_merge(merge: &Merge<FileSource>) -> Engine {
     let gpu = gpu(LimitChoice::Adapter);
     let options = LoadOptions { weights: WeightMode::Checkpoint, context_length: None, gpu };
-    block_on(Engine::load_merge(merge, &options, &mut |_| (), &|| false)).unwrap()
+    block_on(Engine::load_known(merge, merge.manifest().ok(), &options, &mut |_| (), &|| false)).unwrap()
 }
 
 /// A greedy request for `max_tokens` tokens that does not stop.

@@ -81,6 +81,27 @@ test("a stream gives the same text, chunk by chunk", async () => {
   assert.equal(chunks.at(-1).usage.total_tokens, 13);
 });
 
+test("a stream may be read by several at once, also beyond its end", { timeout: 5000 }, async () => {
+  const { engine } = await start();
+  const text = (/** @type {any[]} */ ends) => ends.map(({ done, value }) => (done ? null : value.choices[0].text));
+  const whole = await engine.completions.create({ prompt: "x", max_tokens: 3, stream: true });
+  const ends = await Promise.all(Array.from({ length: 6 }, () => whole.next()));
+  assert.deepEqual(text(ends), ["There", " was", " once", "", null, null]);
+
+  const failing = (await start({ failAt: 1, failure: { code: "out-of-memory", message: "no room" } })).engine;
+  const cut = await failing.completions.create({ prompt: "x", stream: true });
+  const [first, second, third] = await Promise.allSettled([cut.next(), cut.next(), cut.next()]);
+  assert.deepEqual([first.status, second.status, third.status], ["fulfilled", "rejected", "fulfilled"]);
+  assert.ok(second.status === "rejected" && code("out-of-memory")(second.reason));
+  assert.ok(third.status === "fulfilled" && third.value.done, "an error is thrown once");
+
+  const left = await engine.completions.create({ prompt: "x", max_tokens: 100000, stream: true });
+  const pending = [left.next(), left.next()];
+  await left.return();
+  assert.deepEqual((await Promise.all(pending)).map(({ done }) => done), [true, true]);
+  assert.ok((await left.next()).done);
+});
+
 test("requests run one at a time, in the order of asking", async () => {
   const { engine, trace } = await start();
   /** @type {number[]} */

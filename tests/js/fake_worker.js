@@ -78,7 +78,7 @@ export function fakeWasm(trace, faults = {}) {
             }
             if (faults.failAt === i) throw faults.failure;
             ids.push(i);
-            onDelta({ text: WORDS[i % WORDS.length], id: i, logprobs: null });
+            onDelta({ text: WORDS[i % WORDS.length], id: i, prompt_tokens: 3, logprobs: null });
           }
           const text = ids.map((i) => WORDS[i % WORDS.length]).join("");
           const timings = { prompt_tokens: 3, prompt_ms: 1, completion_tokens: ids.length, completion_ms: 2, tokens_per_second: 3 };

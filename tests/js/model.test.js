@@ -74,8 +74,15 @@ test("load options", () => {
     [{ backend: "cpu" }, /no CPU backend/], [{ backend: "cuda" }, /"auto" or "webgpu"/], [{ weights: "f16" }, /"f8" or "checkpoint"/],
     [{ contextLength: "9" }, /contextLength/], [{ cache: true }, /keeps no cache/], [{ onProgress: 1 }, /a function/],
     [{ signal: 1 }, /AbortSignal/], [{ weight: "f8" }, /nearest is "weights"/], [{ context_length: 9 }, /nearest is "contextLength"/],
-    [{ headers: { a: 1 } }, /headers\["a"\]/], ["f8", /must be an object/], [[], /must be an object/],
+    [{ headers: { a: 1 } }, /headers\["a"\]/], [{ headers: { "a b": "x" } }, /"a b"/], [{ headers: { a: "x\ny" } }, /HTTP/],
+    ...["Bearer x", true, 7, [["a", "b"]], new Map([["a", "b"]]), () => {}].map((headers) => [{ headers }, /headers must be an object .* or Headers/]),
+    ["f8", /must be an object/], [[], /must be an object/],
   ]) assert.throws(() => checkLoadOptions(options), refused(message), JSON.stringify(options));
+});
+
+test("headers may be Headers", () => {
+  assert.deepEqual(checkLoadOptions({ headers: new Headers({ Authorization: "Bearer x" }) }).headers, { authorization: "Bearer x" });
+  assert.deepEqual(checkLoadOptions({ headers: { Authorization: "Bearer x" } }).headers, { Authorization: "Bearer x" });
 });
 
 test("the nearest name", () => {

@@ -37,9 +37,9 @@ test("chat: everything known is translated, null means default", () => {
       temperature: 0.5, top_p: 0.9, top_k: 0, max_tokens: 9, stop: ["x"], seed: 2 ** 53 - 1, logit_bias: { 7: -100 },
       repetition_penalty: 1.1, frequency_penalty: 0.1, ignore_eos: true, logprobs: 3,
     },
-    stream: true, includeUsage: true, signal,
+    stream: true, usage: "last", signal,
   });
-  assert.deepEqual(fromChat({ messages }), { request: { prompt: { messages } }, stream: false, includeUsage: false, signal: undefined });
+  assert.deepEqual(fromChat({ messages }), { request: { prompt: { messages } }, stream: false, usage: "none", signal: undefined });
   assert.equal(fromChat({ messages, logprobs: true }).request.logprobs, 0);
   assert.equal(fromChat({ messages, logprobs: false }).request.logprobs, undefined);
 });
@@ -65,6 +65,7 @@ test("what does not fit is refused by name", () => {
     [{ messages, logprobs: 1 }, /logprobs must be true or false/],
     [{ messages, top_logprobs: 1 }, /needs logprobs/],
     [{ messages, stream_options: { include_usage: true } }, /needs stream: true/],
+    [{ messages, stream: true, stream_options: { continuous_usage_stats: true } }, /continuous_usage_stats needs include_usage/],
     [{ messages, stream: true, stream_options: { usage: true } }, /nearest is "include_usage"/],
     [{ messages, stream: 1 }, /stream must be/],
     [{ messages, signal: {} }, /AbortSignal/],
@@ -93,7 +94,7 @@ test("what does not fit is refused by name", () => {
 });
 
 test("chat logprobs have OpenAI's fields only", () => {
-  const logprobs = [{ ...alternative(5, "é", -0.1), top: [alternative(5, "é", -0.1), alternative(9, "e", -3)] }];
+  const logprobs = [{ ...alternative(5, "é", -0.1), top: [alternative(5, "é", -0.1), alternative(9, "e", -3)], text_offset: 0 }];
   const plain = (/** @type {string} */ token, /** @type {number} */ logprob, /** @type {number[]} */ bytes) => ({ token, logprob, bytes });
   assert.deepEqual(chatCompletion(META, output(logprobs)).choices[0].logprobs, {
     content: [{ ...plain("é", -0.1, [195, 169]), top_logprobs: [plain("é", -0.1, [195, 169]), plain("e", -3, [101])] }],
@@ -103,9 +104,9 @@ test("chat logprobs have OpenAI's fields only", () => {
 
 test("text completions have legacy logprobs and token ids", () => {
   const logprobs = [
-    { id: 195, token: "\ufffd", bytes: [195], logprob: -1, top: [] },
-    { id: 169, token: "\ufffd", bytes: [169], logprob: -2, top: [] },
-    { ...alternative(6, "!", -0.5), top: [alternative(6, "!", -0.5), alternative(7, "?", -1)] },
+    { id: 195, token: "\ufffd", bytes: [195], logprob: -1, top: [], text_offset: 0 },
+    { id: 169, token: "\ufffd", bytes: [169], logprob: -2, top: [], text_offset: 0 },
+    { ...alternative(6, "!", -0.5), top: [alternative(6, "!", -0.5), alternative(7, "?", -1)], text_offset: 1 },
   ];
   const [choice] = textCompletion(META, output(logprobs)).choices;
   assert.deepEqual(choice.token_ids, [5, 6]);
@@ -115,10 +116,7 @@ test("text completions have legacy logprobs and token ids", () => {
     top_logprobs: [{}, {}, { "!": -0.5, "?": -1 }],
     text_offset: [0, 0, 1],
   });
-  const spaced = [" He", " was"].map((token, id) => ({ ...alternative(id, token, -1), top: [] }));
-  assert.deepEqual(textCompletion(META, { ...output(spaced), text: "He was" }).choices[0].logprobs.text_offset, [0, 2]);
-  assert.deepEqual(textCompletion(META, { ...output(spaced), text: " He was" }).choices[0].logprobs.text_offset, [0, 3]);
-  const chunks = textChunks(META, false);
+  const chunks = textChunks(META, "none");
   assert.deepEqual(chunks.next({ text: "rest", id: null, logprobs: null })[0].choices[0].token_ids, []);
   const streamed = logprobs.flatMap((each) => chunks.next({ text: "", id: each.id, logprobs: each }));
   assert.deepEqual(streamed.flatMap((/** @type {any} */ chunk) => chunk.choices[0].logprobs.text_offset), choice.logprobs.text_offset);
@@ -126,7 +124,7 @@ test("text completions have legacy logprobs and token ids", () => {
 });
 
 test("chunks: nothing for a token without text, usage only if asked for", () => {
-  const [without, with_] = [chatChunks(META, false), chatChunks(META, true)];
+  const [without, with_] = [chatChunks(META, "none"), chatChunks(META, "last")];
   assert.deepEqual(without.next({ text: "", id: 1, logprobs: null }), []);
   assert.equal(without.next({ text: "a", id: 1, logprobs: null })[0].choices[0].delta.content, "a");
   assert.equal("usage" in without.first()[0], false);
@@ -135,6 +133,16 @@ test("chunks: nothing for a token without text, usage only if asked for", () => 
   const [end, usage] = with_.last(output());
   assert.deepEqual([end.choices[0].finish_reason, end.choices[0].delta, end.usage], ["stop", {}, null]);
   assert.deepEqual([usage.choices, usage.usage], [[], { prompt_tokens: 2, completion_tokens: 2, total_tokens: 4 }]);
+});
+
+test("usage of every token, with its text or without", () => {
+  assert.equal(fromText({ prompt: "x", stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } }).usage, "each");
+  const deltas = [["a", 5], ["", 6], ["b", null]].map(([text, id]) => ({ text, id, prompt_tokens: 7, logprobs: null }));
+  for (const chunks of [chatChunks(META, "each"), textChunks(META, "each")]) {
+    assert.deepEqual(chunks.first().map((/** @type {any} */ chunk) => chunk.usage), chunks.first().length === 0 ? [] : [null]);
+    const counts = deltas.flatMap((delta) => chunks.next(delta)).map(({ usage }) => usage);
+    assert.deepEqual(counts, [1, 2, 2].map((n) => ({ prompt_tokens: 7, completion_tokens: n, total_tokens: 7 + n })));
+  }
 });
 
 test("ids differ", () => {

@@ -63,6 +63,14 @@ test("an unchanged file is not sent again", async (t) => {
   assert.equal((await get("/m/config.json", { headers: { "If-None-Match": etag } })).status, 304);
 });
 
+test("caches may keep weights, but nothing damaged", async (t) => {
+  const { get } = await serve(t);
+  const kept = async (/** @type {string} */ path) => (await get(path)).headers.get("cache-control");
+  assert.equal(await kept("/m/x.safetensors"), "max-age=3600");
+  assert.equal(await kept("/m/config.json"), "no-cache");
+  assert.equal(await kept("/fault/damage/x.safetensors/m/x.safetensors"), "no-cache");
+});
+
 test("the hub tells size and hash of weights", async (t) => {
   const { get } = await serve(t);
   const head = await get("/o/n/resolve/main/x.safetensors", { method: "HEAD" });

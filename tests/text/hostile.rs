@@ -21,7 +21,7 @@ fn small() -> Value {
 }
 
 fn load(value: &Value) -> Result<Tokenizer, TextError> {
-    Tokenizer::from_json(&serde_json::to_vec(value).unwrap())
+    Tokenizer::from_json(serde_json::to_vec(value).unwrap())
 }
 
 fn with(path: &str, value: Value) -> Result<Tokenizer, TextError> {
@@ -89,6 +89,32 @@ fn templates_of_special_tokens_that_contradict_themselves_are_named() {
     }
     let twice = json!({"type": "Sequence", "processors": [good, good]});
     assert!(matches!(with_processor(twice), Err(TextError::UnsupportedTokenizer { .. })));
+}
+
+/// Lists that are longer than any vocabulary are refused, and lists of the wrong things.
+#[test]
+fn long_and_odd_lists_are_errors() {
+    let entries =
+        |count: usize, entry: &dyn Fn(usize) -> String| (0..count).map(entry).collect::<Vec<_>>().join(",");
+    let file = |vocab: &str, merges: &str| {
+        format!(
+            r#"{{"decoder": {{"type": "Fuse"}}, "model": {{"type": "BPE", "vocab": {vocab}, "merges": {merges}}}}}"#
+        )
+    };
+    let many = (1 << 19) + 1;
+    let vocab = format!("{{{}}}", entries(many, &|id| format!(r#""{id}":{id}"#)));
+    let merges = format!("[{}]", entries(many, &|_| r#"["1","2"]"#.to_owned()));
+    for json in [
+        file(&vocab, "[]"),
+        file("{}", &merges),
+        file("{}", r#"[["a"]]"#),
+        file("{}", r#"[["a","b","c"]]"#),
+        file("{}", "[7]"),
+        file("7", "[]"),
+    ] {
+        let error = Tokenizer::from_json(&json).unwrap_err();
+        assert!(matches!(error, TextError::BadJson { .. }), "{error}");
+    }
 }
 
 #[test]
@@ -219,6 +245,12 @@ fn templates_without_an_end_are_stopped() {
     let forever = [
         "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}{% endfor %}{% endfor %}",
         "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(64) %}{% set ns.x = ns.x | chain(ns.x) %}{% endfor %}",
+        "{% macro f(x, n) %}{% if n %}{{ f(x + x, n - 1) }}{% endif %}{% endmacro %}{{ f(messages, 48) }}",
+        "{% block b %}{% set ns = namespace(x=messages * 3) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{% endblock %}",
+        "{% set ns = namespace(x=(1, 2)) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x={}.items()) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x + [1] %}{% endfor %}",
         "{{ ('a' * 99999999) | length }}",
         "{{ range(99999999) | list | length }}",
     ];
@@ -226,6 +258,28 @@ fn templates_without_an_end_are_stopped() {
         let rendered = render(source);
         let stopped = matches!(rendered, Err(TextError::TemplateTooLong { .. } | TextError::Template { .. }));
         assert!(stopped, "{source} gave {} bytes", rendered.unwrap().len());
+    }
+}
+
+/// The `+` that is checked is the language's own otherwise.
+#[test]
+fn sums_are_those_of_the_language() {
+    for (source, expected) in [
+        ("{{ 1 + 2 }} {{ 1.5 + 2 }} {{ 'a' + 'b' }} {{ (1 + 2) * 3 - 4 }}", "3 3.5 ab 5"),
+        ("{{ messages[0].role + ': ' + messages[0].content }}", "user: Hi"),
+        ("{{ [1] + [2, 3] }} {{ ([1] + [2])[1] }} {{ (messages + messages) | length }}", "[1, 2, 3] 2 2"),
+        (
+            "{% set ns = namespace(x=[]) %}{% for i in range(300) %}{% set ns.x = ns.x + [i] %}{% endfor %}{{ ns.x | length }} {{ ns.x[299] }}",
+            "300 299",
+        ),
+        ("{% for x in [1, 2, 3] if x > 1 %}{{ loop.index + x }},{% endfor %}", "3,5,"),
+        ("{% macro m(x) %}{{ x + 1 }}{% endmacro %}{{ m(1) }}{% block b %}{{ 2 + 2 }}{% endblock %}", "24"),
+    ] {
+        assert_eq!(render(source).unwrap(), expected, "{source}");
+    }
+    for wrong in ["{{ 'a' + 1 }}", "{{ [1] + 1 }}", "{{ none + 'x' }}"] {
+        let error = render(wrong).unwrap_err();
+        assert!(matches!(&error, TextError::Template { reason } if reason.contains('+')), "{wrong}: {error}");
     }
 }
 

@@ -120,6 +120,24 @@ fn pending_shows_what_is_held_back() {
     assert_eq!(stream.finish(), "\u{FFFD}\u{FFFD}");
 }
 
+/// Where the next token begins does not depend on what is still held back.
+#[test]
+fn held_characters_are_those_that_are_whole() {
+    let mistral = tokenizer(MISTRAL);
+    let fox = [243, 162, 169, 141];
+    let mut stream = mistral.stream();
+    let mut after = |id: u32| (stream.push(id), stream.held_characters());
+    let held = |text: &str| (String::new(), text.to_owned());
+    assert_eq!(after(22557), ("Hello".to_owned(), String::new()));
+    for id in [13, fox[0], fox[1], fox[2]] {
+        assert_eq!(after(id), held("\n"));
+    }
+    assert_eq!(after(fox[3]), held("\n🦊"));
+    assert_eq!(after(fox[0]), held("\n🦊"));
+    assert_eq!(after(13), held(&"\u{FFFD}".repeat(7)), "no run of characters any more");
+    assert_eq!(after(22557), ("\u{FFFD}".repeat(7) + " Hello", String::new()));
+}
+
 /// Twice the tokens take about twice the time: counted, not timed, by the parts that come out.
 #[test]
 fn long_runs_of_byte_tokens_are_decoded_once() {

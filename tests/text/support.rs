@@ -19,7 +19,7 @@ pub const MISTRAL: &str = "tests/fixtures/mistral7b";
 pub const SMOLLM2: &str = "tests/fixtures/smollm2";
 
 pub fn tokenizer(directory: &str) -> Tokenizer {
-    Tokenizer::from_json(&bytes(&format!("{directory}/tokenizer.json"))).unwrap()
+    Tokenizer::from_json(bytes(&format!("{directory}/tokenizer.json"))).unwrap()
 }
 
 pub fn ids(value: &Value) -> Vec<u32> {

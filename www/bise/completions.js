@@ -48,7 +48,7 @@ export class ChatCompletions {
     this.#runner.assertUsable();
     const translated = fromChat(params);
     const meta = newMeta("chatcmpl", this.#runner.name);
-    if (translated.stream) return streamed(this.#runner, translated, chatChunks(meta, translated.includeUsage));
+    if (translated.stream) return streamed(this.#runner, translated, chatChunks(meta, translated.usage));
     return chatCompletion(meta, await this.#runner.generate(translated.request, () => {}, translated.signal));
   }
 }
@@ -81,7 +81,7 @@ export class Completions {
     this.#runner.assertUsable();
     const translated = fromText(params);
     const meta = newMeta("cmpl", this.#runner.name);
-    if (translated.stream) return streamed(this.#runner, translated, textChunks(meta, translated.includeUsage));
+    if (translated.stream) return streamed(this.#runner, translated, textChunks(meta, translated.usage));
     return textCompletion(meta, await this.#runner.generate(translated.request, () => {}, translated.signal));
   }
 }

@@ -70,7 +70,11 @@ export class BiseChat extends HTMLElement {
     // A move within the page disconnects, too: only one that lasts ends the engine.
     queueMicrotask(() => {
       if (this.isConnected) return;
+      // What runs ends in its own time, and finds that it runs no more: the element may be back by then.
       this.#running?.abort();
+      this.#running = null;
+      this.#showRunning();
+      this.#note("");
       void this.#engine?.dispose();
       this.#engine = null;
       this.#showLoaded(false);
@@ -83,12 +87,15 @@ export class BiseChat extends HTMLElement {
     const controller = new AbortController();
     this.#running = controller;
     const progress = /** @type {HTMLProgressElement} */ (this.#part("progress"));
-    progress.hidden = false;
     progress.removeAttribute("value");
     this.#part("#load").hidden = true;
+    this.#showRunning();
     this.#note(`Loading ${this.getAttribute("model")}`);
+    /** @type {Engine | null} */
+    let engine = null;
+    let failure;
     try {
-      const engine = await Engine.load(this.getAttribute("model") ?? "", {
+      engine = await Engine.load(this.getAttribute("model") ?? "", {
         // What is no weight mode is refused there, by name.
         weights: /** @type {"f8"} */ (this.getAttribute("weights") ?? "f8"),
         ...(this.hasAttribute("hub-url") ? { hubUrl: this.getAttribute("hub-url") ?? "" } : {}),
@@ -97,14 +104,19 @@ export class BiseChat extends HTMLElement {
         },
         signal: controller.signal,
       });
-      this.#engine = engine;
-      this.#note("");
     } catch (thrown) {
-      this.#fail(thrown);
+      failure = thrown;
     }
+    if (this.#running !== controller) {
+      void engine?.dispose();
+      return;
+    }
+    this.#engine = engine;
     this.#running = null;
-    progress.hidden = true;
-    this.#showLoaded(this.#engine !== null);
+    this.#showRunning();
+    if (engine) this.#note("");
+    else this.#fail(failure);
+    this.#showLoaded(engine !== null);
   }
 
   async #send() {
@@ -119,7 +131,8 @@ export class BiseChat extends HTMLElement {
     const reply = this.#append("assistant");
     const controller = new AbortController();
     this.#running = controller;
-    this.#part("form button").textContent = "Stop";
+    this.#showRunning();
+    let failure;
     try {
       const stream = await engine.chat.completions.create({ messages: this.#messages, stream: true, signal: controller.signal });
       for await (const { choices } of stream) {
@@ -127,7 +140,7 @@ export class BiseChat extends HTMLElement {
         this.#part("#log").scrollTop = this.#part("#log").scrollHeight;
       }
     } catch (thrown) {
-      this.#fail(thrown);
+      failure = thrown;
     }
     const text = reply.textContent ?? "";
     if (text !== "") this.#messages.push({ role: "assistant", content: text });
@@ -136,8 +149,10 @@ export class BiseChat extends HTMLElement {
       this.#messages.pop();
       reply.remove();
     }
+    if (this.#running !== controller) return;
     this.#running = null;
-    this.#part("form button").textContent = "Send";
+    this.#showRunning();
+    if (failure !== undefined) this.#fail(failure);
   }
 
   /** @param {unknown} thrown */
@@ -148,6 +163,11 @@ export class BiseChat extends HTMLElement {
       this.#engine = null;
       this.#showLoaded(false);
     }
+  }
+
+  #showRunning() {
+    this.#part("progress").hidden = this.#running === null || this.#engine !== null;
+    this.#part("form button").textContent = this.#running && this.#engine ? "Stop" : "Send";
   }
 
   /** @param {boolean} loaded */

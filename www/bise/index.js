@@ -2,6 +2,7 @@
 
 export { Engine } from "./engine.js";
 export { merge } from "./merge.js";
+export { recipeOutline } from "./recipe.js";
 export { BiseError, ERROR_CODES } from "./errors.js";
 export { HUB_URL } from "./model.js";
 
@@ -12,6 +13,7 @@ export { HUB_URL } from "./model.js";
 /** @typedef {import("./protocol.js").MergeProgress} MergeProgress */
 /** @typedef {import("./protocol.js").MergeReport} MergeReport */
 /** @typedef {import("./protocol.js").TensorReport} TensorReport */
+/** @typedef {import("./protocol.js").RecipeOutline} RecipeOutline */
 /** @typedef {import("./protocol.js").Progress} Progress */
 /** @typedef {import("./protocol.js").Info} Info */
 /** @typedef {import("./errors.js").ErrorCode} ErrorCode */

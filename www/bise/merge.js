@@ -2,7 +2,7 @@
 
 import { Bridge } from "./bridge.js";
 import { BiseError, badRequest } from "./errors.js";
-import { mergeSource, toModels } from "./model.js";
+import { mergeSource, plainHeaders, toModels } from "./model.js";
 import { checkKind, checkNames, describe, oneOf } from "./options.js";
 import { lendOutput } from "./sink.js";
 import { spawnWorker } from "./spawn.js";
@@ -21,7 +21,7 @@ import { spawnWorker } from "./spawn.js";
  * @property {boolean} [f8] store linear weights as FP8 with one scale per row
  * @property {number} [shardBytes] longest data of a weight file; default 5,000,000,000
  * @property {string} [hubUrl]
- * @property {Record<string, string>} [headers]
+ * @property {Record<string, string> | Headers} [headers]
  * @property {(progress: MergeProgress) => void} [onProgress]
  * @property {(tensor: TensorReport) => void} [onTensor]
  * @property {AbortSignal} [signal]
@@ -61,10 +61,13 @@ export async function mergeWith(recipe, given, spawn) {
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
   if (signal !== undefined) checkKind("signal", signal, "signal");
-  const source = mergeSource(recipe, toModels(models), options, globalThis.document?.baseURI ?? globalThis.location.href);
+  const sent = { hubUrl: options.hubUrl, ...(options.headers === undefined ? {} : { headers: plainHeaders(options.headers) }) };
+  const source = mergeSource(recipe, toModels(models), sent, globalThis.document?.baseURI ?? globalThis.location.href);
   if (signal?.aborted) throw new BiseError("aborted", "The merge was aborted.", { cause: signal.reason });
-  const { target, transfer, close } = lend(output);
+  const { target, transfer, end, close } = lend(output);
   const bridge = new Bridge(spawn());
+  // A stream that holds a write back would hold the abort back with it.
+  signal?.addEventListener("abort", end, { once: true });
   try {
     const merging = bridge.call(
       { type: "merge", source, output: target, options: { backend, f8: f8 ?? false, shardBytes: shardBytes ?? null } },
@@ -81,7 +84,9 @@ export async function mergeWith(recipe, given, spawn) {
     // An abort is waited for: only then is the output tidy.
     return await merging;
   } finally {
+    signal?.removeEventListener("abort", end);
     await bridge.close(badRequest("This merge has ended."));
+    end();
     close();
   }
 }
@@ -90,17 +95,17 @@ export async function mergeWith(recipe, given, spawn) {
  * The output as something that can cross to the worker.
  *
  * @param {unknown} output
- * @returns {{ target: FileSystemDirectoryHandle | MessagePort, transfer: Transferable[], close: () => void }}
+ * @returns {{ target: FileSystemDirectoryHandle | MessagePort, transfer: Transferable[], end: () => void, close: () => void }}
  */
 function lend(output) {
   if (typeof output === "function") {
     const { port1, port2 } = new MessageChannel();
-    lendOutput(port1, /** @type {import("./sink.js").OpenFile} */ (output));
-    return { target: port2, transfer: [port2], close: () => port1.close() };
+    const end = lendOutput(port1, /** @type {import("./sink.js").OpenFile} */ (output));
+    return { target: port2, transfer: [port2], end, close: () => port1.close() };
   }
   const handle = /** @type {FileSystemDirectoryHandle | undefined} */ (output);
   if (typeof handle === "object" && handle !== null && handle.kind === "directory") {
-    return { target: handle, transfer: [], close: () => {} };
+    return { target: handle, transfer: [], end: () => {}, close: () => {} };
   }
   throw badRequest(`output must be a directory handle or a function that opens a stream for each file, not ${describe(output)}.`);
 }

@@ -31,7 +31,7 @@ import { checkKind, checkNames, describe, oneOf } from "./options.js";
  * @property {(tensor: import("./protocol.js").TensorReport) => void} [onTensor] what a merge did to each tensor
  * @property {AbortSignal} [signal]
  * @property {string} [hubUrl] where `owner/name` is looked up
- * @property {Record<string, string>} [headers] sent with each request, such as an Authorization for a gated model
+ * @property {Record<string, string> | Headers} [headers] sent with each request, such as an Authorization for a gated model
  */
 
 export const HUB_URL = "https://huggingface.co";
@@ -42,7 +42,7 @@ const LOAD_OPTIONS = Object.freeze(
 
 /**
  * @param {unknown} given
- * @returns {LoadOptions & { engine: import("./protocol.js").EngineLoadOptions }}
+ * @returns {Omit<LoadOptions, "headers"> & { headers?: Record<string, string>, engine: import("./protocol.js").EngineLoadOptions }}
  */
 export function checkLoadOptions(given) {
   const options = checkNames(given, LOAD_OPTIONS, "load options");
@@ -60,12 +60,32 @@ export function checkLoadOptions(given) {
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
   if (signal !== undefined) checkKind("signal", signal, "signal");
   if (hubUrl !== undefined) checkKind("hubUrl", hubUrl, "string");
-  for (const [name, value] of Object.entries(headers ?? {})) checkKind(`headers["${name}"]`, value, "string");
   /** @type {Record<string, unknown>} */
   const engine = {};
   if (weights !== undefined) engine.weights = weights;
   if (contextLength !== undefined) engine.contextLength = contextLength;
-  return { ...options, engine };
+  return { ...options, engine, ...(headers === undefined ? {} : { headers: plainHeaders(headers) }) };
+}
+
+/**
+ * @param {unknown} given
+ * @returns {Record<string, string>}
+ */
+export function plainHeaders(given) {
+  if (given instanceof Headers) return Object.fromEntries(given);
+  const prototype = typeof given === "object" && given !== null ? Object.getPrototypeOf(given) : given;
+  if (prototype !== null && Object.getPrototypeOf(prototype) !== null) {
+    throw badRequest(`headers must be an object of names and values, or Headers, not ${describe(given)}.`);
+  }
+  for (const [name, value] of Object.entries(/** @type {object} */ (given))) {
+    checkKind(`headers["${name}"]`, value, "string");
+    try {
+      new Headers([[name, value]]);
+    } catch {
+      throw badRequest(`headers: ${describe(name)}: ${describe(value)} is not what HTTP allows in a header.`);
+    }
+  }
+  return { .../** @type {Record<string, string>} */ (given) };
 }
 
 /**
@@ -96,7 +116,7 @@ function resolvePlain(model, options, pageUrl) {
  * Where a model lies, and what to call it in responses.
  *
  * @param {unknown} model
- * @param {LoadOptions} options
+ * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
  * @param {string} pageUrl what relative URLs start from
  * @returns {{ source: Source, name: string }}
  */
@@ -151,8 +171,9 @@ export function completeModels(source, names) {
   if (unknown !== undefined) {
     throw badRequest(`models: the recipe names no "${unknown}"; it names ${names.join(", ")}.`);
   }
-  const options = { hubUrl, ...(headers ? { headers } : {}) };
-  const sourceOf = (/** @type {string} */ name) => models.get(name) ?? resolvePlain(name, options, pageUrl).source;
+  // A recipe is somebody's text: an address in it is not sent what the caller means for the hub.
+  const sourceOf = (/** @type {string} */ name) => models.get(name)
+    ?? resolvePlain(name, { hubUrl, ...(headers && !isUrl(name) ? { headers } : {}) }, pageUrl).source;
   return { ...source, models: new Map(names.map((name) => [name, sourceOf(name)])) };
 }
 

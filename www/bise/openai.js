@@ -26,7 +26,8 @@ import { checkKind, checkNames, describe } from "./options.js";
  * @property {number | null} [frequency_penalty]
  * @property {number | null} [presence_penalty]
  * @property {boolean | null} [ignore_eos]
- * @property {{ include_usage?: boolean } | null} [stream_options]
+ * @property {{ include_usage?: boolean, continuous_usage_stats?: boolean } | null} [stream_options] usage in a last
+ *   chunk, or, as in vLLM, in every chunk that a token gave
  * @property {AbortSignal | null} [signal]
  * @property {string | null} [model] any: there is one model per engine
  * @property {string | null} [user] any: nobody is told
@@ -69,11 +70,16 @@ import { checkKind, checkNames, describe } from "./options.js";
  */
 
 /**
+ * Which chunks of a stream tell the usage.
+ * @typedef {"none" | "last" | "each"} UsageMode
+ */
+
+/**
  * A request, translated.
  * @typedef {object} Translated
  * @property {EngineRequest} request
  * @property {boolean} stream
- * @property {boolean} includeUsage
+ * @property {UsageMode} usage
  * @property {AbortSignal | undefined} signal
  */
 
@@ -141,14 +147,26 @@ function common(given) {
   checkKind("stream", stream, "boolean");
   if (signal !== undefined) checkKind("signal", signal, "signal");
   if (given.stream_options !== undefined && stream !== true) throw badRequest("stream_options needs stream: true.");
-  const { include_usage: includeUsage = false } = checkNames(given.stream_options, ["include_usage"], "stream_options");
-  checkKind("stream_options.include_usage", includeUsage, "boolean");
   return {
     request: /** @type {EngineRequest} */ (/** @type {unknown} */ (request)),
     stream: stream === true,
-    includeUsage: includeUsage === true,
+    usage: usageMode(given.stream_options),
     signal: /** @type {AbortSignal | undefined} */ (signal),
   };
+}
+
+/**
+ * @param {unknown} given stream_options
+ * @returns {UsageMode}
+ */
+function usageMode(given) {
+  const names = ["include_usage", "continuous_usage_stats"];
+  const { include_usage: last = false, continuous_usage_stats: each = false } = checkNames(given, names, "stream_options");
+  checkKind("stream_options.include_usage", last, "boolean");
+  checkKind("stream_options.continuous_usage_stats", each, "boolean");
+  if (each === true && last !== true) throw badRequest("stream_options.continuous_usage_stats needs include_usage: true.");
+  if (each === true) return "each";
+  return last === true ? "last" : "none";
 }
 
 /** @param {unknown} list */
@@ -226,6 +244,23 @@ export function usage(output) {
 }
 
 /**
+ * What each chunk of one stream says of usage: nothing unless asked for, null where there is none yet.
+ *
+ * @param {UsageMode} mode
+ * @returns {(delta?: Delta) => { usage?: Usage | null }}
+ */
+function runningUsage(mode) {
+  let completion_tokens = 0;
+  return (delta) => {
+    if (mode === "none") return {};
+    if (mode === "last" || delta === undefined) return { usage: null };
+    if (delta.id !== null) completion_tokens += 1;
+    const { prompt_tokens } = delta;
+    return { usage: { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens } };
+  };
+}
+
+/**
  * @param {Meta} meta
  * @param {Output} output
  * @returns {ChatCompletion}
@@ -249,34 +284,36 @@ export function chatCompletion(meta, output) {
  * Makes the chunks of one streamed chat completion.
  *
  * @param {Meta} meta
- * @param {boolean} includeUsage
+ * @param {UsageMode} mode
  */
-export function chatChunks(meta, includeUsage) {
+export function chatChunks(meta, mode) {
+  const usageAt = runningUsage(mode);
   /**
    * @param {ChatChunkChoice["delta"]} delta
    * @param {FinishReason | null} finish_reason
    * @param {ChatLogprobs | null} logprobs
+   * @param {Delta} [token] what the chunk is made of
    * @returns {ChatCompletionChunk}
    */
-  const chunk = (delta, finish_reason, logprobs) => ({
+  const chunk = (delta, finish_reason, logprobs, token) => ({
     ...meta,
     object: "chat.completion.chunk",
     choices: [{ index: 0, delta, finish_reason, logprobs }],
-    ...(includeUsage ? { usage: null } : {}),
+    ...usageAt(token),
   });
   return {
     first: () => [chunk({ role: "assistant", content: "" }, null, null)],
     /** @param {Delta} delta */
-    next: (delta) => (delta.text === "" && delta.logprobs === null
+    next: (delta) => (delta.text === "" && delta.logprobs === null && mode !== "each"
       ? []
-      : [chunk({ content: delta.text }, null, delta.logprobs && chatLogprobs([delta.logprobs]))]),
+      : [chunk({ content: delta.text }, null, delta.logprobs && chatLogprobs([delta.logprobs]), delta)]),
     /**
      * @param {Output} output
      * @returns {ChatCompletionChunk[]}
      */
     last: (output) => {
       const end = { ...chunk({}, output.finish_reason, null), timings: output.timings };
-      return includeUsage ? [end, { ...end, choices: [], usage: usage(output) }] : [end];
+      return mode !== "none" ? [end, { ...end, choices: [], usage: usage(output) }] : [end];
     },
   };
 }
@@ -304,7 +341,7 @@ export function textCompletion(meta, output) {
       index: 0,
       text: output.text,
       finish_reason: output.finish_reason,
-      logprobs: output.logprobs && textLogprobs(output.logprobs, output.text, offsets()),
+      logprobs: output.logprobs && textLogprobs(output.logprobs),
       token_ids: output.ids,
     }],
     usage: usage(output),
@@ -316,29 +353,30 @@ export function textCompletion(meta, output) {
  * Makes the chunks of one streamed completion.
  *
  * @param {Meta} meta
- * @param {boolean} includeUsage
+ * @param {UsageMode} mode
  */
-export function textChunks(meta, includeUsage) {
-  const offsetOf = offsets();
+export function textChunks(meta, mode) {
+  const usageAt = runningUsage(mode);
   /**
    * @param {Omit<TextChoice, "index">} choice
+   * @param {Delta} [token] what the chunk is made of
    * @returns {TextCompletion}
    */
-  const chunk = (choice) => ({
+  const chunk = (choice, token) => ({
     ...meta,
     object: "text_completion",
     choices: [{ index: 0, ...choice }],
-    ...(includeUsage ? { usage: null } : {}),
+    ...usageAt(token),
   });
   return {
     first: () => /** @type {TextCompletion[]} */ ([]),
     /** @param {Delta} delta */
-    next: ({ text: piece, id, logprobs }) => [chunk({
-      text: piece,
+    next: (delta) => [chunk({
+      text: delta.text,
       finish_reason: null,
-      logprobs: logprobs && textLogprobs([logprobs], piece, offsetOf),
-      token_ids: id === null ? [] : [id],
-    })],
+      logprobs: delta.logprobs && textLogprobs([delta.logprobs]),
+      token_ids: delta.id === null ? [] : [delta.id],
+    }, delta)],
     /**
      * @param {Output} output
      * @returns {TextCompletion[]}
@@ -348,40 +386,21 @@ export function textChunks(meta, includeUsage) {
         ...chunk({ text: "", finish_reason: output.finish_reason, logprobs: null, token_ids: [] }),
         timings: output.timings,
       };
-      return includeUsage ? [end, { ...end, choices: [], usage: usage(output) }] : [end];
+      return mode !== "none" ? [end, { ...end, choices: [], usage: usage(output) }] : [end];
     },
   };
 }
 
 /**
- * Where each token begins in the text, token by token: a character counts once its last byte is there.
- * Tokenizers of Llama's kind drop the space that the first token begins with.
- */
-function offsets() {
-  const decoder = new TextDecoder();
-  let length = 0;
-  let dropped = 0;
-  return (/** @type {number[]} */ bytes, /** @type {string} */ text) => {
-    const offset = length;
-    const token = decoder.decode(new Uint8Array(bytes), { stream: true });
-    if (offset === 0 && token.startsWith(" ") && !text.startsWith(" ")) dropped = 1;
-    length += token.length;
-    return Math.max(0, offset - dropped);
-  };
-}
-
-/**
  * @param {TokenLogprob[]} logprobs
- * @param {string} text what the tokens gave
- * @param {(bytes: number[], text: string) => number} offsetOf
  * @returns {TextLogprobs}
  */
-function textLogprobs(logprobs, text, offsetOf) {
+function textLogprobs(logprobs) {
   const any = logprobs.some(({ top }) => top.length > 0);
   return {
     tokens: logprobs.map(({ token }) => token),
     token_logprobs: logprobs.map(({ logprob }) => logprob),
     top_logprobs: any ? logprobs.map(({ top }) => Object.fromEntries(top.map(({ token, logprob }) => [token, logprob]))) : null,
-    text_offset: logprobs.map(({ bytes }) => offsetOf(bytes, text)),
+    text_offset: logprobs.map(({ text_offset }) => text_offset),
   };
 }

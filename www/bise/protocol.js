@@ -54,6 +54,41 @@ export {};
  */
 
 /**
+ * A parameter of a recipe: of its conditions, the first that matches a tensor's name gives the value. Several anchors
+ * are a gradient over the layers of a slice.
+ * @typedef {{ place: string, conditions: { filter: string | null, anchors: number[] }[] }} RecipeParameter
+ */
+
+/** @typedef {Record<string, RecipeParameter>} RecipeParameters */
+
+/**
+ * @typedef {{ place: string, model: string, layers: { start: number, end: number } | null,
+ *   parameters: RecipeParameters }} RecipeSource
+ */
+
+/**
+ * One merge of a recipe. Types have the names that recipes use.
+ * @typedef {object} RecipeDocument
+ * @property {string} place
+ * @property {string | null} name
+ * @property {"slerp" | "linear" | "passthrough"} method
+ * @property {string | null} base
+ * @property {{ slices: { place: string, sources: RecipeSource[], parameters: RecipeParameters }[] }
+ *   | { models: RecipeSource[] }} layout
+ * @property {RecipeParameters} moduleParameters
+ * @property {RecipeParameters} parameters
+ * @property {string | null} dtype
+ * @property {string | null} outDtype
+ * @property {"base" | "union" | { model: string }} tokenizer
+ * @property {"auto" | { jinja: string } | null} chatTemplate
+ */
+
+/**
+ * What a recipe says. The last document is the result; `models` are those that are read, each once.
+ * @typedef {{ documents: RecipeDocument[], warnings: string[], models: string[] }} RecipeOutline
+ */
+
+/**
  * Options of a load, as the engine takes them.
  * @typedef {{ weights?: "checkpoint" | "f8", contextLength?: number }} EngineLoadOptions
  */
@@ -110,13 +145,14 @@ export {};
  */
 
 /**
- * @typedef {Alternative & { top: Alternative[] }} TokenLogprob
+ * A generated token; `text_offset` is where its text begins in the generated text.
+ * @typedef {Alternative & { top: Alternative[], text_offset: number }} TokenLogprob
  */
 
 /**
  * What one token added. `text` is empty while a character or a possible stop string is incomplete; `id` is
- * null for text that was held back to the end.
- * @typedef {{ text: string, id: number | null, logprobs: TokenLogprob | null }} Delta
+ * null for text that was held back to the end; `prompt_tokens` is the same in every delta.
+ * @typedef {{ text: string, id: number | null, prompt_tokens: number, logprobs: TokenLogprob | null }} Delta
  */
 
 /**
@@ -145,9 +181,10 @@ export {};
  * @typedef {{ type: "replace", source: MergeSource }} ReplaceCall gives {@link MergeReport}
  * @typedef {{ type: "merge", source: MergeSource, output: FileSystemDirectoryHandle | MessagePort,
  *   options: { backend: "auto" | "webgpu" | "cpu", f8: boolean, shardBytes: number | null } }} MergeCall gives {@link MergeReport}
+ * @typedef {{ type: "outline", recipe: string }} OutlineCall gives {@link RecipeOutline}
  * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory
  * @typedef {{ type: "dispose" }} DisposeCall gives null
- * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | MemoryCall | DisposeCall} Call
+ * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | OutlineCall | MemoryCall | DisposeCall} Call
  */
 
 /**

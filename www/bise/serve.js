@@ -83,7 +83,8 @@ export function serve(port, wasm, platform) {
             signal,
           );
         } catch (thrown) {
-          await sink.abort();
+          // Whatever happens to the output now, why the merge ended is what counts.
+          await sink.abort().catch(() => {});
           throw thrown;
         }
       }
@@ -95,6 +96,9 @@ export function serve(port, wasm, platform) {
           signal,
         );
       }
+      case "outline":
+        await start(wasm);
+        return wasm.recipeOutline(message.recipe);
       case "memory":
         await start(wasm);
         return wasm.wasm_memory();

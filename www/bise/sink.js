@@ -1,6 +1,6 @@
 /** Where a merge's files go: a directory, or streams that the page opens. Runs in the worker, but for {@link lendOutput}. */
 
-import { BiseError, toPlain } from "./errors.js";
+import { BiseError, badRequest, toPlain } from "./errors.js";
 
 /**
  * Takes files, one after the other. A file has its name only once it is finished.
@@ -20,65 +20,67 @@ import { BiseError, toPlain } from "./errors.js";
 const PARTIAL = ".partial";
 
 /**
- * Writes into a directory. A file is named `*.partial` until it is complete; one that is never completed is
- * removed.
+ * Writes into an empty directory. A file has its name only once it is complete: where the browser can rename, it is
+ * called `*.partial` until then; elsewhere its content appears under the name all at once, at the end. One that is
+ * never completed is removed.
  *
  * @param {FileSystemDirectoryHandle} directory
  * @returns {Sink}
  */
 export function directorySink(directory) {
-  /** @type {{ file: string, handle: MovableFile, stream: FileSystemWritableFileStream } | null} */
+  /** @type {{ file: string, handle: MovableFile, stream: FileSystemWritableFileStream | null } | null} */
   let current = null;
+  /** Own storage can rename; a picked directory cannot in every browser. @type {boolean | undefined} */
+  let renames;
   return {
     create: async (file) => {
-      const handle = await directory.getFileHandle(file + PARTIAL, { create: true });
-      current = { file, handle, stream: await handle.createWritable() };
+      renames ??= await prepare(directory);
+      const handle = await directory.getFileHandle(renames ? file + PARTIAL : file, { create: true });
+      current = { file, handle, stream: null };
+      current.stream = await handle.createWritable();
     },
     write: async (data) => {
-      await current?.stream.write(data);
+      await current?.stream?.write(data);
     },
     finish: async () => {
-      if (current === null) return;
-      const { file, handle, stream } = current;
-      await stream.close();
-      await rename(directory, handle, file);
+      await current?.stream?.close();
+      if (renames) await current?.handle.move?.(current.file);
       current = null;
     },
     abort: async () => {
       if (current === null) return;
-      const { file, stream } = current;
+      const { handle, stream } = current;
       current = null;
       // Each may fail because the other half is already gone.
-      await stream.abort().catch(() => {});
-      await directory.removeEntry(file + PARTIAL).catch(() => {});
+      await stream?.abort().catch(() => {});
+      await directory.removeEntry(handle.name).catch(() => {});
     },
   };
 }
 
 /**
+ * Makes sure that nothing is overwritten, clears what an earlier merge left unfinished, and tells whether files
+ * can be renamed here.
+ *
  * @param {FileSystemDirectoryHandle} directory
- * @param {MovableFile} handle
- * @param {string} file
+ * @returns {Promise<boolean>}
  */
-async function rename(directory, handle, file) {
-  if (handle.move) {
-    try {
-      await handle.move(file);
-      return;
-    } catch {
-      // Some browsers move files only inside the origin's own storage.
+async function prepare(directory) {
+  for await (const name of directory.keys()) {
+    if (!name.endsWith(PARTIAL)) {
+      throw badRequest(`output: the directory holds "${name}" already; a merge writes into an empty one, so that no old file is taken for its own.`);
     }
   }
-  const target = await directory.getFileHandle(file, { create: true });
+  for await (const name of directory.keys()) await directory.removeEntry(name);
+  const probe = /** @type {MovableFile} */ (await directory.getFileHandle(`probe${PARTIAL}`, { create: true }));
   try {
-    const stream = await target.createWritable();
-    // The content appears all at once when the stream is closed.
-    await (await handle.getFile()).stream().pipeTo(stream);
-  } catch (thrown) {
-    await directory.removeEntry(file).catch(() => {});
-    throw thrown;
+    await probe.move?.(`probe-moved${PARTIAL}`);
+    return probe.move !== undefined;
+  } catch {
+    return false;
+  } finally {
+    await directory.removeEntry(probe.name).catch(() => {});
   }
-  await directory.removeEntry(handle.name);
 }
 
 /**
@@ -127,10 +129,16 @@ function named({ name, message }) {
  *
  * @param {MessagePort} port
  * @param {OpenFile} open
+ * @returns {() => void} ends it: a stream that is still open is aborted, even while it holds a write back
  */
 export function lendOutput(port, open) {
   /** @type {WritableStreamDefaultWriter<Uint8Array> | null} */
   let writer = null;
+  const abort = async () => {
+    const unfinished = writer;
+    writer = null;
+    await unfinished?.abort(new BiseError("aborted", "The merge ended before this file was complete."));
+  };
   /** @param {any} message */
   const answer = async (message) => {
     switch (message.type) {
@@ -145,8 +153,7 @@ export function lendOutput(port, open) {
         writer = null;
         break;
       default:
-        await writer?.abort(new BiseError("aborted", "The merge ended before this file was complete."));
-        writer = null;
+        await abort();
     }
   };
   port.addEventListener("message", ({ data }) => {
@@ -158,4 +165,8 @@ export function lendOutput(port, open) {
     );
   });
   port.start();
+  return () => {
+    // What the stream's owner makes of it is no concern of the merge.
+    void abort().catch(() => {});
+  };
 }

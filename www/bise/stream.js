@@ -2,15 +2,21 @@
 
 /**
  * @template T
+ * @typedef {IteratorResult<T, undefined>} Result
+ */
+
+/**
+ * @template T
  * @implements {AsyncIterableIterator<T>}
  */
 export class CompletionStream {
-  /** @type {T[]} */
+  /** Chunks that nobody has read yet. @type {T[]} */
   #ready = [];
+  /** Resolve calls of `next` that came before their chunk. @type {((result: Result<T> | Promise<Result<T>>) => void)[]} */
+  #waiting = [];
   #ended = false;
-  /** @type {unknown} */
+  /** Thrown once, at the end. @type {unknown} */
   #error = undefined;
-  #wake = () => {};
   #controller = new AbortController();
 
   /**
@@ -23,16 +29,11 @@ export class CompletionStream {
     const abort = () => this.#controller.abort(signal?.reason);
     signal?.addEventListener("abort", abort, { once: true });
     if (signal?.aborted) abort();
-    const push = (/** @type {T[]} */ chunks) => {
-      this.#ready.push(...chunks);
-      this.#wake();
-    };
-    produce(push, this.#controller.signal)
-      .catch((thrown) => { this.#error = thrown; })
+    produce((chunks) => this.#push(chunks), this.#controller.signal)
+      .catch((thrown) => { if (!this.#ended) this.#error = thrown; })
       .finally(() => {
-        this.#ended = true;
         signal?.removeEventListener("abort", abort);
-        this.#wake();
+        this.#end();
       });
   }
 
@@ -45,29 +46,50 @@ export class CompletionStream {
     return this;
   }
 
-  /** @returns {Promise<IteratorResult<T, undefined>>} */
+  /**
+   * May be called again before the last call's chunk is there: chunks go to calls in order.
+   *
+   * @returns {Promise<Result<T>>}
+   */
   async next() {
-    for (;;) {
-      const chunk = this.#ready.shift();
-      if (chunk !== undefined) return { done: false, value: chunk };
-      if (this.#ended) break;
-      await new Promise((resolve) => { this.#wake = () => resolve(undefined); });
-    }
-    const error = this.#error;
-    this.#error = undefined;
-    if (error !== undefined) throw error;
-    return { done: true, value: undefined };
+    const chunk = this.#ready.shift();
+    if (chunk !== undefined) return { done: false, value: chunk };
+    if (this.#ended) return this.#last();
+    return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
   /**
    * What `break` in a `for await` calls.
    *
-   * @returns {Promise<IteratorResult<T, undefined>>}
+   * @returns {Promise<Result<T>>}
    */
   async return() {
     this.#ready = [];
-    this.#ended = true;
     this.#controller.abort();
+    this.#end();
+    return { done: true, value: undefined };
+  }
+
+  /** @param {T[]} chunks */
+  #push(chunks) {
+    if (this.#ended) return;
+    for (const value of chunks) {
+      const resolve = this.#waiting.shift();
+      if (resolve) resolve({ done: false, value });
+      else this.#ready.push(value);
+    }
+  }
+
+  #end() {
+    this.#ended = true;
+    for (const resolve of this.#waiting.splice(0)) resolve(this.#last());
+  }
+
+  /** @returns {Promise<Result<T>>} */
+  async #last() {
+    const error = this.#error;
+    this.#error = undefined;
+    if (error !== undefined) throw error;
     return { done: true, value: undefined };
   }
 }

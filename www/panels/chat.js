@@ -1,6 +1,7 @@
 /** The conversation: log, composer, stop, regenerate, copy. */
 
 import { BiseError } from "../pkg/index.js";
+import { ask } from "./ask.js";
 import { button, byId, element } from "./dom.js";
 import { Rate, formatSpeed } from "./format.js";
 import { welcome } from "./openings.js";
@@ -13,7 +14,8 @@ import { welcome } from "./openings.js";
  * @property {import("./status.js").StatusPanel} status
  * @property {import("./sampling.js").SamplingPanel} sampling
  * @property {import("./message.js").MessagePanel} message
- * @property {() => void} reload loads the model again after its device was lost
+ * @property {() => void} lost the device went, and the model with it
+ * @property {() => void} reload loads the model again
  */
 
 export class ChatPanel {
@@ -36,7 +38,12 @@ export class ChatPanel {
   #running = null;
   /** The last reply's end: resolved when nothing runs. */
   #ended = Promise.resolve();
+  /** Tokens of the conversation, as far as they are known, and before the last question and reply. */
+  #used = 0;
+  #usedBefore = 0;
   #full = false;
+  /** Whether the reply that is stopped will be asked for again. */
+  #interrupted = false;
 
   /** @param {Surroundings} around */
   constructor(around) {
@@ -76,10 +83,9 @@ export class ChatPanel {
     this.stop();
     await this.#ended;
     this.#messages = [];
-    this.#full = false;
     this.#log.replaceChildren();
     this.#around.message.clear();
-    this.#around.status.context(0, this.#engine?.info.contextLength ?? 0);
+    this.#use(0);
     this.#around.status.speed(null);
     this.#showWelcome();
     this.#refresh();
@@ -88,6 +94,27 @@ export class ChatPanel {
 
   stop() {
     this.#running?.abort();
+  }
+
+  /** Stops the reply that runs, without giving its question back: {@link again} is to follow. */
+  async interrupt() {
+    this.#interrupted = true;
+    this.stop();
+    await this.#ended;
+    this.#interrupted = false;
+  }
+
+  /** Answers the last question once more, if there is one. */
+  again() {
+    if (this.#messages.length > 0) this.#regenerate();
+  }
+
+  /** @param {number} tokens of the context that are taken */
+  #use(tokens) {
+    const limit = this.#engine?.info.contextLength ?? 0;
+    this.#used = Math.min(tokens, limit);
+    this.#full = limit > 0 && tokens >= limit - 8;
+    this.#around.status.context(this.#used, limit);
   }
 
   #submit() {
@@ -104,6 +131,7 @@ export class ChatPanel {
     this.#dropUnanswered();
     this.#messages.push({ role: "user", content: text });
     this.#log.append(element("article", { className: "turn user", ariaLabel: "You", textContent: text }));
+    this.#usedBefore = this.#used;
     this.#ended = this.#reply(options);
   }
 
@@ -119,7 +147,7 @@ export class ChatPanel {
     if (options === null || this.#running || this.#engine === null) return;
     if (this.#messages.at(-1)?.role === "assistant") this.#messages.pop();
     if (this.#log.lastElementChild?.classList.contains("assistant")) this.#log.lastElementChild.remove();
-    this.#full = false;
+    this.#use(this.#usedBefore);
     this.#ended = this.#reply(options);
   }
 
@@ -140,12 +168,14 @@ export class ChatPanel {
     let note = "";
     let failure;
     try {
-      note = await this.#stream(engine, { ...this.#defaults(engine), ...options }, controller.signal, text);
+      note = await this.#stream(engine, options, controller.signal, text);
     } catch (thrown) {
       if (thrown instanceof BiseError && thrown.code === "aborted") note = "stopped";
       else failure = thrown;
     }
     this.#running = null;
+    // A reply without a word is taken back.
+    if (text.textContent === "") this.#use(this.#usedBefore);
     turn.classList.remove("running");
     this.#finish(turn, text.textContent ?? "", note, failure);
   }
@@ -161,43 +191,23 @@ export class ChatPanel {
   async #stream(engine, options, signal, text) {
     const { status } = this.#around;
     const rate = new Rate(3000);
-    const limit = engine.info.contextLength;
-    const prompt = engine.info.chat
-      ? { chat: true, stream: await engine.chat.completions.create({ ...options, messages: this.#messages, stream: true, stream_options: { include_usage: true }, signal }) }
-      : { chat: false, stream: await engine.completions.create({ ...options, prompt: this.#messages.map(({ content }) => content).join("\n"), stream: true, stream_options: { include_usage: true }, signal }) };
-    let pieces = 0;
     let note = "";
-    for await (const chunk of prompt.stream) {
-      const [choice] = chunk.choices;
-      const piece = choice === undefined ? "" : "delta" in choice ? choice.delta.content ?? "" : choice.text;
+    for await (const { piece, usage, timings } of ask(engine, this.#messages, options, signal)) {
       if (piece !== "") {
         const follow = this.#atEnd();
         text.append(piece);
-        pieces += 1;
-        const speed = rate.add(pieces, performance.now());
-        if (speed > 0) status.speed(speed);
         if (follow) this.#scroll(false);
       }
-      if (chunk.timings) {
-        note = `${chunk.timings.completion_tokens} tokens, ${formatSpeed(chunk.timings.tokens_per_second)}`;
-        status.speed(chunk.timings.tokens_per_second);
-      }
-      if (chunk.usage) {
-        const used = chunk.usage.total_tokens;
-        status.context(Math.min(used, limit), limit);
-        this.#full = used >= limit - 8;
+      if (usage) this.#use(usage.total_tokens);
+      if (timings) {
+        note = `${timings.completion_tokens} tokens, ${formatSpeed(timings.tokens_per_second)}`;
+        status.speed(timings.tokens_per_second);
+      } else if (usage) {
+        const speed = rate.add(usage.completion_tokens, performance.now());
+        if (speed > 0) status.speed(speed);
       }
     }
     return note;
-  }
-
-  /**
-   * A small context leaves room for more than one reply.
-   *
-   * @param {Engine} engine
-   */
-  #defaults(engine) {
-    return /** @type {Record<string, number>} */ (engine.info.contextLength <= 1024 ? { max_tokens: Math.floor(engine.info.contextLength / 4) } : {});
   }
 
   /**
@@ -210,7 +220,7 @@ export class ChatPanel {
     if (text !== "") this.#messages.push({ role: "assistant", content: text });
     else turn.remove();
     // Stopped before the first word: the message goes back to where it was written.
-    if (text === "" && note === "stopped") this.#prompt.value ||= this.#dropUnanswered();
+    if (text === "" && note === "stopped" && !this.#interrupted) this.#prompt.value ||= this.#dropUnanswered();
     if (failure !== undefined) {
       this.#around.status.speed(null);
       this.#announcer.textContent = "";
@@ -232,6 +242,8 @@ export class ChatPanel {
   #fail(failure) {
     if (failure instanceof BiseError && failure.code === "device-lost") {
       this.#engine = null;
+      this.#around.status.model(null);
+      this.#around.lost();
     }
     const again = { label: "Try again", run: () => this.#regenerate() };
     const fresh = { label: "New chat", run: () => void this.reset() };
@@ -252,8 +264,9 @@ export class ChatPanel {
       );
       setTimeout(() => { copy.textContent = "Copy"; }, 2000);
     }, "quiet");
-    const again = button("Regenerate", () => this.#regenerate(), "quiet");
-    turn.append(element("div", { className: "turn-foot" }, [copy, again, element("span", { textContent: note })]));
+    // Without a model there is nothing to ask again.
+    const again = this.#engine === null ? [] : [button("Regenerate", () => this.#regenerate(), "quiet")];
+    turn.append(element("div", { className: "turn-foot" }, [copy, ...again, element("span", { textContent: note })]));
   }
 
   #showWelcome() {
@@ -273,7 +286,7 @@ export class ChatPanel {
     this.#send.hidden = this.#running !== null;
     this.#stop.hidden = this.#running === null;
     this.#send.disabled = !ready || this.#full || this.#prompt.value.trim() === "";
-    this.#newChat.disabled = this.#messages.length === 0;
+    this.#newChat.disabled = !ready || this.#messages.length === 0;
     if (this.#messages.length > 0) this.#empty.hidden = true;
   }
 

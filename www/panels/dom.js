@@ -37,3 +37,16 @@ export function button(label, action, className = "") {
   made.addEventListener("click", action);
   return made;
 }
+
+/**
+ * @param {string} tag of SVG
+ * @param {Record<string, string | number>} [attributes]
+ * @param {(Node | string)[]} [children]
+ * @returns {SVGElement}
+ */
+export function svg(tag, attributes = {}, children = []) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
+  made.append(...children);
+  return made;
+}

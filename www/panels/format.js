@@ -2,6 +2,7 @@
 
 /** @param {number} bytes */
 export function formatBytes(bytes) {
+  if (bytes > 0 && bytes < 1e3) return "1 KB";
   if (bytes < 1e6) return `${Math.round(bytes / 1e3)} KB`;
   if (bytes < 1e9) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
   return `${(bytes / 1e9).toFixed(bytes < 1e10 ? 2 : 1)} GB`;
@@ -68,4 +69,20 @@ export function fromHubPage(text, hubUrl) {
   const parts = /^\/([\w.-]+\/[\w.-]+)(?:\/tree\/([^/?#]+))?\/?(?:[?#].*)?$/.exec(text.slice(hubUrl.length));
   if (parts === null) return text;
   return parts[2] === undefined ? `${parts[1]}` : `${parts[1]}@${decodeURIComponent(parts[2])}`;
+}
+
+/**
+ * What the merge will fetch, in words; empty where there is nothing to say.
+ *
+ * @param {{ bytes: number[], unknown: number }} download
+ */
+export function downloadNote({ bytes, unknown }) {
+  if (bytes.length === 0) return "";
+  const known = bytes.filter((each) => each > 0);
+  const total = known.reduce((sum, each) => sum + each, 0);
+  const equal = known.length > 1 && known.every((each) => each === known[0]);
+  const sizes = equal ? `about ${known.length} × ${formatBytes(known[0] ?? 0)}, ${formatBytes(total)} in all` : `about ${formatBytes(total)}`;
+  if (unknown === 0) return `This downloads ${sizes}.`;
+  const models = unknown === 1 ? "one model" : `${unknown} models`;
+  return total > 0 ? `This downloads ${sizes}, and ${models} whose size is not known yet.` : `This downloads ${models} whole; the size is not known yet.`;
 }

@@ -9,7 +9,7 @@ const TITLES = {
   "device-lost": "The engine was lost",
   "out-of-memory": "Not enough GPU memory",
   "unsupported-model": "This kind of model is not supported",
-  "bad-checkpoint": "The model’s files are damaged or incomplete",
+  "bad-checkpoint": "The model’s files are missing, incomplete or damaged",
   "bad-recipe": "The recipe cannot be used",
   "bad-request": "That did not work",
   network: "The model could not be fetched",
@@ -29,7 +29,12 @@ const REMEDIES = {
 /** @typedef {{ label: string, run: () => void }} Action */
 
 export class MessagePanel {
-  #box = byId("message", HTMLElement);
+  #box;
+
+  /** @param {string} [id] of the box */
+  constructor(id = "message") {
+    this.#box = byId(id, HTMLElement);
+  }
 
   /**
    * @param {unknown} thrown

@@ -1,17 +1,24 @@
 /** Choosing a model, and its load: bytes, rate, remaining time, then shaders. */
 
 import { BiseError, Engine, HUB_URL } from "../pkg/index.js";
+import { evenBlend } from "./blend.js";
 import { byId } from "./dom.js";
 import { Rate, fromHubPage, weightsLine } from "./format.js";
 
 /** @typedef {import("../pkg/index.js").Engine} LoadedEngine */
 /** @typedef {Parameters<typeof Engine.load>[0]} Model */
-/** @typedef {NonNullable<NonNullable<Parameters<typeof Engine.load>[1]>["onProgress"]>} OnProgress */
+/** @typedef {NonNullable<Parameters<typeof Engine.load>[1]>} LoadOptions */
+/** @typedef {NonNullable<LoadOptions["onProgress"]>} OnProgress */
+
+/**
+ * Who else follows a load: a merge shows it in its own place.
+ * @typedef {Pick<LoadOptions, "onProgress" | "onTensor"> & { onFailed: (error: unknown) => void }} Watch
+ */
 
 /**
  * @typedef {object} Events
  * @property {() => Promise<void>} onUnload the loaded model has to go before another comes
- * @property {(engine: LoadedEngine, name: string) => void} onLoaded
+ * @property {(engine: LoadedEngine, name: string, model: Model) => void} onLoaded
  * @property {(error: unknown, retry: () => void) => void} onFailed
  */
 
@@ -29,6 +36,8 @@ export class ModelsPanel {
   #choices = /** @type {HTMLButtonElement[]} */ ([...document.querySelectorAll("#embedded button")]);
   /** @type {AbortController | null} */
   #controller = null;
+  /** What the buttons load. @type {ReadonlyMap<HTMLButtonElement, Model>} */
+  #offers = new Map(this.#choices.map((choice) => [choice, choice.dataset.model ?? evenBlend(0.5)]));
   /** What was loaded last. @type {() => void} */
   #again = () => this.loadDefault();
 
@@ -36,7 +45,7 @@ export class ModelsPanel {
   constructor(events) {
     this.#events = events;
     for (const choice of this.#choices) {
-      choice.addEventListener("click", () => this.load(choice.dataset.model ?? "", choice.dataset.name ?? ""));
+      choice.addEventListener("click", () => void this.load(this.#offers.get(choice) ?? "", choice.dataset.name ?? ""));
     }
     byId("models-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
@@ -44,7 +53,7 @@ export class ModelsPanel {
       if (address === "") this.#address.focus();
       else void this.load(address, address);
     });
-    byId("cancel-load", HTMLButtonElement).addEventListener("click", () => this.#controller?.abort());
+    byId("cancel-load", HTMLButtonElement).addEventListener("click", () => this.cancel());
     this.#pickers();
   }
 
@@ -58,42 +67,68 @@ export class ModelsPanel {
     this.#again();
   }
 
+  /** Shows that no model is loaded. */
+  unload() {
+    this.#nameLabel.textContent = "none";
+    for (const choice of this.#choices) choice.setAttribute("aria-pressed", "false");
+  }
+
+  /** Ends the loaded model, so that another has room. */
+  async close() {
+    this.cancel();
+    await this.#events.onUnload();
+    this.unload();
+  }
+
   openPanel() {
     this.#panel.open = true;
     this.#address.focus();
   }
 
+  /** Ends the load that runs. */
+  cancel() {
+    this.#controller?.abort();
+  }
+
   /**
    * @param {Model} model
    * @param {string} name
+   * @param {Watch} [watch]
+   * @returns {Promise<boolean>} whether it is loaded
    */
-  async load(model, name) {
+  async load(model, name, watch) {
     this.#controller?.abort();
     const controller = new AbortController();
     this.#controller = controller;
     this.#again = () => void this.load(model, name);
-    for (const choice of this.#choices) choice.setAttribute("aria-pressed", String(choice.dataset.model === model));
+    for (const choice of this.#choices) choice.setAttribute("aria-pressed", String(this.#offers.get(choice) === model));
     this.#begin(name);
     try {
       await this.#events.onUnload();
       const engine = await Engine.load(model, {
         weights: this.#weights.value === "checkpoint" ? "checkpoint" : "f8",
-        onProgress: this.#reporter(),
+        onProgress: this.#reporter(watch),
+        ...(watch?.onTensor ? { onTensor: watch.onTensor } : {}),
         signal: controller.signal,
       });
       this.#nameLabel.textContent = name;
       this.#announcer.textContent = `${name} is ready.`;
       if (matchMedia("(max-width: 52rem)").matches) this.#panel.open = false;
-      this.#events.onLoaded(engine, name);
+      this.#events.onLoaded(engine, name, model);
+      return true;
     } catch (thrown) {
       const replaced = this.#controller !== controller;
-      if (replaced) return;
-      this.#nameLabel.textContent = "none";
-      for (const choice of this.#choices) choice.setAttribute("aria-pressed", "false");
+      if (replaced) return false;
+      this.unload();
+      if (watch) {
+        watch.onFailed(thrown);
+        return false;
+      }
       const error = thrown instanceof BiseError && thrown.code === "aborted"
         ? new BiseError("aborted", `Loading ${name} was cancelled. Choose a model to go on.`)
         : thrown;
       this.#events.onFailed(error, this.#again);
+      return false;
     } finally {
       if (this.#controller === controller) {
         this.#controller = null;
@@ -112,10 +147,15 @@ export class ModelsPanel {
     this.#loading.hidden = false;
   }
 
-  /** @returns {OnProgress} */
-  #reporter() {
+  /**
+   * @param {Watch | undefined} watch
+   * @returns {OnProgress}
+   */
+  #reporter(watch) {
     const rate = new Rate(4000);
-    return ({ phase, done, total }) => {
+    return (progress) => {
+      const { phase, done, total } = progress;
+      watch?.onProgress?.(progress);
       if (total > 0) this.#progress.value = done / total;
       else this.#progress.removeAttribute("value");
       if (phase === "adapter") this.#detail.textContent = "Asking for the graphics device";

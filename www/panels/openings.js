@@ -22,6 +22,15 @@ const EMBEDDED = {
       "A young lady in black came to our rooms in Baker Street and would not give her name.",
     ],
   },
+  "tale × case": {
+    title: "Begin a tale, or a case",
+    text: "Two tiny models in one: move the slider from fairy tales to detective stories, and the story goes on with the new blend at once.",
+    openings: [
+      "In the middle of the night there came a knock at the door.",
+      "The old man opened the door and",
+      "There was once a king who had three sons.",
+    ],
+  },
 };
 
 /**

@@ -21,11 +21,14 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use serde::{Serialize, Serializer};
+
 use crate::dtype::Dtype;
 use crate::merge::MergeError;
 
 /// A recipe file: one merge, or a chain of them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Recipe {
     /// The documents in order; the last one is the result.
     pub documents: Vec<Document>,
@@ -44,12 +47,15 @@ impl Recipe {
     /// [`MergeError::Recipe`] with the place, as in `line 4: slices[0].sources[1].layer_range`; in
     /// a chain `document 2 (name), ` comes before it; in broken YAML it is line and column.
     pub fn parse(yaml: &str) -> Result<Recipe, MergeError> {
-        document::recipe(yaml)
+        let recipe = document::recipe(yaml)?;
+        recipe.check_size()?;
+        Ok(recipe)
     }
 }
 
 /// One merge.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Document {
     /// Where it starts, for messages: `line 1`.
     pub place: String,
@@ -66,8 +72,10 @@ pub struct Document {
     /// Parameters of the whole document.
     pub parameters: Parameters,
     /// What sources are cast to, and results are rounded to: F16, BF16, F32 or F64.
+    #[serde(serialize_with = "values::serialize_dtype")]
     pub dtype: Option<Dtype>,
     /// What results are converted to at the end, if not `dtype`.
+    #[serde(serialize_with = "values::serialize_dtype")]
     pub out_dtype: Option<Dtype>,
     /// Whose tokenizer the result gets.
     pub tokenizer: TokenizerChoice,
@@ -76,7 +84,8 @@ pub struct Document {
 }
 
 /// How tensors are combined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Method {
     /// Spherical interpolation of two.
     Slerp,
@@ -87,7 +96,8 @@ pub enum Method {
 }
 
 /// The two ways to say what is combined.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Layout {
     /// Output layers, slice after slice.
     Slices(Vec<Slice>),
@@ -96,7 +106,8 @@ pub enum Layout {
 }
 
 /// Consecutive output layers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Slice {
     /// Where it stands: `line 2: slices[0]`.
     pub place: String,
@@ -107,7 +118,8 @@ pub struct Slice {
 }
 
 /// One model of a slice.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Source {
     /// Where it stands: `line 3: slices[0].sources[0]`.
     pub place: String,
@@ -136,11 +148,19 @@ impl std::fmt::Display for ModelRef {
     }
 }
 
+/// As recipes write it.
+impl Serialize for ModelRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Parameters by name: `t`, `weight`, `normalize`, `scale`.
 pub type Parameters = BTreeMap<String, Parameter>;
 
 /// A parameter: conditions, of which the first that matches a tensor gives the value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Parameter {
     /// Where it stands, for messages.
     pub place: String,
@@ -149,7 +169,8 @@ pub struct Parameter {
 }
 
 /// A value for the tensors that a filter lets through.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// Substring of the tensor's name; `None` and `"*"`: every tensor.
     pub filter: Option<String>,
@@ -158,7 +179,8 @@ pub struct Condition {
 }
 
 /// Whose tokenizer the result gets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum TokenizerChoice {
     /// The base's, or where there is none the first source's.
     #[default]
@@ -170,7 +192,8 @@ pub enum TokenizerChoice {
 }
 
 /// The result's chat template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum ChatTemplateChoice {
     /// The one that most sources have.
     Auto,

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::{Serialize, Serializer};
+
 use super::reader::{At, Fields, shown, suggestion};
 use super::{ChatTemplateChoice, ModelRef, TokenizerChoice};
 use crate::dtype::Dtype;
@@ -56,6 +58,16 @@ pub(super) fn dtype(at: &At<'_>) -> Result<Dtype, MergeError> {
         let (word, meant, names) = (shown(word), suggestion(short, names), names.join(", "));
         at.error(format!("{word} is no type to merge in{meant} (there are: {names})"))
     })
+}
+
+/// The name that recipes have for it.
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+pub(super) fn serialize_dtype<S: Serializer>(
+    dtype: &Option<Dtype>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let name = DTYPES.iter().find(|(_, each)| Some(each) == dtype.as_ref()).map(|(name, _)| name);
+    name.serialize(serializer)
 }
 
 /// `[first, end)`.

@@ -3,7 +3,8 @@
  * build writes wasm-bindgen's own declarations over this file in the package.
  */
 import type {
-  Delta, EngineLoadOptions, Info, MergeProgress, MergeReport, MergeSource, Output, Progress, Request, Source,
+  Delta, EngineLoadOptions, Info, MergeProgress, MergeReport, MergeSource, Output, Progress, RecipeOutline,
+  Request, Source,
   TensorReport,
 } from "../protocol.js";
 import type { Sink } from "../sink.js";
@@ -37,6 +38,9 @@ export class WebEngine {
 
 /** The models that a recipe names. */
 export function recipeModels(recipe: string): string[];
+
+/** What a recipe says. */
+export function recipeOutline(recipe: string): RecipeOutline;
 
 /** Merges into a sink. */
 export function merge(

@@ -1,0 +1,63 @@
+//! Whatever a model comes from: files somewhere, or a merge of others. One type, so that the code
+//! that loads and merges is compiled once.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use super::source::WebSource;
+use super::stream::WebStream;
+use crate::checkpoint::{ByteSource, ByteStream, Opened, SourceError};
+use crate::merge::{Merge, MergedStream};
+
+/// A checkpoint, or a merge that is computed while it is read.
+#[derive(Clone)]
+pub enum AnySource {
+    /// Files somewhere.
+    Files(Rc<WebSource>),
+    /// A merge.
+    Merge(Merge<AnySource>),
+}
+
+/// One file of [`AnySource`].
+pub enum AnyStream {
+    /// As it lies there.
+    Files(WebStream),
+    /// As it is computed.
+    Merge(Box<MergedStream<AnySource>>),
+}
+
+type Opening<'a> = Pin<Box<dyn Future<Output = Result<Opened<MergedStream<AnySource>>, SourceError>> + 'a>>;
+type Next<'a> = Pin<Box<dyn Future<Output = Result<Option<Vec<u8>>, SourceError>> + 'a>>;
+
+impl ByteSource for AnySource {
+    type Stream = AnyStream;
+
+    async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<AnyStream>, SourceError> {
+        match self {
+            AnySource::Files(source) => {
+                let Opened { stream, file_bytes } = source.open(file, range).await?;
+                Ok(Opened { stream: AnyStream::Files(stream), file_bytes })
+            }
+            AnySource::Merge(merge) => {
+                // A merge opens its parents in turn: without a box the future would contain itself.
+                let opening: Opening = Box::pin(merge.open(file, range));
+                let Opened { stream, file_bytes } = opening.await?;
+                Ok(Opened { stream: AnyStream::Merge(Box::new(stream)), file_bytes })
+            }
+        }
+    }
+}
+
+impl ByteStream for AnyStream {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+        match self {
+            AnyStream::Files(stream) => stream.next().await,
+            AnyStream::Merge(stream) => {
+                let next: Next = Box::pin(stream.next());
+                next.await
+            }
+        }
+    }
+}

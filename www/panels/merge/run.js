@@ -1,0 +1,223 @@
+/** A merge as it runs: where to, start, stop, progress per tensor with the remaining time. */
+
+import { BiseError, merge } from "../../pkg/index.js";
+import { byId } from "../dom.js";
+import { Rate, formatBytes, weightsLine } from "../format.js";
+import { directoryPicker } from "../pick.js";
+import { freeBytes, newOutput } from "./storage.js";
+
+/** @typedef {import("../../pkg/index.js").TensorReport} TensorReport */
+/** @typedef {import("../../pkg/index.js").MergeReport} MergeReport */
+/** @typedef {import("../models.js").Watch} Watch */
+/** @typedef {"chat" | "folder" | "storage"} Destination */
+/** @typedef {{ recipe: string, models: import("../../pkg/index.js").Models, name: string }} Job */
+
+/**
+ * How a merge ended well: its report, and where its result is.
+ * @typedef {{ job: Job, report: MergeReport | null, directory: FileSystemDirectoryHandle | null, label: string }} Result
+ */
+
+/**
+ * @typedef {object} Surroundings
+ * @property {() => Job | null} job null while the recipe has an error
+ * @property {(job: Job, watch: Watch) => Promise<MergeReport | null | false>} loadIntoChat false: it did not load
+ * @property {() => void} cancelLoad
+ * @property {() => void} onStart
+ * @property {(tensor: TensorReport) => void} onTensor
+ * @property {(result: Result) => void} onDone
+ * @property {(thrown: unknown) => void} onFailed
+ */
+
+export class RunPanel {
+  #around;
+  #form = byId("run-form", HTMLFormElement);
+  #start = byId("run-start", HTMLButtonElement);
+  #stop = byId("run-stop", HTMLButtonElement);
+  #f8 = byId("run-f8", HTMLInputElement);
+  #f8Row = byId("run-f8-row", HTMLElement);
+  #progress = byId("run-progress", HTMLProgressElement);
+  #box = byId("run-box", HTMLElement);
+  #line = byId("run-line", HTMLElement);
+  #tensor = byId("run-tensor", HTMLElement);
+  #announcer = byId("run-announcer", HTMLElement);
+  /** @type {AbortController | null} */
+  #running = null;
+  #tensors = 0;
+
+  /** @param {Surroundings} around */
+  constructor(around) {
+    this.#around = around;
+    this.#form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.#run();
+    });
+    this.#form.addEventListener("change", () => this.#refresh());
+    this.#stop.addEventListener("click", () => {
+      this.#running?.abort();
+      this.#line.textContent = "Stopping";
+    });
+    this.#offer();
+  }
+
+  get isRunning() {
+    return this.#running !== null;
+  }
+
+  /** @returns {Destination} */
+  get destination() {
+    const chosen = /** @type {const} */ (["folder", "storage"]).find((each) => byId(`to-${each}`, HTMLInputElement).checked);
+    return chosen ?? "chat";
+  }
+
+  /** @param {Destination} destination */
+  choose(destination) {
+    byId(`to-${destination}`, HTMLInputElement).checked = true;
+    this.#refresh();
+    byId(`to-${destination}`, HTMLInputElement).focus();
+  }
+
+  /**
+   * @param {boolean} isReady whether the recipe can be merged
+   * @param {string} label of the start button
+   */
+  update(isReady, label) {
+    this.#start.disabled = !isReady;
+    this.#start.textContent = label;
+  }
+
+  /** What this browser can do. */
+  #offer() {
+    const canChat = "gpu" in navigator;
+    const chat = byId("to-chat", HTMLInputElement);
+    chat.disabled = !canChat;
+    byId("no-webgpu", HTMLElement).hidden = canChat;
+    byId("to-folder", HTMLInputElement).disabled = directoryPicker() === null;
+    byId("no-picker", HTMLElement).hidden = directoryPicker() !== null;
+    if (!canChat) byId("to-storage", HTMLInputElement).checked = true;
+    this.#refresh();
+  }
+
+  #refresh() {
+    this.#f8Row.hidden = this.destination === "chat";
+    this.#start.hidden = this.#running !== null;
+    this.#stop.hidden = this.#running === null;
+    for (const input of this.#form.querySelectorAll("fieldset")) input.disabled = this.#running !== null;
+  }
+
+  async #run() {
+    const job = this.#around.job();
+    if (job === null || this.#running) return;
+    const controller = new AbortController();
+    this.#running = controller;
+    this.#tensors = 0;
+    this.#refresh();
+    this.#around.onStart();
+    const { destination } = this;
+    try {
+      const result = destination === "chat" ? await this.#intoChat(job, controller.signal) : await this.#intoFiles(job, destination, controller);
+      this.#announcer.textContent = result ? "The merge is done." : "The merge was stopped.";
+      this.#box.hidden = true;
+      if (result) this.#around.onDone(result);
+    } catch (thrown) {
+      this.#announcer.textContent = "";
+      this.#box.hidden = true;
+      this.#around.onFailed(thrown);
+    } finally {
+      this.#running = null;
+      this.#refresh();
+    }
+  }
+
+  /** @param {string} line */
+  #begin(line) {
+    this.#progress.removeAttribute("value");
+    this.#line.textContent = line;
+    this.#tensor.textContent = "";
+    this.#box.hidden = false;
+    this.#box.scrollIntoView({ block: "nearest" });
+    this.#announcer.textContent = "Merging.";
+  }
+
+  /** @param {TensorReport} tensor */
+  #onTensor(tensor) {
+    this.#tensors += 1;
+    this.#tensor.textContent = `Tensor ${this.#tensors}: ${tensor.tensor}`;
+    this.#around.onTensor(tensor);
+  }
+
+  #reporter() {
+    const rate = new Rate(10_000);
+    return (/** @type {number} */ done, /** @type {number} */ total) => {
+      if (total > 0) this.#progress.value = done / total;
+      this.#line.textContent = weightsLine(done, total, rate.add(done, performance.now()));
+    };
+  }
+
+  /**
+   * @param {Job} job
+   * @param {AbortSignal} signal
+   * @returns {Promise<Result | null>} null: stopped
+   */
+  async #intoChat(job, signal) {
+    this.#begin("Asking for the graphics device");
+    const show = this.#reporter();
+    const stop = () => this.#around.cancelLoad();
+    signal.addEventListener("abort", stop);
+    /** @type {{ thrown: unknown } | null} */
+    let failed = null;
+    const report = await this.#around.loadIntoChat(job, {
+      onProgress: ({ phase, done, total }) => {
+        if (phase === "weights") show(done, total);
+        if (phase === "shaders") this.#line.textContent = `Compiling shaders, ${done} of ${total}`;
+      },
+      onTensor: (tensor) => this.#onTensor(tensor),
+      onFailed: (thrown) => { failed = { thrown }; },
+    });
+    signal.removeEventListener("abort", stop);
+    const { thrown } = /** @type {{ thrown: unknown } | null} */ (failed) ?? { thrown: null };
+    if (thrown !== null && !(thrown instanceof BiseError && thrown.code === "aborted")) throw thrown;
+    return report === false ? null : { job, report, directory: null, label: "loaded for the chat" };
+  }
+
+  /**
+   * @param {Job} job
+   * @param {"folder" | "storage"} kind
+   * @param {AbortController} controller
+   * @returns {Promise<Result | null>} null: stopped, or no folder picked
+   */
+  async #intoFiles(job, kind, controller) {
+    const output = await newOutput(kind, job.name);
+    if (output === null) return null;
+    this.#begin("Reading the models’ descriptions");
+    const show = this.#reporter();
+    const free = kind === "storage" ? await freeBytes() : null;
+    let tooLarge = 0;
+    try {
+      const report = await merge(job.recipe, {
+        models: job.models,
+        output: output.directory,
+        f8: this.#f8.checked,
+        signal: controller.signal,
+        onProgress: ({ file, done, total }) => {
+          show(done, total);
+          if (done === total && !file.endsWith(".safetensors")) this.#line.textContent = `Writing ${file}`;
+          // Better now than at the end of a long download.
+          if (free !== null && total > free && tooLarge === 0) {
+            tooLarge = total;
+            controller.abort();
+          }
+        },
+        onTensor: (tensor) => this.#onTensor(tensor),
+      });
+      return { job, report, directory: output.directory, label: output.label };
+    } catch (thrown) {
+      // What an ended merge leaves is no checkpoint, and nothing else is in this directory.
+      await output.remove().catch((error) => console.warn(error));
+      if (tooLarge > 0) {
+        throw new BiseError("quota", `The merge needs ${formatBytes(tooLarge)}, but this browser’s storage has only ${formatBytes(free ?? 0)} left for this page. Save it into a folder instead, as FP8, or delete merges that are kept here.`);
+      }
+      if (thrown instanceof BiseError && thrown.code === "aborted") return null;
+      throw thrown;
+    }
+  }
+}
