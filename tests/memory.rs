@@ -10,6 +10,8 @@
 #![allow(unsafe_code, reason = "a counting allocator cannot be written without")]
 
 mod common;
+#[path = "memory/merge.rs"]
+mod merge;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -2,7 +2,9 @@
 # The stages of `./build.sh test`; build.sh sources this file. Each stage sees to
 # its own needs, so that it also runs alone, and a second run finds them met.
 
-STAGES=(needs fmt clippy doc structure wgsl native-lavapipe native-limits native-swiftshader build tsc js browser-chromium browser-firefox)
+STAGES=(needs fmt clippy doc structure wgsl native-lavapipe native-limits native-swiftshader build tsc js browser-chromium browser-firefox transformers)
+# Run where CI=true or where it is named: its Python packages are 3 GB to download and 6 GB installed.
+LARGE_STAGE=transformers
 FIREFOX_AT_LEAST=141 # the first with WebGPU
 SMOLLM2=target/models/smollm2-135m
 
@@ -58,6 +60,18 @@ need_smollm2() {
     }
     say "making $SMOLLM2"
     "$python" tests/smollm2_checkpoint.py "$SMOLLM2"
+}
+
+# torch, transformers and mergekit, in .tools/venv-torch.
+need_torch() {
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    local wanted
+    wanted=$(hash_stdin <tests/requirements-torch.txt)
+    is_fresh torch "$wanted" && [ -x .tools/venv-torch/bin/python ] && return
+    say "installing torch and transformers (3 GB, once)"
+    python3 -m venv --clear .tools/venv-torch
+    .tools/venv-torch/bin/python -m pip install --quiet --no-cache-dir -r tests/requirements-torch.txt
+    mark_fresh torch "$wanted"
 }
 
 # --- stages ------------------------------------------------------------------
@@ -160,6 +174,14 @@ browser_tests() {
 stage_browser-chromium() { browser_tests chromium; }
 stage_browser-firefox() { browser_tests firefox; }
 
+# Merged checkpoints, loaded by others.
+stage_transformers() {
+    need_browsers
+    need_torch
+    cargo build --bin bise
+    with_adapter "$(lavapipe_driver)" llvmpipe .tools/venv-torch/bin/python tests/transformers_check.py "$TARGET/debug/bise"
+}
+
 # --- running -----------------------------------------------------------------
 
 # Adds what the test runners reported in the log $1 to PASSED, FAILED and SKIPPED.
@@ -168,6 +190,7 @@ count_tests() {
     counts=$(awk '
         { gsub(/\033\[[0-9;]*m/, "") }
         /^test result: / { passed += $4; failed += $6; skipped += $8 }            # cargo
+        /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }            # tests/*.py
         /^(ℹ|#) pass [0-9]+$/ { passed += $3 }                                     # node
         /^(ℹ|#) (fail|cancelled) [0-9]+$/ { failed += $3 }
         /^(ℹ|#) (skipped|todo) [0-9]+$/ { skipped += $3 }
@@ -175,10 +198,14 @@ count_tests() {
     read -r STAGE_PASSED STAGE_FAILED STAGE_SKIPPED <<<"$counts"
 }
 
-# The stages that begin with one of the words given; all of them without a word.
+# The stages that begin with one of the words given; all of them, but for the large one, without a word.
 selected_stages() {
     local stage word found
-    [ $# -gt 0 ] || printf '%s\n' "${STAGES[@]}"
+    if [ $# = 0 ]; then
+        for stage in "${STAGES[@]}"; do
+            [ "$stage" = "$LARGE_STAGE" ] && [ "${CI:-}" != true ] || printf '%s\n' "$stage"
+        done
+    fi
     for word; do
         found=
         for stage in "${STAGES[@]}"; do
@@ -215,7 +242,7 @@ run_tests() {
         return
     fi
     # What lets a cargo test by hand do less must not let these pass.
-    unset BISE_NO_GPU BISE_NO_SMOLLM2 BISE_LIMITS BISE_ADAPTER
+    unset BISE_NO_GPU BISE_NO_SMOLLM2 BISE_NO_MOUNT BISE_LIMITS BISE_ADAPTER
     local selected stage
     selected=$(selected_stages "$@")
     PASSED=0 FAILED=0 SKIPPED=0 REPORT=() BAD_STAGES=()
@@ -230,6 +257,7 @@ run_tests() {
     for stage in ${BAD_STAGES[@]+"${BAD_STAGES[@]}"}; do
         printf 'failed or skipped: %s (alone: ./build.sh test %s; its output: target/test-logs/%s.log)\n' "$stage" "$stage" "$stage"
     done
+    [ $# -gt 0 ] || [ "${CI:-}" = true ] || printf '\nnot run: ./build.sh test %s (3 GB of Python packages)\n' "$LARGE_STAGE"
     printf '\n%s passed, %s failed\n' "$PASSED" "$FAILED"
     [ "${#BAD_STAGES[@]}" = 0 ] # a skipped test is a failure too
 }
