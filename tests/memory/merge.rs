@@ -7,7 +7,7 @@ use bise::checkpoint::sink::ByteSink;
 use bise::merge::{Merge, MergeOptions, Parent, Recipe};
 
 use super::common::synthetic::SyntheticSource;
-use super::{LOADED_CONFIG, peak_bytes};
+use super::{LOADED_CONFIG, alone, peak_bytes};
 
 /// Counts what it is given, and keeps nothing.
 #[derive(Default)]
@@ -35,6 +35,7 @@ impl ByteSink for Nowhere {
 /// A whole merge on the CPU. Its binding number is the design's, too.
 #[test]
 fn a_pair_of_two_gigabytes_merges_in_96_mib() {
+    let _alone = alone();
     let sources = [0, 1].map(|_| SyntheticSource::new(LOADED_CONFIG, 2));
     // Weights follow from their names: other layers are other weights.
     let recipe = "slices:\n\
