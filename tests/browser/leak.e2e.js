@@ -136,7 +136,7 @@ if (browserName() === "chromium") {
       const [{ counts }, wasm] = await Promise.all(paths.map((path) => import(path)));
       await wasm.default();
       const source = { kind: "http", base: new URL("/models/tale/", location.href).href };
-      const load = (/** @type {AbortController} */ controller, /** @type {(progress: any) => void} */ progress) => wasm.WebEngine.load(source, {}, progress, controller.signal);
+      const load = (/** @type {AbortController} */ controller, /** @type {(progress: any) => void} */ progress) => wasm.WebEngine.load(source, {}, progress, () => {}, controller.signal);
       const request = { prompt: { text: "Once upon a time" }, temperature: 0, max_tokens: 2, ignore_eos: true };
       const seen = [];
       for (let i = 0; i < rounds; i += 1) {

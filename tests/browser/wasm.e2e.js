@@ -22,7 +22,7 @@ test("errors of the wasm's own interface name the field", async (t) => {
     const { default: init, WebEngine } = await import(path);
     await init();
     const signal = new AbortController().signal;
-    const load = (/** @type {object} */ options) => WebEngine.load({ kind: "http", base }, options, () => {}, signal);
+    const load = (/** @type {object} */ options) => WebEngine.load({ kind: "http", base }, options, () => {}, () => {}, signal);
     const engine = await load({});
     // What is left out may also be undefined or null; seeds are whole numbers of any size.
     for (const nothing of [undefined, null]) {
