@@ -48,6 +48,8 @@ enum Input<S: ByteSource> {
 
 /// One tensor of one parent.
 pub(super) struct LeafReader<S: ByteSource> {
+    /// The parent's name.
+    parent: String,
     source: S,
     manifest: Rc<Manifest>,
     cancelled: Cancelled,
@@ -90,6 +92,7 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             None => None,
         };
         Ok(LeafReader {
+            parent: parent.name.to_string(),
             source: parent.source.clone(),
             manifest: parent.manifest.clone(),
             cancelled,
@@ -140,8 +143,16 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         self.piece = Vec::new();
     }
 
-    /// Replaces `out` by the next `count` values.
+    /// Replaces `out` by the next `count` values. Errors name the parent: files of several are often
+    /// named alike.
     pub(super) async fn read(&mut self, count: usize, out: &mut Vec<f32>) -> Result<(), CheckpointError> {
+        self.read_values(count, out).await.map_err(|error| match error {
+            CheckpointError::Source(SourceError::Aborted) => error,
+            other => SourceError::Parent { model: self.parent.clone(), error: other.into() }.into(),
+        })
+    }
+
+    async fn read_values(&mut self, count: usize, out: &mut Vec<f32>) -> Result<(), CheckpointError> {
         out.clear();
         let size = self.info.dtype.size_bytes() as usize;
         let mut wanted = count * size;

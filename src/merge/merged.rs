@@ -22,23 +22,28 @@ use crate::dtype::Dtype;
 use crate::gpu::{GpuError, GpuOptions};
 use crate::kernels::merge::SlerpGpu;
 
+/// A merge that fewer elements has is done on the CPU before a device could be opened and tested.
+const LEAST_ELEMENTS: u64 = 1 << 26;
+
 /// Where a merge is computed.
 #[derive(Clone, Debug, Default)]
 pub enum Arithmetic {
     /// On the CPU.
     #[default]
     Cpu,
-    /// On a GPU if there is one that is no software, else on the CPU.
+    /// On a GPU if there is one that is no software and the merge is large enough, else on the CPU.
     Auto(GpuOptions),
     /// On whatever adapter there is.
     Gpu(GpuOptions),
 }
 
 impl Arithmetic {
-    async fn open(&self, dtypes: &[Dtype]) -> Result<Option<SlerpGpu>, GpuError> {
+    /// `elements` is how many the device would merge, in tensors of `dtypes`.
+    async fn open(&self, dtypes: &[Dtype], elements: u64) -> Result<Option<SlerpGpu>, GpuError> {
         match self {
             Arithmetic::Cpu => Ok(None),
             // A device that cannot be had is no obstacle: the CPU gives the same result.
+            Arithmetic::Auto(_) if elements < LEAST_ELEMENTS => Ok(None),
             Arithmetic::Auto(options) => {
                 let gpu = SlerpGpu::open(options, &[]).await.ok();
                 Ok(gpu.filter(|gpu| !gpu.tier().software))
@@ -135,9 +140,11 @@ impl<S: ByteSource + Clone> Merge<S> {
         warnings.extend(files::warnings(&recipe));
         let report = MergeReport { warnings, ..MergeReport::default() };
         let mut dtypes: Vec<Dtype> = tensors.iter().filter_map(on_gpu::precision).collect();
+        let mergeable = tensors.iter().filter(|tensor| on_gpu::precision(tensor).is_some());
+        let elements = mergeable.map(TensorPlan::elements).fold(0, u64::saturating_add);
         dtypes.sort_unstable();
         dtypes.dedup();
-        let gpu = options.arithmetic.open(&dtypes).await?;
+        let gpu = options.arithmetic.open(&dtypes, elements).await?;
         let tensors = tensors.into_iter().map(|tensor| (tensor.name.clone(), Rc::new(tensor))).collect();
         Ok(Merge {
             inner: Rc::new(Inner {

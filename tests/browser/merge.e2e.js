@@ -104,16 +104,21 @@ test("streams that the page opens get the same files, from the GPU within a roun
   assert.deepEqual(result.slowHashes, HASHES);
   assert.deepEqual(result.slowLog, result.log);
   const names = result.log.map(({ file }) => file);
-  assert.deepEqual(names.slice(0, 4), [1, 2, 3, 4].map((n) => `model-0000${n}-of-00004.safetensors`));
+  // What is small comes first, so that its failure costs no hours.
+  const weights = names.filter((name) => /^model-.*safetensors$/.test(name));
+  assert.deepEqual(weights, [1, 2, 3, 4].map((n) => `model-0000${n}-of-00004.safetensors`));
+  assert.ok(names.indexOf("tokenizer.json") < names.indexOf(weights[0] ?? ""));
   // What makes the directory a checkpoint comes last.
   assert.deepEqual(names.slice(-2).sort(), ["config.json", "model.safetensors.index.json"]);
   assert.ok(result.log.every(({ bytes, got, end }) => bytes === got && end === "closed"), JSON.stringify(result.log));
   const { elements, different, ulps } = result.apart;
   console.log(`    GPU and CPU: ${different} of ${elements} elements differ, by ${ulps} ulps at most`);
-  assert.ok(result.paths.every((/** @type {string} */ path) => path === "gpu"), result.paths.join());
+  // Small tensors are done before a result could be read back.
+  const onDevice = result.paths.filter((/** @type {string} */ path) => path === "gpu").length;
+  assert.ok(onDevice >= 10, result.paths.join());
   assert.ok(elements === 3_148_224 && different * 1000 <= elements && ulps <= 1);
-  assert.match(result.broken.message ?? "", /model-00001-of-00004\.safetensors.*no more of/);
-  assert.match(result.refused.message ?? "", /model-00001-of-00004\.safetensors.*not today/);
+  assert.match(result.broken.message ?? "", /tokenizer\.json.*no more of/);
+  assert.match(result.refused.message ?? "", /tokenizer\.json.*not today/);
 });
 
 test("a recipe as a model runs as the merged checkpoint does, and takes other recipes", async (t) => {
@@ -190,10 +195,12 @@ test("a merge that is aborted or cut off leaves no checkpoint and nothing unfini
     const models = { ...merges.models, "./case": `${url}/fault/cut/model-00002-of-00003.safetensors/models/case/` };
     const cut = await outcome(merge(recipe, { models, output: damaged, shardBytes: 1e6 }));
     const cutLeft = [...(await merges.readAll(damaged)).keys()].sort();
-    // The same folder takes the next merge.
-    await merge(recipe, { models: merges.models, output, shardBytes: 1e6 });
-    const after = await merges.hashes(await merges.readAll(output));
-    return { stopped, left, stream, log, early: early.code, cut, cutLeft, after };
+    // A folder that holds something is refused; another takes the next merge.
+    const full = await outcome(merge(recipe, { models: merges.models, output, shardBytes: 1e6 }));
+    const next = await merges.folder("next");
+    await merge(recipe, { models: merges.models, output: next, shardBytes: 1e6 });
+    const after = await merges.hashes(await merges.readAll(next));
+    return { full, stopped, left, stream, log, early: early.code, cut, cutLeft, after };
   }, RECIPE, url);
   for (const { code, late, tookMs, done, total } of [result.stopped, result.stream]) {
     assert.equal(code, "aborted");
@@ -201,13 +208,18 @@ test("a merge that is aborted or cut off leaves no checkpoint and nothing unfini
     assert.equal(late, 0, "progress after the abort");
     assert.ok(tookMs < 2000, `took ${tookMs} ms`);
   }
-  // Whole shards keep their names: without config.json and index they are no checkpoint.
-  assert.ok(result.left.length >= 2 && result.left.every((name) => /^model-0000\d-of-00007\.safetensors$/.test(name)), result.left.join());
-  assert.deepEqual(result.log.map(({ file, end }) => [file, end]), [["model.safetensors", "aborted"]]);
+  // Whole files keep their names: without config.json and index they are no checkpoint.
+  const isWhole = (/** @type {string} */ name) => !/partial$|^config\.json$|index\.json$/.test(name);
+  assert.ok(result.left.filter((name) => /^model-0000\d-of-00007\.safetensors$/.test(name)).length >= 2, result.left.join());
+  assert.ok(result.left.every(isWhole), result.left.join());
+  const ends = result.log.map(({ file, end }) => [file, end]);
+  assert.deepEqual(ends.at(-1), ["model.safetensors", "aborted"]);
+  assert.ok(ends.slice(0, -1).every(([, end]) => end === "closed"), ends.join());
+  assert.deepEqual([result.full.code, /empty one/.test(result.full.message ?? "")], ["bad-request", true], result.full.message);
   assert.equal(result.early, "aborted");
   assert.equal(result.cut.code, "network", result.cut.message);
   assert.match(result.cut.message ?? "", /model-00002-of-00003\.safetensors/);
-  assert.ok(result.cutLeft.every((name) => name.endsWith(".safetensors")), result.cutLeft.join());
+  assert.ok(result.cutLeft.every(isWhole), result.cutLeft.join());
   assert.deepEqual(result.after, HASHES);
 });
 
@@ -256,7 +268,7 @@ test("what cannot be merged is said with its place", async (t) => {
     ["loaded", "bad-recipe", /slurp/],
     ["unknown", "bad-request", /\.\/tail/],
     ["nowhere", "bad-checkpoint", /\.\/case.*config\.json/],
-    ["nan", "bad-checkpoint", /not finite/],
+    ["nan", "bad-checkpoint", /\.\/case: model-00003.* NaN/],
     ["text", "bad-request", /recipe/],
     ["output", "bad-request", /output/],
     ["option", "bad-request", /shards/],
@@ -266,7 +278,8 @@ test("what cannot be merged is said with its place", async (t) => {
     assert.match(end?.message ?? "", words, name);
   }
   // Only the damaged parent was met after writing had begun.
-  assert.deepEqual(result.begun, [["model.safetensors", "aborted"]]);
+  assert.deepEqual(result.begun.at(-1), ["model.safetensors", "aborted"]);
+  assert.ok(result.begun.slice(0, -1).every((/** @type {string[]} */ [, end]) => end === "closed"), result.begun.join());
 });
 
 if (browserName() === "chromium") {
@@ -284,7 +297,7 @@ if (browserName() === "chromium") {
     const full = await merged();
     assert.equal(full.code, "quota", full.message);
     assert.match(full.message ?? "", /model-0000\d-of-00007\.safetensors/);
-    assert.ok(full.left.every((name) => /^model-.*\.safetensors$/.test(name)), full.left.join());
+    assert.ok(full.left.every((name) => !/partial$|^config\.json$|index\.json$/.test(name)), full.left.join());
     await session.send("Storage.overrideQuotaForOrigin", { origin: url });
     const free = await merged();
     assert.equal(free.code, undefined, free.message);

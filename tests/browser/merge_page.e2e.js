@@ -172,7 +172,8 @@ test("a merge is saved in the browser, and loads again as the same model", async
   await page.reload();
   await page.waitForSelector("#stored-list button");
   await greedy(page, 12);
-  await page.click("#stored-list button");
+  // Not by pointer: the list may be drawn anew in between.
+  await page.$eval("#stored-list button", (found) => /** @type {HTMLElement} */ (found).click());
   await page.waitForFunction(() => document.querySelector("#model-name")?.textContent === "tale-x-case");
   await send(page, PROMPT);
   const said = await reply(page);

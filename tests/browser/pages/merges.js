@@ -70,6 +70,8 @@ function compare(some, others) {
  */
 async function folder(name) {
   const root = await navigator.storage.getDirectory();
+  // It may be there from before.
+  await root.removeEntry(name, { recursive: true }).catch(() => {});
   return root.getDirectoryHandle(name, { create: true });
 }
 
