@@ -1,7 +1,7 @@
 """Load merged checkpoints in transformers and compare with what bise says of them.
 
     pip install -r tests/requirements-torch.txt
-    python tests/transformers_check.py BISE        # the command, such as target/release/bise
+    python tests/transformers_check.py BISE        # the command, such as target/debug/bise
 
 `BISE merge` writes tale-x-case as one file, in shards, and as FP8. transformers must load each with
 no tensor missing, unexpected or mis-shaped, and give the logits of `BISE logits`; the wide ones
