@@ -67,12 +67,26 @@ async function list() {
   const merges = [];
   for await (const directory of values(parent)) {
     if (directory.kind !== "directory") continue;
-    const files = [];
-    for await (const handle of values(directory)) if (handle.kind === "file") files.push(await handle.getFile());
-    files.sort((a, b) => b.size - a.size);
-    merges.push({ name: directory.name, directory, files });
+    const files = await filesOf(directory);
+    if (files !== null) merges.push({ name: directory.name, directory, files });
   }
   return merges.sort((a, b) => a.name.localeCompare(b.name));
+}
+
+/**
+ * The largest first; null if the directory is deleted meanwhile.
+ *
+ * @param {FileSystemDirectoryHandle} directory
+ */
+async function filesOf(directory) {
+  const files = [];
+  try {
+    for await (const handle of values(directory)) if (handle.kind === "file") files.push(await handle.getFile());
+  } catch (thrown) {
+    if (thrown instanceof DOMException && thrown.name === "NotFoundError") return null;
+    throw thrown;
+  }
+  return files.sort((a, b) => b.size - a.size);
 }
 
 /**
