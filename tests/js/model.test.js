@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { BiseError, toPlain } from "../../www/bise/errors.js";
-import { checkLoadOptions, resolveModel } from "../../www/bise/model.js";
+import { checkLoadOptions, completeModels, mergeSource, resolveModel } from "../../www/bise/model.js";
 import { nearest } from "../../www/bise/options.js";
 
 const PAGE = "https://site.example/a/page.html";
@@ -99,4 +99,16 @@ test("errors cross with a known code or the fallback", () => {
   assert.deepEqual(toPlain({ code: "ENOENT", message: "m" }, "network"), { code: "network", message: "m" });
   assert.deepEqual(toPlain("text", "device-lost"), { code: "device-lost", message: "text" });
   assert.deepEqual(toPlain(null, "device-lost"), { code: "device-lost", message: "null" });
+});
+
+test("what the caller sends to the hub goes to no address in a recipe", () => {
+  const headers = { Authorization: "Bearer secret" };
+  const source = mergeSource("the recipe", [["own", "https://own.example/m/"]], { headers }, "https://page.example/");
+  const names = ["owner/name", "https://elsewhere.example/m", "//elsewhere.example/m", "./here", "own"];
+  const { models } = completeModels(source, names);
+  const sent = Object.fromEntries([...models].map(([name, each]) => [name, each.kind === "http" && each.headers !== undefined]));
+  assert.deepEqual(sent, {
+    "owner/name": true, "https://elsewhere.example/m": false, "//elsewhere.example/m": false, "./here": false, own: true,
+  });
+  assert.throws(() => completeModels(source, ["owner/name"]), { code: "bad-request", message: /names no "own"/ });
 });
