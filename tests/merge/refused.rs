@@ -7,7 +7,7 @@ use bise::merge::{MergeError, MergeOptions};
 use serde_json::{Value, json};
 
 use super::checkpoints::{Files, Maker, checkpoint, decode};
-use super::support::{files, plan};
+use super::support::{files, plan, tensors};
 
 type Models = BTreeMap<String, Files>;
 
@@ -305,4 +305,36 @@ fn results_that_overflow_their_precision() {
         "{error}"
     );
     assert!(!sink.files.contains_key("config.json"));
+}
+
+/// Every document and model costs memory in each chunk: what goes beyond any merge is refused as it is
+/// read, and what comes near it is done.
+#[test]
+fn recipes_beyond_any_merge() {
+    let chain = |documents: usize| {
+        let mut text = "name: d0\nmodels: [{model: a}]\nmerge_method: passthrough\n".to_owned();
+        for i in 1..documents {
+            let name = if i + 1 < documents { format!("name: d{i}\n") } else { String::new() };
+            text += &format!("---\n{name}models: [{{model: d{}}}]\nmerge_method: passthrough\n", i - 1);
+        }
+        text
+    };
+    let models: Models = [("a".to_owned(), sibling(1).files())].into();
+    let (merged, _) = try_plan(&chain(64), &models).unwrap();
+    assert!(tensors(&merged) == tensors(&models["a"]), "a chain of copies is a copy");
+    match try_plan(&chain(3000), &models) {
+        Err(MergeError::Recipe { message, .. }) => assert!(message.contains("3000 documents"), "{message}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("accepted"),
+    }
+    // More models than a browser keeps connections to one host: read in turns, with the same result.
+    let many: Models = (0..9).map(|i| (format!("m{i}"), sibling(i + 1).files())).collect();
+    let list = |range: std::ops::Range<usize>, weight: &str| {
+        range.map(|i| format!("  - {{model: m{i}, parameters: {{weight: {weight}}}}}\n")).collect::<String>()
+    };
+    let rest = "merge_method: linear\nparameters: {normalize: false}\ndtype: float32\n";
+    let (first, _) =
+        try_plan(&format!("models:\n{}{}{rest}", list(0..1, "1"), list(1..9, "0")), &many).unwrap();
+    let (alone, _) = try_plan(&format!("models:\n{}{rest}", list(0..1, "1")), &many).unwrap();
+    assert!(tensors(&first) == tensors(&alone), "eight models of no weight change nothing");
 }
