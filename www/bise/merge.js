@@ -13,7 +13,7 @@ import { spawnWorker } from "./spawn.js";
 
 /**
  * @typedef {object} MergeOptions
- * @property {FileSystemDirectoryHandle | import("./sink.js").OpenFile} output a directory (picked, or of the origin's
+ * @property {FileSystemDirectoryHandle | import("./sink.js").OpenFile} output an empty directory (picked, or of the origin's
  *   own storage), or a function that opens a WritableStream for each file
  * @property {import("./model.js").Models} [models] where the recipe's models lie; a name that is left out is taken for
  *   a hub id or URL itself
@@ -32,7 +32,7 @@ const OPTIONS = Object.freeze(
 );
 
 /**
- * Merges by a recipe and writes an ordinary checkpoint. Weights come first, and last config.json and the index, so
+ * Merges by a recipe and writes an ordinary checkpoint. Side files come first, then weights, and last config.json and the index, so
  * that a merge that was interrupted leaves no checkpoint.
  *
  * @param {string} recipe mergekit YAML
