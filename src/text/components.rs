@@ -3,22 +3,24 @@
 //!
 //! The steps are those of the `tokenizers` crate. What is read here is which
 //! steps and their settings: the crate's own readers link every step there is,
-//! and index maps and lists with what the file says.
+//! and index maps and lists with what the file says. `ByteLevel` and `Split` are
+//! done here, too: the crate's link another matcher of regular expressions.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::normalizer::SplitDelimiterBehavior;
 use tokenizers::normalizers::{NFC, NFD, NFKC, NFKD, Prepend};
-use tokenizers::pattern::Pattern;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pattern::{Invert, Pattern};
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::pre_tokenizers::split::SplitPattern;
 use tokenizers::{NormalizedString, Normalizer, Offsets, PreTokenizedString, PreTokenizer};
 
+use super::decode::byte_character;
 use super::error::TextError;
 use super::pipeline::{bad, flatten, kind, replace_pair, unsupported};
+use super::regex::Regex;
 
 /// The normalizers, in order.
 pub(super) struct Normalizers(Vec<Normalization>);
@@ -96,11 +98,44 @@ impl Normalization {
     }
 }
 
+/// What a `Split` looks for.
+pub(super) enum Delimiter {
+    Literal(String),
+    Regex(Regex),
+}
+
+impl Pattern for &Delimiter {
+    fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+        match self {
+            Delimiter::Literal(text) => Literal(text).find_matches(inside),
+            Delimiter::Regex(regex) => regex.find_matches(inside),
+        }
+    }
+}
+
+/// The words of `ByteLevel`, as in <https://github.com/openai/gpt-2/blob/master/src/encoder.py>.
+const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// Each byte as a character, with what the crate wants to know about it: 0 if it
+/// stands for the character it begins, 1 if it was put in after that.
+fn byte_characters(text: &str) -> Vec<(char, isize)> {
+    let bytes = text.bytes().enumerate();
+    bytes.map(|(at, byte)| (byte_character(byte), isize::from(!text.is_char_boundary(at)))).collect()
+}
+
 /// One pre-tokenizer.
 pub(super) enum PreTokenization {
-    ByteLevel(ByteLevel),
+    /// Bytes as characters of GPT-2's alphabet, of words if `words` tells what these are.
+    ByteLevel {
+        add_prefix_space: bool,
+        words: Option<Regex>,
+    },
     Metaspace(Metaspace),
-    Split(Split),
+    Split {
+        delimiter: Delimiter,
+        behavior: SplitDelimiterBehavior,
+        invert: bool,
+    },
     Digits(Digits),
 }
 
@@ -116,14 +151,19 @@ impl PreTokenization {
         Ok(match kind(PART, value)? {
             "ByteLevel" => {
                 let file: ByteLevelFile = settings(PART, value)?;
-                // What it would trim are offsets, which nobody asks for.
-                Self::ByteLevel(ByteLevel::new(file.add_prefix_space, false, file.use_regex))
+                let words = file.use_regex.then(|| Regex::new(GPT2_WORDS)).transpose().map_err(bad)?;
+                Self::ByteLevel { add_prefix_space: file.add_prefix_space, words }
             }
             "Metaspace" => Self::Metaspace(metaspace(settings(PART, value)?)?),
             "Split" => {
                 let SplitFile { pattern, behavior, invert } = settings(PART, value)?;
-                let split = Split::new(pattern, behavior, invert);
-                Self::Split(split.map_err(|e| bad(format!("{PART}: {e}")))?)
+                let delimiter = match pattern {
+                    SplitPattern::String(text) => Delimiter::Literal(text),
+                    SplitPattern::Regex(pattern) => {
+                        Delimiter::Regex(Regex::new(&pattern).map_err(|e| bad(format!("{PART}: {e}")))?)
+                    }
+                };
+                Self::Split { delimiter, behavior, invert }
             }
             "Digits" => Self::Digits(Digits::new(settings::<DigitsFile>(PART, value)?.individual_digits)),
             other => return Err(unsupported(PART, other)),
@@ -132,9 +172,29 @@ impl PreTokenization {
 
     pub(super) fn apply(&self, pieces: &mut PreTokenizedString) -> tokenizers::Result<()> {
         match self {
-            Self::ByteLevel(step) => step.pre_tokenize(pieces),
+            Self::ByteLevel { add_prefix_space, words } => {
+                pieces.split(|_, mut piece| {
+                    if *add_prefix_space && !piece.get().starts_with(' ') {
+                        piece.prepend(" ");
+                    }
+                    match words {
+                        Some(words) => piece.split(words, SplitDelimiterBehavior::Isolated),
+                        None => Ok(vec![piece]),
+                    }
+                })?;
+                pieces.normalize(|piece| {
+                    let bytes = byte_characters(piece.get());
+                    piece.transform(bytes, 0);
+                    Ok(())
+                })
+            }
             Self::Metaspace(step) => step.pre_tokenize(pieces),
-            Self::Split(step) => step.pre_tokenize(pieces),
+            Self::Split { delimiter, behavior, invert: false } => {
+                pieces.split(|_, piece| piece.split(delimiter, *behavior))
+            }
+            Self::Split { delimiter, behavior, invert: true } => {
+                pieces.split(|_, piece| piece.split(Invert(delimiter), *behavior))
+            }
             Self::Digits(step) => step.pre_tokenize(pieces),
         }
     }

@@ -213,3 +213,15 @@ fn alphabet_byte(c: char) -> Option<u8> {
         _ => None,
     }
 }
+
+/// The other way round: the character that stands for a byte.
+pub(super) fn byte_character(byte: u8) -> char {
+    let code = u32::from(byte);
+    let code = match code {
+        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => code,
+        0x00..=0x20 => 0x100 + code,
+        0x7F..=0xA0 => 0x121 + (code - 0x7F),
+        _ => 0x143,
+    };
+    char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
+}

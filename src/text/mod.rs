@@ -1,6 +1,7 @@
 //! Tokens <-> text: the tokenizer, its streaming decoder, chat templates, the
 //! sampler and stop strings. Nothing here knows a model or a device.
 
+mod added;
 mod components;
 mod decode;
 mod error;
@@ -8,6 +9,7 @@ mod jinja;
 mod lists;
 mod pipeline;
 mod python;
+mod regex;
 mod sampler;
 mod stop;
 mod template;

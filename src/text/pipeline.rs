@@ -12,17 +12,16 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeBuilder, Merges};
-use tokenizers::{
-    AddedToken, AddedVocabulary, Model as _, OffsetReferential, OffsetType, PreTokenizedString, Token,
-};
+use tokenizers::{Model as _, OffsetReferential, OffsetType, Token};
 
+use super::added::{Added, AddedTokens};
 use super::components::{Normalizers, PreTokenization, Template};
 use super::error::TextError;
 use super::lists::{Limited, Merge, Vocabulary};
 
 /// What turns a text into tokens.
 pub(super) struct Encoder {
-    pub(super) added: AddedVocabulary,
+    pub(super) added: AddedTokens,
     normalizers: Normalizers,
     pre_tokenizers: Vec<PreTokenization>,
     pub(super) model: BPE,
@@ -32,7 +31,7 @@ pub(super) struct Encoder {
 impl Encoder {
     /// The tokens of a text. Special tokens are put around it if `add_special`.
     pub(super) fn encode(&self, text: &str, add_special: bool) -> tokenizers::Result<Vec<u32>> {
-        let mut pieces: PreTokenizedString = self.added.extract_and_normalize(Some(&self.normalizers), text);
+        let mut pieces = self.added.extract(&self.normalizers, text)?;
         for step in &self.pre_tokenizers {
             step.apply(&mut pieces)?;
         }
@@ -43,13 +42,12 @@ impl Encoder {
     }
 
     pub(super) fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.added.token_to_id(token, &self.model)
+        self.added.id(token).or_else(|| self.model.token_to_id(token))
     }
 
     /// How many tokens there are, added ones included.
     pub(super) fn vocab_size(&self) -> usize {
-        let new = self.added.get_vocab().keys().filter(|token| self.model.token_to_id(token).is_none());
-        self.model.get_vocab_size() + new.count()
+        self.model.get_vocab_size() + self.added.new_ones(&self.model)
     }
 }
 
@@ -84,25 +82,6 @@ struct File {
     #[serde(default)]
     decoder: Value,
     model: Model,
-}
-
-/// An entry of `added_tokens`. Spelt out, since a flattened field would be buffered.
-#[derive(Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    normalized: bool,
-    special: bool,
-}
-
-impl Added {
-    fn token(&self) -> AddedToken {
-        let &Added { single_word, lstrip, rstrip, normalized, special, .. } = self;
-        AddedToken { content: self.content.clone(), single_word, lstrip, rstrip, normalized, special }
-    }
 }
 
 #[derive(Deserialize)]
@@ -140,7 +119,7 @@ pub(super) fn load(json: impl AsRef<[u8]>) -> Result<(Encoder, Pieces), TextErro
     let normalizers = Normalizers::read(&file.normalizer)?;
     let pre_tokenizers = PreTokenization::read_all(&file.pre_tokenizer)?;
     let template = Template::read(&file.post_processor)?;
-    let added = added_vocabulary(file.added_tokens, &model, &normalizers)?;
+    let added = AddedTokens::new(file.added_tokens, &model, &normalizers)?;
     Ok((Encoder { added, normalizers, pre_tokenizers, model, template }, pieces))
 }
 
@@ -205,33 +184,6 @@ fn model(model: Model) -> Result<BPE, TextError> {
         builder = builder.unk_token(unk);
     }
     builder.build().map_err(|e| bad(e.to_string()))
-}
-
-fn added_vocabulary(
-    tokens: Vec<Added>,
-    model: &BPE,
-    normalizers: &Normalizers,
-) -> Result<AddedVocabulary, TextError> {
-    let mut seen = HashSet::with_capacity(tokens.len());
-    for Added { id, content, .. } in &tokens {
-        if content.is_empty() {
-            return Err(bad(format!("added token {id} is empty")));
-        }
-        if !seen.insert(content.as_str()) {
-            return Err(bad(format!("added token {content:?} is listed twice")));
-        }
-    }
-    let mut added = AddedVocabulary::new();
-    let crate_tokens = tokens.iter().map(Added::token);
-    added.add_tokens(crate_tokens, model, Some(normalizers)).map_err(|e| bad(e.to_string()))?;
-    // The crate numbers tokens outside the vocabulary by itself, in order.
-    for Added { id, content, .. } in &tokens {
-        let got = added.token_to_id(content, model);
-        if got != Some(*id) {
-            return Err(bad(format!("added token {content:?} has id {id}, but its place is {got:?}")));
-        }
-    }
-    Ok(added)
 }
 
 /// `type` of a component.

@@ -22,12 +22,12 @@ impl Inner {
     /// The token as the decoder sees it.
     pub(super) fn piece(&self, id: u32) -> Option<String> {
         use tokenizers::Model as _;
-        let added = self.encoder.added.simple_id_to_token(id);
+        let added = self.encoder.added.piece(id).map(str::to_owned);
         added.or_else(|| self.encoder.model.id_to_token(id))
     }
 
     pub(super) fn is_special_piece(&self, piece: &str) -> bool {
-        self.encoder.added.is_special_token(piece)
+        self.encoder.added.is_special(piece)
     }
 }
 

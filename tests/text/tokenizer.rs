@@ -170,6 +170,50 @@ fn components_encode_as_in_the_tokenizers_crate() {
     assert_eq!(compared, 2 * 10 * pre_tokenizers.len());
 }
 
+/// Every setting of an added token cuts it out of a text as in the crate.
+#[test]
+fn added_tokens_are_found_as_in_the_tokenizers_crate() {
+    let texts = [
+        "x<t>y",
+        " x  <t>\t\u{a0}y ",
+        "<t><t>",
+        "é<t> <t>_<t>.",
+        "\u{301}<t>\u{200d}",
+        " <t> <t> \n",
+        "<T> <u>",
+    ];
+    let mut compared = 0;
+    for settings in 0..32_u32 {
+        let [single_word, lstrip, rstrip, normalized, special] =
+            std::array::from_fn(|bit| settings & (1 << bit) != 0);
+        let mut file = small_tokenizer(TALE);
+        let id = file["model"]["vocab"].as_object().unwrap().len();
+        let added = file["added_tokens"].as_array_mut().unwrap();
+        for (offset, content) in ["<t>", "<u>", "▁<t>"].into_iter().enumerate() {
+            added.push(
+                json!({"id": id + offset, "content": content, "single_word": single_word, "lstrip": lstrip,
+                "rstrip": rstrip, "normalized": normalized, "special": special}),
+            );
+        }
+        let bytes = serde_json::to_vec(&file).unwrap();
+        let (ours, oracle) =
+            (Tokenizer::from_json(&bytes).unwrap(), tokenizers::Tokenizer::from_bytes(&bytes).unwrap());
+        for text in texts {
+            let (expected, got) = (oracle.encode_fast(text, true).unwrap(), ours.encode(text, true).unwrap());
+            assert_eq!(got, expected.get_ids(), "{settings:05b} {text:?}");
+            for skip in [true, false] {
+                assert_eq!(
+                    ours.decode(&got, skip),
+                    oracle.decode(&got, skip).unwrap(),
+                    "{settings:05b} {text:?}"
+                );
+            }
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 32 * texts.len());
+}
+
 #[test]
 fn tokens_have_bytes_ids_and_kinds() {
     let mistral = tokenizer(MISTRAL);
