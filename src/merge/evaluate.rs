@@ -7,10 +7,11 @@
 
 use std::rc::Rc;
 
+use super::feed::{Feed, Feeds};
 use super::leaf::{Cancelled, Fetch, LeafReader};
 use super::parent::Parent;
-use super::slerp::{Coefficients, Sums, coefficients, combine};
-use super::tensor::{Node, Operation, TensorPlan};
+use super::slerp::{Coefficients, Sums, blend_bf16, coefficients, combine};
+use super::tensor::{Leaf, Node, Operation, TensorPlan};
 use crate::checkpoint::{ByteSource, CheckpointError};
 use crate::dtype::{Dtype, round_through};
 
@@ -50,19 +51,13 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         plan: Rc<TensorPlan>,
         parents: &[Parent<S>],
         cancelled: &Cancelled,
+        feeds: &mut Feeds<'_, S>,
     ) -> Result<Evaluation<S>, CheckpointError> {
-        let bytes_of = |leaf: &super::tensor::Leaf| {
-            let parent = parents.get(leaf.parent)?;
-            Some(parent.manifest.get(&leaf.tensor)?.1.bytes())
-        };
-        let bytes = plan.leaves.iter().filter_map(bytes_of).fold(0_u64, u64::saturating_add);
-        let keep = plan.levels() > 0 && bytes <= KEPT_LIMIT_BYTES;
+        let keep = plan.levels() > 0 && can_be_kept(&plan, parents);
         let mut leaves = Vec::new();
         for leaf in &plan.leaves {
-            let unknown = || CheckpointError::UnknownTensor { tensor: leaf.tensor.clone() };
-            let parent = parents.get(leaf.parent).ok_or_else(unknown)?;
             let fetch = Fetch { keep, windows: plan.leaves.len() > STREAMS };
-            leaves.push(LeafReader::open(parent, &leaf.tensor, fetch, cancelled.clone()).await?);
+            leaves.push(LeafReader::open(parents, leaf, fetch, cancelled.clone(), feeds).await?);
         }
         let factors = plan.nodes.iter().map(|node| match &node.operation {
             Operation::Linear(factors) => factors.iter().map(|factor| *factor as f32).collect(),
@@ -70,6 +65,24 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         });
         let (factors, values) = (factors.collect(), vec![Vec::new(); plan.nodes.len()]);
         Ok(Evaluation { plan, leaves, factors, values, casts: Vec::new(), needed: Vec::new() })
+    }
+
+    /// The connections that go on into the next tensor, once this one was read.
+    pub(super) fn into_feeds(self) -> impl Iterator<Item = Feed<S>> {
+        self.leaves.into_iter().filter_map(LeafReader::into_feed)
+    }
+
+    /// Whether the result is a blend of two tensors of BF16 in BF16, which needs no values in between.
+    fn is_direct(&self) -> bool {
+        let bf16 = |dtype: &Dtype| *dtype == Dtype::Bf16;
+        let [Node { operation: Operation::Leaf(0), .. }, Node { operation: Operation::Leaf(1), .. }, node] =
+            &*self.plan.nodes
+        else {
+            return false;
+        };
+        node.operands.len() == 2
+            && node.cast.iter().chain(&node.rounds).all(bf16)
+            && self.leaves.iter().all(|leaf| leaf.stored() == Some(Dtype::Bf16))
     }
 
     /// Elements that may be computed together: `wanted`, or fewer where there are many nodes.
@@ -87,6 +100,10 @@ impl<S: ByteSource + Clone> Evaluation<S> {
             self.begin(&operands).await?;
             let mut sums = vec![Sums::default(); slerps.len()];
             let mut left = self.plan.elements();
+            if let (true, [sums]) = (self.is_direct(), &mut *sums) {
+                self.each_pair(left, |a, b| sums.add_bf16(a, b)).await?;
+                left = 0;
+            }
             while left > 0 {
                 let count = left.min(chunk as u64) as usize;
                 self.compute(count).await?;
@@ -110,6 +127,48 @@ impl<S: ByteSource + Clone> Evaluation<S> {
     pub(super) async fn next(&mut self, count: usize) -> Result<&[f32], CheckpointError> {
         self.compute(count).await?;
         Ok(self.values.last().map_or(&[], Vec::as_slice))
+    }
+
+    /// Appends the result's next `count` elements, as they are stored. `false`: [`Self::next`] has to be
+    /// asked for their values.
+    pub(super) async fn next_stored(
+        &mut self,
+        dtype: Dtype,
+        count: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, CheckpointError> {
+        if dtype != Dtype::Bf16 || !self.is_direct() {
+            return Ok(false);
+        }
+        let Some(&[c0, c1]) = self.factors.last().and_then(|factors| factors.first_chunk()) else { return Ok(false) };
+        out.reserve_exact(count * 2);
+        self.each_pair(count as u64, |a, b| blend_bf16([c0, c1], a, b, out)).await?;
+        Ok(true)
+    }
+
+    /// Passes the next `count` elements of both operands on, in runs as they lie ready.
+    async fn each_pair(
+        &mut self,
+        mut count: u64,
+        mut take: impl FnMut(&[[u8; 2]], &[[u8; 2]]),
+    ) -> Result<(), CheckpointError> {
+        let Some([first, second]) = self.plan.nodes.last().and_then(|node| node.operands.first_chunk()).copied()
+        else {
+            return Ok(());
+        };
+        let [a, b] = &mut *self.leaves else { return Ok(()) };
+        while count > 0 {
+            a.fill().await?;
+            b.fill().await?;
+            let (a_run, b_run) = (a.available().as_chunks().0, b.available().as_chunks().0);
+            let run = a_run.len().min(b_run.len()).min(usize::try_from(count).unwrap_or(usize::MAX));
+            let (a_run, b_run) = (a_run.split_at(run).0, b_run.split_at(run).0);
+            if first < second { take(a_run, b_run) } else { take(b_run, a_run) }
+            a.advance(run);
+            b.advance(run);
+            count -= run as u64;
+        }
+        Ok(())
     }
 
     fn solve(&mut self, node: usize, sums: [f64; 3]) -> Solved {
@@ -192,6 +251,17 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         });
         slices.collect()
     }
+}
+
+/// Whether each leaf's bytes are asked for once, and over one connection.
+pub(super) fn is_read_once<S>(plan: &TensorPlan, parents: &[Parent<S>]) -> bool {
+    plan.leaves.len() <= STREAMS && (plan.levels() == 0 || can_be_kept(plan, parents))
+}
+
+fn can_be_kept<S>(plan: &TensorPlan, parents: &[Parent<S>]) -> bool {
+    let bytes_of = |leaf: &Leaf| Some(parents.get(leaf.parent)?.manifest.get(&leaf.tensor)?.1.bytes());
+    let bytes = plan.leaves.iter().filter_map(bytes_of).fold(0, u64::saturating_add);
+    bytes <= KEPT_LIMIT_BYTES
 }
 
 /// Whether every value of one type, read as f32, is one of the other.

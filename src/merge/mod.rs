@@ -8,7 +8,9 @@
 //! tensor    one output tensor as a graph of parents' tensors
 //! plan      recipe and headers -> the graph of every output tensor
 //! slerp     the arithmetic: sums, coefficients, combination
-//! leaf      a parent's tensor as runs of f32
+//! bulk      its loops over BF16, natively and in wasm SIMD
+//! feed      neighbouring tensors of a parent over one connection
+//! leaf      a parent's tensor as runs of bytes or f32
 //! evaluate  one output tensor, pass by pass, chunk by chunk
 //! on_gpu    the same on a GPU
 //! files     the result's files that are not weights
@@ -18,8 +20,10 @@
 //! report    what was done to each tensor
 //! ```
 
+mod bulk;
 mod error;
 mod evaluate;
+mod feed;
 mod files;
 mod layout;
 mod leaf;

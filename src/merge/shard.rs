@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::evaluate::{Evaluation, Solved};
+use super::feed::{self, Feed, Feeds};
 use super::merged::{Inner, SCALE_SUFFIX};
 use super::on_gpu::{Failure, OnGpu, PIECE_ELEMENTS, precision};
 use super::report::{Combination, SlerpReport, TensorReport};
 use super::tensor::{Operation, TensorPlan};
 use crate::checkpoint::writer::PlannedShard;
 use crate::checkpoint::{ByteSource, CheckpointError, SourceError, TensorInfo};
-use crate::dtype::{find_non_finite, narrow, quantize_row_e4m3};
+use crate::dtype::{DtypeError, find_non_finite, narrow, quantize_row_e4m3};
 use crate::gpu::GpuError;
 
 /// A range of one weight file.
@@ -21,6 +22,8 @@ pub struct ShardMerge<S: ByteSource> {
     at: u64,
     end: u64,
     running: Option<Running<S>>,
+    /// Connections to parents, each at the first byte of a tensor that comes next.
+    feeds: Vec<Feed<S>>,
 }
 
 /// Where a tensor is computed.
@@ -52,7 +55,7 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
         let length = inner.plan.shards.get(shard).map_or(0, |shard| shard.header.file_bytes());
         let range = range.unwrap_or(0..length);
         let end = range.end.min(length);
-        ShardMerge { inner, shard, at: range.start.min(end), end, running: None }
+        ShardMerge { inner, shard, at: range.start.min(end), end, running: None, feeds: Vec::new() }
     }
 
     pub(super) fn file_bytes(&self) -> u64 {
@@ -77,6 +80,7 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
         let result = self.data(&inner, shard, self.at - data_start).await;
         if result.is_err() {
             (self.running, self.at) = (None, self.end);
+            self.feeds.clear();
         }
         result.map(Some)
     }
@@ -92,7 +96,7 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
         let Some(info) = tensors.get(position) else { return Ok(Vec::new()) };
         let (mut bytes, first) = match info.name.strip_suffix(SCALE_SUFFIX) {
             Some(weight) => (scales(inner, weight).await?, info.begin),
-            None => self.weights(inner, info).await?,
+            None => self.weights(inner, shard, position).await?,
         };
         let skip = (offset - first).min(bytes.len() as u64) as usize;
         bytes.drain(..skip);
@@ -105,13 +109,22 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
     async fn weights(
         &mut self,
         inner: &Rc<Inner<S>>,
-        info: &TensorInfo,
+        shard: &PlannedShard,
+        position: usize,
     ) -> Result<(Vec<u8>, u64), SourceError> {
+        let Some(info) = shard.header.tensors.get(position) else { return Ok(Default::default()) };
+        let data_start = shard.header.data_start;
         let mut running = match self.running.take() {
             Some(running) if running.info == *info => running,
-            _ => Running { info: info.clone(), evaluation: start(inner, &info.name).await?, element: 0 },
+            _ => {
+                let run = |parent| feed::run(inner, shard, position, self.end - data_start, parent);
+                let open = std::mem::take(&mut self.feeds);
+                let mut feeds = Feeds { open, next: &mut self.feeds, run: &run };
+                let evaluation = start(inner, &info.name, &mut feeds).await?;
+                Running { info: info.clone(), evaluation, element: 0 }
+            }
         };
-        let offset = self.at - inner.plan.shards.get(self.shard).map_or(0, |shard| shard.header.data_start);
+        let offset = self.at - data_start;
         let size = info.dtype.size_bytes();
         loop {
             let first = info.begin + running.element * size;
@@ -119,6 +132,8 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
             if bytes.is_empty() || first + bytes.len() as u64 > offset {
                 if running.element < info.elements() {
                     self.running = Some(running);
+                } else if let Evaluator::Cpu(evaluation) = running.evaluation {
+                    self.feeds.extend(evaluation.into_feeds());
                 }
                 return Ok((bytes, first));
             }
@@ -140,6 +155,14 @@ impl<S: ByteSource + Clone> Running<S> {
             count = left.min((count / cols).max(1) * cols);
         }
         let wrap = |error| wrap(&self.info.name, error);
+        let mut bytes = Vec::new();
+        let dtype = self.info.dtype;
+        if let Evaluator::Cpu(evaluation) = &mut self.evaluation
+            && evaluation.next_stored(dtype, count as usize, &mut bytes).await.map_err(wrap)?
+        {
+            self.finish(count, &bytes)?;
+            return Ok(bytes);
+        }
         let values = match &mut self.evaluation {
             Evaluator::Cpu(evaluation) => evaluation.next(count as usize).await.map_err(wrap)?,
             Evaluator::Gpu(result) => {
@@ -155,8 +178,7 @@ impl<S: ByteSource + Clone> Running<S> {
                 })?
             }
         };
-        let mut bytes = Vec::new();
-        if self.info.dtype.is_f8() {
+        if dtype.is_f8() {
             bytes.resize(values.len(), 0);
             let mut scales = inner.scales.borrow_mut();
             let scales = scales.entry(self.info.name.clone()).or_default();
@@ -165,19 +187,28 @@ impl<S: ByteSource + Clone> Running<S> {
             {
                 scales.push(quantize_row_e4m3(row, codes).map_err(|_| overflow(&self.info, self.element))?);
             }
+            self.element += count;
         } else {
-            let failed = |source| CheckpointError::Values {
-                file: "the result".into(),
-                tensor: self.info.name.clone(),
-                source,
-            };
-            narrow(self.info.dtype, values, &mut bytes).map_err(failed).map_err(wrap)?;
-            if let Some(index) = find_non_finite(self.info.dtype, &bytes).map_err(failed).map_err(wrap)? {
-                return Err(overflow(&self.info, self.element + index as u64));
-            }
+            narrow(dtype, values, &mut bytes).map_err(|error| wrap(self.failed(error)))?;
+            self.finish(count, &bytes)?;
         }
-        self.element += count;
         Ok(bytes)
+    }
+
+    /// Counts elements as done if all of them are finite.
+    fn finish(&mut self, count: u64, bytes: &[u8]) -> Result<(), SourceError> {
+        let found = find_non_finite(self.info.dtype, bytes);
+        match found.map_err(|error| wrap(&self.info.name, self.failed(error)))? {
+            None => {
+                self.element += count;
+                Ok(())
+            }
+            Some(index) => Err(overflow(&self.info, self.element + index as u64)),
+        }
+    }
+
+    fn failed(&self, source: DtypeError) -> CheckpointError {
+        CheckpointError::Values { file: "the result".into(), tensor: self.info.name.clone(), source }
     }
 }
 
@@ -192,7 +223,8 @@ async fn scales<S: ByteSource + Clone>(inner: &Rc<Inner<S>>, weight: &str) -> Re
         return Ok(bytes);
     }
     if let Some(info) = inner.info(weight) {
-        let evaluation = start(inner, weight).await?;
+        let mut feeds = Feeds { open: Vec::new(), next: &mut Vec::new(), run: &|_| 1 };
+        let evaluation = start(inner, weight, &mut feeds).await?;
         let mut running = Running { info: info.clone(), evaluation, element: 0 };
         while running.element < info.elements() {
             running.next(inner).await?;
@@ -202,14 +234,18 @@ async fn scales<S: ByteSource + Clone>(inner: &Rc<Inner<S>>, weight: &str) -> Re
 }
 
 /// Opens a tensor's leaves, takes its sums and reports them.
-async fn start<S: ByteSource + Clone>(inner: &Inner<S>, tensor: &str) -> Result<Evaluator<S>, SourceError> {
+async fn start<S: ByteSource + Clone>(
+    inner: &Inner<S>,
+    tensor: &str,
+    feeds: &mut Feeds<'_, S>,
+) -> Result<Evaluator<S>, SourceError> {
     let wrap = |error| wrap(tensor, error);
     let unknown = || wrap(CheckpointError::UnknownTensor { tensor: tensor.to_owned() });
     let plan = inner.tensors.get(tensor).ok_or_else(unknown)?.clone();
-    let (evaluator, solved) = match on_gpu(inner, &plan).await.map_err(wrap)? {
+    let (evaluator, solved) = match on_gpu(inner, &plan, feeds).await.map_err(wrap)? {
         Some((result, solved)) => (Evaluator::Gpu(result), solved),
         None => {
-            let opened = Evaluation::open(plan.clone(), &inner.parents, &inner.cancelled).await;
+            let opened = Evaluation::open(plan.clone(), &inner.parents, &inner.cancelled, feeds).await;
             let mut evaluation = opened.map_err(wrap)?;
             let solved = evaluation.prepare(inner.options.chunk_elements.max(1)).await.map_err(wrap)?;
             (Evaluator::Cpu(Box::new(evaluation)), solved)
@@ -223,10 +259,11 @@ async fn start<S: ByteSource + Clone>(inner: &Inner<S>, tensor: &str) -> Result<
 async fn on_gpu<S: ByteSource + Clone>(
     inner: &Inner<S>,
     plan: &Rc<TensorPlan>,
+    feeds: &mut Feeds<'_, S>,
 ) -> Result<Option<(OnGpu, Vec<Solved>)>, CheckpointError> {
     let Some(dtype) = precision(plan) else { return Ok(None) };
     let Some(mut gpu) = inner.gpu.take() else { return Ok(None) };
-    let merged = OnGpu::merge(&mut gpu, plan, dtype, &inner.parents, &inner.cancelled).await;
+    let merged = OnGpu::merge(&mut gpu, plan, dtype, &inner.parents, &inner.cancelled, feeds).await;
     match merged {
         Ok(merged) => {
             inner.gpu.set(Some(gpu));
