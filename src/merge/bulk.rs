@@ -62,10 +62,10 @@ mod portable {
         b: &[RowBf16],
         out: &mut [RowBf16],
     ) {
-        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-            for ((slot, a), b) in out.iter_mut().zip(a).zip(b) {
-                *slot = f32_to_bf16(c0 * bf16_to_f32(*a) + c1 * bf16_to_f32(*b));
-            }
+        // Flat, this vectorises; row by row it takes twice as long.
+        let (a, b, out) = (a.as_flattened(), b.as_flattened(), out.as_flattened_mut());
+        for ((slot, a), b) in out.iter_mut().zip(a).zip(b) {
+            *slot = f32_to_bf16(c0 * bf16_to_f32(*a) + c1 * bf16_to_f32(*b));
         }
     }
 }

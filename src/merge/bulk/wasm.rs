@@ -78,7 +78,7 @@ pub(in crate::merge) fn blend_rows_bf16(
     b: &[RowBf16],
     out: &mut [RowBf16],
 ) {
-    let [c0, c1] = factors.map(f32x4_splat);
+    let [c0, c1] = factors.map(|factor| f32x4_splat(factor));
     let blend = |a: v128, b: v128| round(f32x4_add(f32x4_mul(c0, a), f32x4_mul(c1, b)));
     for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
         let ([a0, a1], [b0, b1]) = (load_bf16(a), load_bf16(b));
