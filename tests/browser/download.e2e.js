@@ -18,6 +18,8 @@ const FILES = ["README.md", "config.json", "generation_config.json", "mergekit_c
 const NAME = "tale-x-case.tar";
 /** Both parents' weights at this rate take seconds, in which a merge can be stopped. */
 const SLOW = { bytesPerSecond: 1.5e6 };
+/** What browsers write to the console about a download that its page ends. */
+const ENDED = /A ServiceWorker intercepted the request and encountered an unexpected error/;
 
 /** The file of a finished download, once the browser has given it its name. @param {string} downloads */
 async function saved(downloads) {
@@ -80,7 +82,7 @@ test("a merge is downloaded as one archive, at any path, and stored nowhere", as
 });
 
 test("a download that is stopped leaves no file of its name", async (t) => {
-  const { page, downloads } = await openPage(t, "/#merge", SLOW);
+  const { page, downloads } = await openPage(t, "/#merge", { ...SLOW, expectErrors: [ENDED] });
   await startSome(page);
   await page.click("#run-stop");
   await page.waitForFunction(() => document.querySelector("#merge-message")?.textContent?.includes("Stopped"));
@@ -89,7 +91,7 @@ test("a download that is stopped leaves no file of its name", async (t) => {
 });
 
 test("a merge whose parent breaks off ends its download", async (t) => {
-  const { page, url, downloads } = await openPage(t, "/#merge", { expectErrors: [/ERR_CONTENT_LENGTH_MISMATCH/, /ERR_INCOMPLETE_CHUNKED/] });
+  const { page, url, downloads } = await openPage(t, "/#merge", { expectErrors: [/ERR_CONTENT_LENGTH_MISMATCH/, /ERR_INCOMPLETE_CHUNKED/, ENDED] });
   await shown(page, ".curve-attention [role=slider]");
   await page.$eval("#parent-1", (node, address) => {
     /** @type {HTMLInputElement} */ (node).value = address;
