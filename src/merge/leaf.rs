@@ -3,11 +3,14 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use self::scales::BlockScales;
 use super::parent::Parent;
-use crate::checkpoint::scales::expand;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, CheckpointError, Manifest, ShardStream, SourceError, TensorInfo};
 use crate::dtype::{Dtype, find_non_finite, widen};
+
+mod scales;
+mod wide;
 
 /// Bytes that are fetched at once where so many tensors are read together that a connection for each
 /// would be too many: browsers allow six to one host, and a seventh waits for ever.
@@ -25,17 +28,8 @@ pub(super) struct Fetch {
 /// Whether the caller has stopped the merge.
 pub(super) type Cancelled = Rc<dyn Fn() -> bool>;
 
-/// Largest scale tensor that is read, bytes.
-const SCALES_LIMIT_BYTES: u64 = 64 << 20;
-
-/// The scales of an FP8 tensor.
-struct RowScales {
-    /// Neighbouring columns that share one.
-    scale_cols: usize,
-    /// `(rows, ceil(cols / scale_cols))`
-    values: Vec<f32>,
-    cols: usize,
-}
+/// Largest scale tensor that is read, bytes: one per row or block is far less, and all of it is kept.
+const SCALES_LIMIT_BYTES: u64 = 16 << 20;
 
 /// Where the bytes come from.
 enum Input<S: ByteSource> {
@@ -55,7 +49,7 @@ pub(super) struct LeafReader<S: ByteSource> {
     cancelled: Cancelled,
     info: TensorInfo,
     file: String,
-    scales: Option<RowScales>,
+    scales: Option<BlockScales>,
     input: Input<S>,
     windows: bool,
     /// All bytes, gathered in the first pass, if there is room for them.
@@ -85,8 +79,7 @@ impl<S: ByteSource + Clone> LeafReader<S> {
                     let (manifest, source) = (&parent.manifest, &parent.source);
                     let values = manifest.read_f32(source, name, SCALES_LIMIT_BYTES, &*cancelled).await?;
                     let cols = info.shape.last().copied().unwrap_or(1);
-                    let (scale_cols, values) = expand(weight.granularity, info.rows(), cols, &values)?;
-                    Some(RowScales { scale_cols: scale_cols.max(1) as usize, values, cols: cols as usize })
+                    Some(BlockScales::new(weight.granularity, info.rows(), cols, values)?)
                 }
             },
             None => None,
@@ -146,14 +139,30 @@ impl<S: ByteSource + Clone> LeafReader<S> {
     /// Replaces `out` by the next `count` values. Errors name the parent: files of several are often
     /// named alike.
     pub(super) async fn read(&mut self, count: usize, out: &mut Vec<f32>) -> Result<(), CheckpointError> {
-        self.read_values(count, out).await.map_err(|error| match error {
-            CheckpointError::Source(SourceError::Aborted) => error,
-            other => SourceError::Parent { model: self.parent.clone(), error: other.into() }.into(),
-        })
+        out.clear();
+        let read = self.each_run(count, &mut |reader, bytes, check| reader.take(bytes, check, out)).await;
+        read.map_err(|error| self.name_parent(error))?;
+        if let Some(scales) = &self.scales {
+            scales.apply(self.element, out);
+        }
+        self.element += count as u64;
+        Ok(())
     }
 
-    async fn read_values(&mut self, count: usize, out: &mut Vec<f32>) -> Result<(), CheckpointError> {
-        out.clear();
+    fn name_parent(&self, error: CheckpointError) -> CheckpointError {
+        match error {
+            CheckpointError::Source(SourceError::Aborted) => error,
+            other => SourceError::Parent { model: self.parent.clone(), error: other.into() }.into(),
+        }
+    }
+
+    /// Passes the bytes of the next `count` elements on in runs of whole ones, each with whether they
+    /// are still to be checked.
+    async fn each_run(
+        &mut self,
+        count: usize,
+        take: &mut dyn FnMut(&Self, &[u8], bool) -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
         let size = self.info.dtype.size_bytes() as usize;
         let mut wanted = count * size;
         while wanted > 0 {
@@ -161,7 +170,7 @@ impl<S: ByteSource + Clone> LeafReader<S> {
                 let bytes = self.kept.as_deref().unwrap_or_default().get(*at..*at + wanted);
                 *at += wanted;
                 // Checked when it was read first.
-                self.take(bytes.unwrap_or_default(), false, out)?;
+                take(self, bytes.unwrap_or_default(), false)?;
                 break;
             }
             let available = self.piece.len() - self.taken;
@@ -172,7 +181,7 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             }
             let piece = std::mem::take(&mut self.piece);
             let bytes = piece.get(self.taken..self.taken + whole).unwrap_or_default();
-            self.take(bytes, true, out)?;
+            take(self, bytes, true)?;
             if let Some(kept) = &mut self.kept {
                 kept.extend_from_slice(bytes);
             }
@@ -180,8 +189,6 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             self.taken += whole;
             wanted -= whole;
         }
-        self.scale(out);
-        self.element += count as u64;
         Ok(())
     }
 
@@ -231,34 +238,13 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         let (file, tensor, dtype) = (&self.file, &self.info.name, self.info.dtype);
         let failed = |source| CheckpointError::Values { file: file.clone(), tensor: tensor.clone(), source };
         if check && let Some(index) = find_non_finite(dtype, bytes).map_err(failed)? {
-            let element = self.element + (out.len() + index) as u64;
-            return Err(CheckpointError::NotFinite {
-                file: file.clone(),
-                tensor: tensor.clone(),
-                dtype,
-                element,
-            });
+            return Err(self.not_finite(self.element + (out.len() + index) as u64));
         }
         widen(dtype, bytes, out).map_err(failed)
     }
 
-    fn scale(&self, values: &mut [f32]) {
-        let Some(RowScales { scale_cols, values: scales, cols }) = &self.scales else { return };
-        let per_row = cols.div_ceil(*scale_cols);
-        // At most the tensor's rows times scales per row, which were read into memory.
-        let (mut row, mut col) =
-            ((self.element / *cols as u64) as usize, (self.element % *cols as u64) as usize);
-        let mut rest = values;
-        while !rest.is_empty() {
-            let run = (scale_cols - col % scale_cols).min(cols - col).min(rest.len());
-            let (now, later) = rest.split_at_mut(run);
-            let scale = scales.get(row * per_row + col / scale_cols).copied().unwrap_or(1.0);
-            now.iter_mut().for_each(|value| *value *= scale);
-            rest = later;
-            col += run;
-            if col == *cols {
-                (row, col) = (row + 1, 0);
-            }
-        }
+    fn not_finite(&self, element: u64) -> CheckpointError {
+        let (file, tensor, dtype) = (self.file.clone(), self.info.name.clone(), self.info.dtype);
+        CheckpointError::NotFinite { file, tensor, dtype, element }
     }
 }
