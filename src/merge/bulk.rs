@@ -33,12 +33,7 @@ mod portable {
     }
 
     #[inline(always)]
-    fn add<T: Copy>(
-        lanes: &mut Lanes,
-        a: &[[T; LANES]],
-        b: &[[T; LANES]],
-        value: impl Fn(T) -> f32 + Copy,
-    ) {
+    fn add<T: Copy>(lanes: &mut Lanes, a: &[[T; LANES]], b: &[[T; LANES]], value: impl Fn(T) -> f32 + Copy) {
         // Copies of their own stay in registers.
         let [mut aa, mut bb, mut ab] = *lanes;
         for (a, b) in a.iter().zip(b) {

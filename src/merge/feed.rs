@@ -79,12 +79,19 @@ impl<S: ByteSource> Feeds<'_, S> {
 
 /// How many neighbouring tensors of a parent the result's tensors from `position` on read one after
 /// the other, each once: at least 1. `end` is the byte of the data that is not wanted any more.
-pub(super) fn run<S>(inner: &Inner<S>, shard: &PlannedShard, position: usize, end: u64, parent: usize) -> usize {
+pub(super) fn run<S>(
+    inner: &Inner<S>,
+    shard: &PlannedShard,
+    position: usize,
+    end: u64,
+    parent: usize,
+) -> usize {
     let Some(manifest) = inner.parents.get(parent).map(|parent| &parent.manifest) else { return 1 };
     let mut place: Option<(&Shard, usize)> = None;
     let mut count = 0;
     for info in shard.header.tensors.iter().skip(position).take_while(|info| info.begin < end) {
-        let Some(plan) = inner.tensors.get(&info.name).filter(|plan| is_read_once(plan, &inner.parents)) else {
+        let Some(plan) = inner.tensors.get(&info.name).filter(|plan| is_read_once(plan, &inner.parents))
+        else {
             break;
         };
         let mut leaves = plan.leaves.iter().filter(|leaf| leaf.parent == parent);

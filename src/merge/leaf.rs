@@ -3,13 +3,16 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use self::scales::BlockScales;
 use super::feed::{Feed, Feeds};
 use super::parent::Parent;
 use super::tensor::Leaf;
-use crate::checkpoint::scales::expand;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, CheckpointError, Manifest, SourceError, TensorInfo};
 use crate::dtype::{Dtype, DtypeError, find_non_finite, widen};
+
+mod scales;
+mod wide;
 
 /// Bytes that are fetched at once where so many tensors are read together that a connection for each
 /// would be too many: browsers allow six to one host, and a seventh waits for ever.
@@ -27,17 +30,8 @@ pub(super) struct Fetch {
 /// Whether the caller has stopped the merge.
 pub(super) type Cancelled = Rc<dyn Fn() -> bool>;
 
-/// Largest scale tensor that is read, bytes.
-const SCALES_LIMIT_BYTES: u64 = 64 << 20;
-
-/// The scales of an FP8 tensor.
-struct RowScales {
-    /// Neighbouring columns that share one.
-    scale_cols: usize,
-    /// `(rows, ceil(cols / scale_cols))`
-    values: Vec<f32>,
-    cols: usize,
-}
+/// Largest scale tensor that is read, bytes: one per row or block is far less, and all of it is kept.
+const SCALES_LIMIT_BYTES: u64 = 16 << 20;
 
 /// Where the bytes come from.
 enum Input {
@@ -58,7 +52,7 @@ pub(super) struct LeafReader<S: ByteSource> {
     cancelled: Cancelled,
     info: TensorInfo,
     file: String,
-    scales: Option<RowScales>,
+    scales: Option<BlockScales>,
     input: Input,
     /// Index of the parent.
     index: usize,
@@ -101,8 +95,7 @@ impl<S: ByteSource + Clone> LeafReader<S> {
                     let (manifest, source) = (&parent.manifest, &parent.source);
                     let values = manifest.read_f32(source, name, SCALES_LIMIT_BYTES, &*cancelled).await?;
                     let cols = info.shape.last().copied().unwrap_or(1);
-                    let (scale_cols, values) = expand(weight.granularity, info.rows(), cols, &values)?;
-                    Some(RowScales { scale_cols: scale_cols.max(1) as usize, values, cols: cols as usize })
+                    Some(BlockScales::new(weight.granularity, info.rows(), cols, values)?)
                 }
             },
             None => None,
@@ -186,13 +179,19 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         let begin = self.element;
         while out.len() < count {
             self.fill().await?;
-            let bytes = self.available();
-            let taken = bytes.len().min((count - out.len()) * size);
-            let widened = widen(self.info.dtype, bytes.get(..taken).unwrap_or_default(), out);
-            widened.map_err(|error| self.named(self.failed(error)))?;
-            self.advance(taken / size);
+            let available = self.available();
+            let bytes = available.get(..available.len().min((count - out.len()) * size)).unwrap_or_default();
+            let taken = bytes.len() / size;
+            // Doubles are looked at again: as f32 some of them are not finite.
+            let checked = if self.info.dtype == Dtype::F64 { self.check(bytes) } else { Ok(()) };
+            let widened =
+                checked.and_then(|()| widen(self.info.dtype, bytes, out).map_err(|error| self.failed(error)));
+            widened.map_err(|error| self.named(error))?;
+            self.advance(taken);
         }
-        self.scale(begin, out);
+        if let Some(scales) = &self.scales {
+            scales.apply(begin, out);
+        }
         Ok(())
     }
 
@@ -272,7 +271,10 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             piece.extend_from_slice(&next);
         }
         self.piece = piece;
-        self.check()
+        if self.info.dtype == Dtype::F64 {
+            return self.check_doubles();
+        }
+        self.check(self.available())
     }
 
     fn truncated(&self) -> CheckpointError {
@@ -284,17 +286,11 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         CheckpointError::Values { file: self.file.clone(), tensor: self.info.name.clone(), source }
     }
 
-    /// Refuses what is not finite among the elements that came.
-    fn check(&self) -> Result<(), CheckpointError> {
-        let dtype = self.info.dtype;
-        match find_non_finite(dtype, self.available()).map_err(|source| self.failed(source))? {
+    /// Refuses what is not finite, as f32, among the next elements.
+    fn check(&self, bytes: &[u8]) -> Result<(), CheckpointError> {
+        match find_non_finite(self.info.dtype, bytes).map_err(|source| self.failed(source))? {
             None => Ok(()),
-            Some(index) => Err(CheckpointError::NotFinite {
-                file: self.file.clone(),
-                tensor: self.info.name.clone(),
-                dtype,
-                element: self.element + index as u64,
-            }),
+            Some(index) => Err(self.not_finite(self.element + index as u64)),
         }
     }
 
@@ -315,24 +311,8 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         Ok(bytes)
     }
 
-    /// Multiplies values by their scales, from the element `begin` on.
-    fn scale(&self, begin: u64, values: &mut [f32]) {
-        let Some(RowScales { scale_cols, values: scales, cols }) = &self.scales else { return };
-        let per_row = cols.div_ceil(*scale_cols);
-        // At most the tensor's rows times scales per row, which were read into memory.
-        let (mut row, mut col) =
-            ((begin / *cols as u64) as usize, (begin % *cols as u64) as usize);
-        let mut rest = values;
-        while !rest.is_empty() {
-            let run = (scale_cols - col % scale_cols).min(cols - col).min(rest.len());
-            let (now, later) = rest.split_at_mut(run);
-            let scale = scales.get(row * per_row + col / scale_cols).copied().unwrap_or(1.0);
-            now.iter_mut().for_each(|value| *value *= scale);
-            rest = later;
-            col += run;
-            if col == *cols {
-                (row, col) = (row + 1, 0);
-            }
-        }
+    fn not_finite(&self, element: u64) -> CheckpointError {
+        let (file, tensor, dtype) = (self.file.clone(), self.info.name.clone(), self.info.dtype);
+        CheckpointError::NotFinite { file, tensor, dtype, element }
     }
 }

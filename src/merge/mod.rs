@@ -14,10 +14,12 @@
 //! evaluate  one output tensor, pass by pass, chunk by chunk
 //! on_gpu    the same on a GPU
 //! files     the result's files that are not weights
+//! same_tokenizer  whether two models have one
 //! merged    Merge: the result as a place to read a checkpoint from
 //! shard     one weight file of it, computed while it is read
 //! write     all of it, out to a place that takes files
 //! report    what was done to each tensor
+//! tell      how that comes into it
 //! ```
 
 mod bulk;
@@ -33,9 +35,11 @@ mod parent;
 mod plan;
 pub mod recipe;
 pub mod report;
+mod same_tokenizer;
 pub mod schedule;
 mod shard;
 pub mod slerp;
+mod tell;
 mod tensor;
 mod write;
 

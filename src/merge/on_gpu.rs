@@ -122,15 +122,20 @@ impl OnGpu {
         Ok((OnGpu { result, rounds, element: 0, values: Vec::new() }, solved))
     }
 
-    /// The result's next `count` elements.
-    pub(super) async fn next(&mut self, gpu: &SlerpGpu, count: usize) -> Result<&[f32], GpuError> {
+    /// Reads the result's next `count` elements back.
+    pub(super) async fn next(&mut self, gpu: &SlerpGpu, count: usize) -> Result<(), GpuError> {
         let bytes = gpu.read(&self.result, self.element..self.element + count as u64).await?;
         self.element += count as u64;
         self.values.clear();
         // Of a dtype that shaders merge, and whole elements: this cannot fail.
         let _ = widen(self.result.dtype(), &bytes, &mut self.values);
         self.rounds.iter().for_each(|dtype| round_through(*dtype, &mut self.values));
-        Ok(&self.values)
+        Ok(())
+    }
+
+    /// What was read back last.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.values
     }
 }
 

@@ -137,7 +137,8 @@ pub fn blend_bf16(factors: [f32; 2], a: &[[u8; 2]], b: &[[u8; 2]], out: &mut Vec
     let begin = out.len();
     out.resize(begin + length * 2, 0);
     let (slots, _) = out.get_mut(begin..).unwrap_or_default().as_chunks_mut::<2>();
-    let ((slots, slots_tail), (a, a_tail), (b, b_tail)) = (slots.as_chunks_mut(), a.as_chunks(), b.as_chunks());
+    let ((slots, slots_tail), (a, a_tail), (b, b_tail)) =
+        (slots.as_chunks_mut(), a.as_chunks(), b.as_chunks());
     blend_rows_bf16(factors, a, b, slots);
     let [c0, c1] = factors;
     for ((slot, a), b) in slots_tail.iter_mut().zip(a_tail).zip(b_tail) {

@@ -74,10 +74,12 @@ fn stored_elements_merge_as_their_values_do() {
     let a: Vec<u16> = (0..=u16::MAX).filter(finite).collect();
     let b: Vec<u16> = a.iter().map(|bits| bits.wrapping_mul(40_503) & 0xbfff).collect();
     let stored = |bits: &[u16]| bits.iter().map(|bits| bits.to_le_bytes()).collect::<Vec<_>>();
-    let values = |bits: &[u16]| bits.iter().map(|bits| half::bf16::from_bits(*bits).to_f32()).collect::<Vec<_>>();
+    let values =
+        |bits: &[u16]| bits.iter().map(|bits| half::bf16::from_bits(*bits).to_f32()).collect::<Vec<_>>();
     // Of moderate size, so that their squares have sums.
     let small = |bits: &u16| (0x3000..0x4800).contains(&(bits & 0x7fff));
-    let pairs: Vec<(u16, u16)> = a.iter().copied().zip(b.iter().copied()).filter(|(a, b)| small(a) && small(b)).collect();
+    let pairs: Vec<(u16, u16)> =
+        a.iter().copied().zip(b.iter().copied()).filter(|(a, b)| small(a) && small(b)).collect();
     let (some_a, some_b): (Vec<u16>, Vec<u16>) = pairs.into_iter().unzip();
     assert!(some_a.len() > 1000);
     let mut expected = Sums::default();
@@ -90,7 +92,14 @@ fn stored_elements_merge_as_their_values_do() {
         assert_eq!(sums.totals().map(f64::to_bits), expected.totals().map(f64::to_bits), "chunks of {chunk}");
     }
     // Rounding at ties, subnormals, overflow to infinity, and infinity less infinity.
-    for factors in [[0.5, 0.5], [1.0, 0.0], [0.3, 0.7], [1.0 + f32::EPSILON, 2f32.powi(-9)], [4.0, -4.0], [2f32.powi(-130), 0.0]] {
+    for factors in [
+        [0.5, 0.5],
+        [1.0, 0.0],
+        [0.3, 0.7],
+        [1.0 + f32::EPSILON, 2f32.powi(-9)],
+        [4.0, -4.0],
+        [2f32.powi(-130), 0.0],
+    ] {
         let mut out = Vec::new();
         combine(&[(factors[0], &values(&a)), (factors[1], &values(&b))], &mut out);
         let expected: Vec<u8> = out.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
