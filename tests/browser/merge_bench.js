@@ -1,6 +1,7 @@
 // Merges in Chromium, for tests/merge_bench.py: `node tests/browser/merge_bench.js RECIPE MODEL_A MODEL_B`.
 // The recipe's models are `a` and `b`. Every line of standard input says where to: `opfs`, `discard`,
-// or `hashes`, which merges to memory and hashes every tensor. Every answer is a line of JSON.
+// or `hashes`, which merges to memory and hashes every tensor; `opfs watched` and `discard watched` tell
+// the peak of memory, too, and take longer for it. Every answer is a line of JSON.
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
@@ -66,16 +67,17 @@ async function watch(page, signal) {
 /**
  * @param {Page} page
  * @param {string} where
+ * @param {boolean} watched
  * @param {number} number
  */
-async function merge(page, where, number) {
+async function merge(page, where, watched, number) {
   // Addresses of its own: no merge gets what the HTTP cache kept of the one before.
   Object.assign(mounts, { [`/${number}/a/`]: a, [`/${number}/b/`]: b });
   const idle = await processes();
   const sent = () => server.log.reduce((sum, { bytes }) => sum + bytes, 0);
   const before = { bytes: sent(), requests: server.log.length };
   const ended = new AbortController();
-  const watching = watch(page, ended.signal);
+  const watching = watched ? watch(page, ended.signal) : null;
   const measured = await page.evaluate(async (recipe, number, where) => {
     const { bise, merges } = /** @type {any} */ (globalThis);
     const models = { a: `/${number}/a/`, b: `/${number}/b/` };
@@ -100,9 +102,10 @@ try {
   await page.addScriptTag({ url: "/pages/merges.js", type: "module" });
   await page.waitForFunction("globalThis.bise !== undefined && globalThis.merges !== undefined");
   console.log(JSON.stringify({ browser: await browser.version() }));
-  for await (const where of createInterface({ input: process.stdin })) {
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [where = "", watched] = line.split(" ");
     number += 1;
-    console.log(JSON.stringify(await merge(page, where, number)));
+    console.log(JSON.stringify(await merge(page, where, watched !== undefined, number)));
   }
 } finally {
   await close();
