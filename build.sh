@@ -10,6 +10,7 @@ usage: ./build.sh [COMMAND]
   serve [--port N] build, then serve the site on http://localhost:8000
   site [DIR]       write a folder that any static host serves (default: target/site)
   bench            speed of the embedded model in Chromium, against the limit it must keep
+  bench merge      speed of a merge, natively and in Chromium, beside mergekit's (downloads 3 GB, once)
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   clean            remove what was built; installed tools stay
 TEXT
@@ -188,7 +189,13 @@ check_site_dir() {
 # The page and the package side by side in $1. Modification times stay, so that browsers revalidate.
 assemble_site() {
     local dir=$1 entry
+    need_node
     mkdir -p "$dir"
+    # What the page imports from npm, as it was published: ES modules need no bundler.
+    rm -rf "${dir:?}/vendor"
+    mkdir -p "$dir/vendor/modern-tar/web"
+    cp -p tests/node_modules/modern-tar/{LICENSE,dist/packer-*.js} "$dir/vendor/modern-tar/"
+    cp -p tests/node_modules/modern-tar/dist/web/index.js "$dir/vendor/modern-tar/web/"
     for entry in www/*.html www/*.css www/*.js www/panels www/models pkg; do
         rm -rf "${dir:?}/$(basename "$entry")"
         cp -Rp "$entry" "$dir/"
@@ -216,8 +223,20 @@ bench() {
     . tests/stages.sh
     need_browsers
     need_node
-    site
-    node tests/browser/bench.js "$@"
+    case ${1:-} in
+        '')
+            site
+            node tests/browser/bench.js
+            ;;
+        merge)
+            need_smollm2
+            need_mergekit
+            site
+            cargo build --profile native --bin bise
+            "$TORCH_PYTHON" tests/merge_bench.py "$TARGET/native/bise" "$SMOLLM2"
+            ;;
+        *) die "there is no bench $1; there are: bench, bench merge" ;;
+    esac
 }
 
 clean() {

@@ -4,7 +4,7 @@
 //! clamps to the format's largest finite value (torch's own cast does not, and
 //! turns what is out of range into NaN).
 
-use half::{bf16, f16};
+use half::f16;
 
 /// Element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -235,7 +235,7 @@ const LANES: usize = 16;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-use wasm::{absmax_bits, quantize_block};
+use wasm::{absmax_bits, are_finite_bf16, quantize_block};
 
 /// Bits of the largest magnitude. For magnitudes the order of the bits is the order of the values,
 /// with infinity and NaN on top: one integer maximum finds absmax and what is not finite.
@@ -299,7 +299,7 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> Result<(), Dtype
         Dtype::F64 => append(bytes, out, |b| f64::from_le_bytes(b) as f32),
         Dtype::F32 => append(bytes, out, f32::from_le_bytes),
         Dtype::F16 => append(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
-        Dtype::Bf16 => append(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+        Dtype::Bf16 => append(bytes, out, bf16_to_f32),
         Dtype::F8E4m3 => append(bytes, out, |[code]| decode_e4m3(code)),
         Dtype::F8E5m2 => append(bytes, out, |[code]| decode_e5m2(code)),
         _ => return Err(DtypeError::NotFloat(dtype)),
@@ -313,13 +313,19 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> Result<(), Dtype
 /// # Errors
 /// A type that holds no floats.
 pub fn narrow(dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<(), DtypeError> {
+    fn append<const N: usize>(values: &[f32], out: &mut Vec<u8>, element: impl Fn(f32) -> [u8; N]) {
+        let begin = out.len();
+        out.resize(begin + values.len() * N, 0);
+        let (slots, _) = out.get_mut(begin..).unwrap_or_default().as_chunks_mut::<N>();
+        slots.iter_mut().zip(values).for_each(|(slot, value)| *slot = element(*value));
+    }
     match dtype {
-        Dtype::F64 => out.extend(values.iter().flat_map(|v| f64::from(*v).to_le_bytes())),
-        Dtype::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
-        Dtype::F16 => out.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
-        Dtype::Bf16 => out.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
-        Dtype::F8E4m3 => out.extend(values.iter().map(|v| encode_e4m3(*v))),
-        Dtype::F8E5m2 => out.extend(values.iter().map(|v| encode_e5m2(*v))),
+        Dtype::F64 => append(values, out, |v| f64::from(v).to_le_bytes()),
+        Dtype::F32 => append(values, out, f32::to_le_bytes),
+        Dtype::F16 => append(values, out, |v| f16::from_f32(v).to_le_bytes()),
+        Dtype::Bf16 => append(values, out, f32_to_bf16),
+        Dtype::F8E4m3 => append(values, out, |v| [encode_e4m3(v)]),
+        Dtype::F8E5m2 => append(values, out, |v| [encode_e5m2(v)]),
         _ => return Err(DtypeError::NotFloat(dtype)),
     }
     Ok(())
@@ -330,7 +336,7 @@ pub fn narrow(dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<(), Dty
 pub fn round_through(dtype: Dtype, values: &mut [f32]) {
     let each = |values: &mut [f32], round: fn(f32) -> f32| values.iter_mut().for_each(|v| *v = round(*v));
     match dtype {
-        Dtype::Bf16 => values.iter_mut().for_each(|v| *v = round_to_bf16(*v)),
+        Dtype::Bf16 => values.iter_mut().for_each(|v| *v = bf16_to_f32(f32_to_bf16(*v))),
         Dtype::F16 => each(values, |v| f16::from_f32(v).to_f32()),
         Dtype::F8E4m3 => each(values, |v| decode_e4m3(encode_e4m3(v))),
         Dtype::F8E5m2 => each(values, |v| decode_e5m2(encode_e5m2(v))),
@@ -338,12 +344,20 @@ pub fn round_through(dtype: Dtype, values: &mut [f32]) {
     }
 }
 
-/// The nearest BF16 value, ties to even. Without branches for finite values, so that loops vectorise.
-fn round_to_bf16(value: f32) -> f32 {
+/// Value of a stored BF16 element.
+#[inline(always)]
+pub(crate) fn bf16_to_f32(element: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(element)) << 16)
+}
+
+/// The nearest BF16 element, ties to even. Without branches, so that loops vectorise.
+#[inline(always)]
+pub(crate) fn f32_to_bf16(value: f32) -> [u8; 2] {
     let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
     // A NaN whose payload is all low bits must not become infinity.
-    f32::from_bits(if value.is_nan() { bits | 0x0040_0000 } else { rounded })
+    let bits = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
+    ((bits >> 16) as u16).to_le_bytes()
 }
 
 /// Index of the first element that is NaN or infinite once it is f32, straight from the stored
@@ -365,11 +379,21 @@ pub fn find_non_finite(dtype: Dtype, bytes: &[u8]) -> Result<Option<usize>, Dtyp
         Dtype::F64 => find(bytes, |b| !(f64::from_le_bytes(b) as f32).is_finite()),
         Dtype::F32 => find(bytes, |b| !f32::from_le_bytes(b).is_finite()),
         Dtype::F16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
-        Dtype::Bf16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
+        Dtype::Bf16 if are_finite_bf16(bytes) => None,
+        Dtype::Bf16 => find(bytes, |b| !is_finite_bf16(b)),
         Dtype::F8E4m3 => find(bytes, |[code]| is_nan_e4m3(code)),
         Dtype::F8E5m2 => find(bytes, |[code]| is_non_finite_e5m2(code)),
         _ => return Err(DtypeError::NotFloat(dtype)),
     })
+}
+
+fn is_finite_bf16(element: [u8; 2]) -> bool {
+    u16::from_le_bytes(element) & 0x7f80 != 0x7f80
+}
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+fn are_finite_bf16(bytes: &[u8]) -> bool {
+    bytes.as_chunks().0.iter().fold(true, |all, element| all & is_finite_bf16(*element))
 }
 
 fn check_float(dtype: Dtype, bytes: &[u8]) -> Result<(), DtypeError> {

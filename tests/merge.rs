@@ -16,6 +16,8 @@ mod checkpoints;
 #[path = "merge/support.rs"]
 mod support;
 
+#[path = "merge/dtypes.rs"]
+mod dtypes;
 #[path = "merge/fp8.rs"]
 mod fp8;
 #[path = "merge/golden.rs"]
@@ -30,5 +32,11 @@ mod methods;
 mod properties;
 #[path = "merge/refused.rs"]
 mod refused;
+#[path = "merge/reports.rs"]
+mod reports;
 #[path = "merge/slerp.rs"]
 mod slerp;
+#[path = "merge/streams.rs"]
+mod streams;
+#[path = "merge/tokenizers.rs"]
+mod tokenizers;

@@ -3,8 +3,6 @@
 # its own needs, so that it also runs alone, and a second run finds them met.
 
 STAGES=(needs fmt clippy doc structure wgsl native-lavapipe native-limits native-swiftshader build tsc js browser-chromium browser-firefox transformers)
-# Run where it is named or BISE_LARGE_TESTS=1: its Python packages are 3 GB to download, 6 GB installed.
-LARGE_STAGE=transformers
 FIREFOX_AT_LEAST=141 # the first with WebGPU
 SMOLLM2=target/models/smollm2-135m
 
@@ -62,16 +60,36 @@ need_smollm2() {
     "$python" tests/smollm2_checkpoint.py "$SMOLLM2"
 }
 
-# torch, transformers and mergekit, in .tools/venv-torch.
-need_torch() {
+TORCH_PYTHON=.tools/venv-torch/bin/python
+
+# What tests/requirements-$1.txt names, into .tools/venv-torch.
+pip_install() {
+    "$TORCH_PYTHON" -m pip install --quiet --no-cache-dir -r "tests/requirements-$1.txt" && return
+    die "pip could not install tests/requirements-$1.txt (see above); torch takes 6 GB, and $(df -h . | awk 'END { print $4 }') are free"
+}
+
+# torch and transformers.
+need_transformers() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
     local wanted
-    wanted=$(hash_stdin <tests/requirements-torch.txt)
-    is_fresh torch "$wanted" && [ -x .tools/venv-torch/bin/python ] && return
-    say "installing torch and transformers (3 GB, once)"
-    python3 -m venv --clear .tools/venv-torch
-    .tools/venv-torch/bin/python -m pip install --quiet --no-cache-dir -r tests/requirements-torch.txt
-    mark_fresh torch "$wanted"
+    wanted=$(hash_stdin <tests/requirements-transformers.txt)
+    is_fresh transformers "$wanted" && [ -x "$TORCH_PYTHON" ] && return
+    say "installing torch and transformers (3 GB to download, 6 GB installed, once)"
+    rm -f "$STAMPS/mergekit"
+    python3 -m venv --clear "$(dirname "$(dirname "$TORCH_PYTHON")")"
+    pip_install transformers
+    mark_fresh transformers "$wanted"
+}
+
+# mergekit besides.
+need_mergekit() {
+    need_transformers
+    local wanted
+    wanted=$(cat tests/requirements-transformers.txt tests/requirements-mergekit.txt | hash_stdin)
+    is_fresh mergekit "$wanted" && return
+    say "installing mergekit"
+    pip_install mergekit
+    mark_fresh mergekit "$wanted"
 }
 
 # --- stages ------------------------------------------------------------------
@@ -177,9 +195,9 @@ stage_browser-firefox() { browser_tests firefox; }
 # Merged checkpoints, loaded by others.
 stage_transformers() {
     need_browsers
-    need_torch
+    need_transformers
     cargo build --bin bise
-    with_adapter "$(lavapipe_driver)" llvmpipe .tools/venv-torch/bin/python tests/transformers_check.py "$TARGET/debug/bise"
+    with_adapter "$(lavapipe_driver)" llvmpipe "$TORCH_PYTHON" tests/transformers_check.py "$TARGET/debug/bise"
 }
 
 # --- running -----------------------------------------------------------------
@@ -198,14 +216,10 @@ count_tests() {
     read -r STAGE_PASSED STAGE_FAILED STAGE_SKIPPED <<<"$counts"
 }
 
-# The stages that begin with one of the words given; all of them, but for the large one, without a word.
+# The stages that begin with one of the words given; all of them without a word.
 selected_stages() {
     local stage word found
-    if [ $# = 0 ]; then
-        for stage in "${STAGES[@]}"; do
-            [ "$stage" = "$LARGE_STAGE" ] && [ "${BISE_LARGE_TESTS:-}" != 1 ] || printf '%s\n' "$stage"
-        done
-    fi
+    [ $# -gt 0 ] || printf '%s\n' "${STAGES[@]}"
     for word; do
         found=
         for stage in "${STAGES[@]}"; do
@@ -257,7 +271,6 @@ run_tests() {
     for stage in ${BAD_STAGES[@]+"${BAD_STAGES[@]}"}; do
         printf 'failed or skipped: %s (alone: ./build.sh test %s; its output: target/test-logs/%s.log)\n' "$stage" "$stage" "$stage"
     done
-    [ $# -gt 0 ] || [ "${BISE_LARGE_TESTS:-}" = 1 ] || printf '\nnot run: ./build.sh test %s (3 GB of Python packages)\n' "$LARGE_STAGE"
     printf '\n%s passed, %s failed\n' "$PASSED" "$FAILED"
     [ "${#BAD_STAGES[@]}" = 0 ] # a skipped test is a failure too
 }

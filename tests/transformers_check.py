@@ -1,11 +1,15 @@
 """Load merged checkpoints in transformers and compare with what bise says of them.
 
-    pip install -r tests/requirements-torch.txt
+    pip install -r tests/requirements-transformers.txt
     python tests/transformers_check.py BISE        # the command, such as target/debug/bise
 
 `BISE merge` writes tale-x-case as one file, in shards, and as FP8. transformers must load each with
 no tensor missing, unexpected or mis-shaped, and give the logits of `BISE logits`; the wide ones
 must also give those of fixtures/golden.json, which transformers recorded from mergekit's output.
+
+The FP8 one must be held in FP8 by the compressed-tensors package, with the bytes that bise wrote; what
+that package decompresses it to, and what bise reads of it and of a copy that transformers saved, must
+be the same weights bit for bit.
 """
 
 import json
@@ -18,7 +22,12 @@ import tempfile
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+from compressed_tensors.compressors import decompress_module
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+logging.disable_progress_bar()
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 RECIPE = TOP / "tests/fixtures/recipes/tale-x-case.yml"
@@ -49,6 +58,56 @@ def load(directory: pathlib.Path) -> torch.nn.Module:
     return model.eval()
 
 
+def tensors(directory: pathlib.Path) -> dict:
+    return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.uint8)
+
+
+def read_by_bise(command: str, directory: pathlib.Path) -> dict:
+    """All weights as bise reads them: a merge of the model alone, in float32."""
+    out = directory.with_name(directory.name + "-wide")
+    recipe = directory.with_name(directory.name + ".yml")
+    recipe.write_text(f"models: [{{model: {directory}}}]\nmerge_method: passthrough\ndtype: float32\n")
+    bise(command, "merge", str(recipe), str(out))
+    return tensors(out)
+
+
+def wrong_fp8(command: str, directory: pathlib.Path) -> list[str]:
+    """What of an FP8 checkpoint does not go through compressed-tensors unchanged."""
+    model, stored = load(directory), tensors(directory)
+    wrong = []
+    # Before the first forward pass, which would decompress them.
+    linear = {name: module for name, module in model.named_modules() if name.endswith("_proj")}
+    for name, module in linear.items():
+        if module.weight.dtype != torch.float8_e4m3fn or not hasattr(module, "quantization_scheme"):
+            wrong.append(f"{name} is held as {module.weight.dtype}")
+            continue
+        for part in ("weight", "weight_scale"):
+            if not torch.equal(bits(getattr(module, part)), bits(stored[f"{name}.{part}"])):
+                wrong.append(f"{name}.{part} is not what was stored")
+    if len(linear) != sum(name.endswith("_scale") for name in stored) or not linear:
+        wrong.append(f"{len(linear)} linear layers, of {len(stored)} tensors")
+    again = directory.with_name(directory.name + "-again")
+    model.save_pretrained(again)
+    ours = {"bise's own": read_by_bise(command, directory), "transformers' copy": read_by_bise(command, again)}
+    for module in linear.values():
+        decompress_module(module)
+    theirs = {name: weight for name, weight in model.state_dict().items() if name.endswith(".weight")}
+    for whose, weights in ours.items():
+        # A tied head is stored once.
+        if set(weights) | {"lm_head.weight"} != set(theirs):
+            wrong.append(f"bise reads other tensors from {whose}: {sorted(set(weights) ^ set(theirs))[:5]}")
+            continue
+        for name in weights:
+            weight = theirs[name]
+            if weight.dtype != torch.float32 or not torch.equal(bits(weight), bits(weights[name])):
+                wrong.append(f"{name} is another in bise, read from {whose}")
+    return wrong
+
+
 def furthest(logits: torch.Tensor, expected: list) -> float:
     """The largest difference to `[[id, logit], ...]`, as a share of the largest logit there."""
     largest = max(abs(logit) for _, logit in expected)
@@ -77,7 +136,10 @@ def main() -> None:
             text = next(prompt["text"] for prompt in GOLDEN["prompts"] if prompt["name"] == "short")
             expected = next(prompt["input_ids"] for prompt in GOLDEN["prompts"] if prompt["name"] == "short")
             same_ids = tokenizer(text).input_ids == expected
-            good = worst["bise"] <= TOLERANCE and (name == "FP8" or worst["golden"] <= TOLERANCE) and same_ids
+            wrong = wrong_fp8(command, out) if name == "FP8" else []
+            for line in wrong:
+                print(f"        {line}")
+            good = not wrong and worst["bise"] <= TOLERANCE and (name == "FP8" or worst["golden"] <= TOLERANCE) and same_ids
             failures += not good
             shares = ", ".join(f"{share:.1e} from {whose}" for whose, share in worst.items())
             print(f"{'ok' if good else 'FAILED'}  {name}: logits {shares}; tokenizer {'agrees' if same_ids else 'differs'}")

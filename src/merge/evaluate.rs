@@ -7,12 +7,20 @@
 
 use std::rc::Rc;
 
+use super::feed::{Feed, Feeds};
 use super::leaf::{Cancelled, Fetch, LeafReader};
 use super::parent::Parent;
-use super::slerp::{Coefficients, Sums, coefficients, combine};
-use super::tensor::{Node, Operation, TensorPlan};
+use super::slerp::{Coefficients, Sums, blend_bf16, coefficients, combine};
+use super::tensor::{Leaf, Node, Operation, TensorPlan};
 use crate::checkpoint::{ByteSource, CheckpointError};
 use crate::dtype::{Dtype, round_through};
+
+mod measure;
+mod wide;
+
+pub(super) use measure::Measured;
+use measure::Measures;
+use wide::Wide;
 
 /// Leaves of one tensor that may be kept between two passes, bytes in all.
 const KEPT_LIMIT_BYTES: u64 = 48 << 20;
@@ -36,12 +44,14 @@ pub(super) struct Evaluation<S: ByteSource> {
     plan: Rc<TensorPlan>,
     leaves: Vec<LeafReader<S>>,
     /// Factors of every node's operands, once known.
-    factors: Vec<Vec<f32>>,
+    factors: Vec<Vec<f64>>,
     /// The current chunk of every node.
     values: Vec<Vec<f32>>,
     /// Operands that had to be cast.
     casts: Vec<Vec<f32>>,
     needed: Vec<bool>,
+    wide: Wide,
+    measures: Measures,
 }
 
 impl<S: ByteSource + Clone> Evaluation<S> {
@@ -50,26 +60,39 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         plan: Rc<TensorPlan>,
         parents: &[Parent<S>],
         cancelled: &Cancelled,
+        feeds: &mut Feeds<'_, S>,
     ) -> Result<Evaluation<S>, CheckpointError> {
-        let bytes_of = |leaf: &super::tensor::Leaf| {
-            let parent = parents.get(leaf.parent)?;
-            Some(parent.manifest.get(&leaf.tensor)?.1.bytes())
-        };
-        let bytes = plan.leaves.iter().filter_map(bytes_of).fold(0_u64, u64::saturating_add);
-        let keep = plan.levels() > 0 && bytes <= KEPT_LIMIT_BYTES;
+        let keep = plan.levels() > 0 && can_be_kept(&plan, parents);
         let mut leaves = Vec::new();
         for leaf in &plan.leaves {
-            let unknown = || CheckpointError::UnknownTensor { tensor: leaf.tensor.clone() };
-            let parent = parents.get(leaf.parent).ok_or_else(unknown)?;
             let fetch = Fetch { keep, windows: plan.leaves.len() > STREAMS };
-            leaves.push(LeafReader::open(parent, &leaf.tensor, fetch, cancelled.clone()).await?);
+            leaves.push(LeafReader::open(parents, leaf, fetch, cancelled.clone(), feeds).await?);
         }
         let factors = plan.nodes.iter().map(|node| match &node.operation {
-            Operation::Linear(factors) => factors.iter().map(|factor| *factor as f32).collect(),
+            Operation::Linear(factors) => factors.clone(),
             _ => Vec::new(),
         });
         let (factors, values) = (factors.collect(), vec![Vec::new(); plan.nodes.len()]);
-        Ok(Evaluation { plan, leaves, factors, values, casts: Vec::new(), needed: Vec::new() })
+        let (casts, needed, wide, measures) = Default::default();
+        Ok(Evaluation { plan, leaves, factors, values, casts, needed, wide, measures })
+    }
+
+    /// The connections that go on into the next tensor, once this one was read.
+    pub(super) fn into_feeds(self) -> impl Iterator<Item = Feed<S>> {
+        self.leaves.into_iter().filter_map(LeafReader::into_feed)
+    }
+
+    /// Whether the result is a SLERP of two tensors of BF16 in BF16, which needs no values in between.
+    fn is_direct(&self) -> bool {
+        let bf16 = |dtype: &Dtype| *dtype == Dtype::Bf16;
+        let [Node { operation: Operation::Leaf(0), .. }, Node { operation: Operation::Leaf(1), .. }, node] =
+            &*self.plan.nodes
+        else {
+            return false;
+        };
+        matches!(node.operation, Operation::Slerp(_))
+            && node.cast.iter().chain(&node.rounds).all(bf16)
+            && self.leaves.iter().all(|leaf| leaf.stored() == Some(Dtype::Bf16))
     }
 
     /// Elements that may be computed together: `wanted`, or fewer where there are many nodes.
@@ -85,12 +108,19 @@ impl<S: ByteSource + Clone> Evaluation<S> {
             let nodes = slerps.iter().filter_map(|&slerp| self.plan.nodes.get(slerp));
             let operands: Vec<usize> = nodes.flat_map(|node| node.operands.iter().copied()).collect();
             self.begin(&operands).await?;
-            let mut sums = vec![Sums::default(); slerps.len()];
+            let mut sums = vec![(Sums::default(), [0.0; 3]); slerps.len()];
             let mut left = self.plan.elements();
+            if let (true, [(sums, _)]) = (self.is_direct(), &mut *sums) {
+                self.each_pair(left, |a, b| sums.add_bf16(a, b)).await?;
+                left = 0;
+            }
             while left > 0 {
                 let count = left.min(chunk as u64) as usize;
                 self.compute(count).await?;
-                for (sums, &slerp) in sums.iter_mut().zip(&slerps) {
+                for ((sums, wide), &slerp) in sums.iter_mut().zip(&slerps) {
+                    if self.add_wide(slerp, wide) {
+                        continue;
+                    }
                     self.cast_operands(slerp);
                     if let [a, b] = *self.operands(slerp) {
                         sums.add(a, b);
@@ -98,18 +128,95 @@ impl<S: ByteSource + Clone> Evaluation<S> {
                 }
                 left -= count as u64;
             }
-            for (sums, slerp) in sums.iter().zip(slerps) {
-                all.push(self.solve(slerp, sums.totals()));
+            for ((sums, wide), slerp) in sums.iter().zip(slerps) {
+                let is_wide = self.plan.nodes.get(slerp).is_some_and(wide::computes);
+                all.push(self.solve(slerp, if is_wide { *wide } else { sums.totals() }));
             }
         }
-        self.begin(&[self.plan.nodes.len().saturating_sub(1)]).await?;
+        self.begin_last().await?;
         Ok(all)
     }
 
-    /// The result's next `count` elements.
-    pub(super) async fn next(&mut self, count: usize) -> Result<&[f32], CheckpointError> {
+    /// Goes on behind `element`, the first of which others have computed with these sums.
+    pub(super) async fn resume(
+        &mut self,
+        solved: &[Solved],
+        element: u64,
+        chunk: usize,
+    ) -> Result<(), CheckpointError> {
+        solved.iter().for_each(|solved| self.set_factors(solved));
+        self.begin_last().await?;
+        let (mut left, chunk) = (element, self.chunk(chunk));
+        while left > 0 {
+            let count = left.min(chunk as u64);
+            self.compute(count as usize).await?;
+            left -= count;
+        }
+        Ok(())
+    }
+
+    /// Starts the pass that yields the result, and computes every node once.
+    async fn begin_last(&mut self) -> Result<(), CheckpointError> {
+        self.begin(&[self.plan.nodes.len().saturating_sub(1)]).await?;
+        self.measures = Measures::begin(&self.plan);
+        Ok(())
+    }
+
+    /// The result's next `count` elements, and in f64 where f32 does not hold them.
+    pub(super) async fn next(&mut self, count: usize) -> Result<(&[f32], Option<&[f64]>), CheckpointError> {
         self.compute(count).await?;
-        Ok(self.values.last().map_or(&[], Vec::as_slice))
+        let wide = self.wide_values(self.plan.nodes.len().saturating_sub(1));
+        Ok((self.values.last().map_or(&[], Vec::as_slice), wide))
+    }
+
+    /// Appends the result's next `count` elements, as they are stored. `false`: [`Self::next`] has to be
+    /// asked for their values.
+    pub(super) async fn next_stored(
+        &mut self,
+        dtype: Dtype,
+        count: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, CheckpointError> {
+        if dtype != Dtype::Bf16 || !self.is_direct() {
+            return Ok(false);
+        }
+        let factors = self.factors.last().and_then(|factors| factors.first_chunk());
+        let Some(factors) = factors.map(|factors: &[f64; 2]| factors.map(|factor| factor as f32)) else {
+            return Ok(false);
+        };
+        out.reserve_exact(count * 2);
+        self.each_pair(count as u64, |a, b| blend_bf16(factors, a, b, out)).await?;
+        Ok(true)
+    }
+
+    /// Passes the next `count` elements of both operands on, in runs as they lie ready.
+    async fn each_pair(
+        &mut self,
+        mut count: u64,
+        mut take: impl FnMut(&[[u8; 2]], &[[u8; 2]]),
+    ) -> Result<(), CheckpointError> {
+        let Some([first, second]) =
+            self.plan.nodes.last().and_then(|node| node.operands.first_chunk()).copied()
+        else {
+            return Ok(());
+        };
+        let [a, b] = &mut *self.leaves else { return Ok(()) };
+        while count > 0 {
+            a.fill().await?;
+            b.fill().await?;
+            let (a_run, b_run) = (a.available().as_chunks().0, b.available().as_chunks().0);
+            let run = a_run.len().min(b_run.len()).min(usize::try_from(count).unwrap_or(usize::MAX));
+            let (a_run, b_run) = (a_run.split_at(run).0, b_run.split_at(run).0);
+            if first < second {
+                take(a_run, b_run)
+            } else {
+                take(b_run, a_run)
+            }
+            a.advance(run);
+            b.advance(run);
+            count -= run as u64;
+        }
+        Ok(())
     }
 
     fn solve(&mut self, node: usize, sums: [f64; 3]) -> Solved {
@@ -117,11 +224,15 @@ impl<S: ByteSource + Clone> Evaluation<S> {
             Some(Operation::Slerp(t)) => *t,
             _ => 0.0,
         };
-        let coefficients = coefficients(sums, t);
-        if let Some(factors) = self.factors.get_mut(node) {
-            *factors = coefficients.factors.map(|factor| factor as f32).to_vec();
+        let solved = Solved { node, sums, coefficients: coefficients(sums, t) };
+        self.set_factors(&solved);
+        solved
+    }
+
+    fn set_factors(&mut self, solved: &Solved) {
+        if let Some(factors) = self.factors.get_mut(solved.node) {
+            *factors = solved.coefficients.factors.to_vec();
         }
-        Solved { node, sums, coefficients }
     }
 
     /// Starts a pass that computes these nodes.
@@ -146,15 +257,21 @@ impl<S: ByteSource + Clone> Evaluation<S> {
             let plan = self.plan.clone();
             let Some(node) = plan.nodes.get(index) else { continue };
             let mut out = self.values.get_mut(index).map(std::mem::take).unwrap_or_default();
-            if let Operation::Leaf(leaf) = node.operation {
+            if wide::computes(node) {
+                self.compute_wide(index, count, &mut out).await?;
+            } else if let Operation::Leaf(leaf) = node.operation {
                 if let Some(leaf) = self.leaves.get_mut(leaf) {
                     leaf.read(count, &mut out).await?;
                 }
             } else {
                 self.cast_operands(index);
                 let factors = self.factors.get(index).map_or(&[][..], Vec::as_slice);
-                let terms: Vec<_> = factors.iter().copied().zip(self.operands(index)).collect();
+                let factors = factors.iter().map(|factor| *factor as f32);
+                let terms: Vec<_> = factors.zip(self.operands(index)).collect();
                 combine(&terms, &mut out);
+                if matches!(node.operation, Operation::Linear(_)) {
+                    self.measure(index, &out);
+                }
                 node.rounds.iter().for_each(|dtype| round_through(*dtype, &mut out));
             }
             if let Some(place) = self.values.get_mut(index) {
@@ -167,9 +284,16 @@ impl<S: ByteSource + Clone> Evaluation<S> {
     /// Casts the current chunks of a node's operands where they are not in its precision yet.
     fn cast_operands(&mut self, index: usize) {
         let Some(node) = self.plan.nodes.get(index) else { return };
-        self.casts.resize(node.operands.len(), Vec::new());
-        for (operand, cast) in node.operands.iter().zip(&mut self.casts) {
+        let mut casts = std::mem::take(&mut self.casts);
+        casts.resize(node.operands.len(), Vec::new());
+        for (operand, cast) in node.operands.iter().zip(&mut casts) {
             cast.clear();
+            if let Some(wide) = self.wide_values(*operand) {
+                // By way of f32, as torch converts.
+                cast.extend(wide.iter().map(|value| *value as f32));
+                node.cast.iter().for_each(|to| round_through(*to, cast));
+                continue;
+            }
             let from = match self.plan.nodes.get(*operand) {
                 Some(Node { operation: Operation::Leaf(leaf), .. }) => {
                     self.leaves.get(*leaf).map_or(Dtype::F32, LeafReader::dtype)
@@ -181,6 +305,7 @@ impl<S: ByteSource + Clone> Evaluation<S> {
                 round_through(to, cast);
             }
         }
+        self.casts = casts;
     }
 
     /// The current chunks of a node's operands; [`Self::cast_operands`] goes before.
@@ -192,6 +317,17 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         });
         slices.collect()
     }
+}
+
+/// Whether each leaf's bytes are asked for once, and over one connection.
+pub(super) fn is_read_once<S>(plan: &TensorPlan, parents: &[Parent<S>]) -> bool {
+    plan.leaves.len() <= STREAMS && (plan.levels() == 0 || can_be_kept(plan, parents))
+}
+
+fn can_be_kept<S>(plan: &TensorPlan, parents: &[Parent<S>]) -> bool {
+    let bytes_of = |leaf: &Leaf| Some(parents.get(leaf.parent)?.manifest.get(&leaf.tensor)?.1.bytes());
+    let bytes = plan.leaves.iter().filter_map(bytes_of).fold(0, u64::saturating_add);
+    bytes <= KEPT_LIMIT_BYTES
 }
 
 /// Whether every value of one type, read as f32, is one of the other.

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::MergeError;
 use super::layout::Layouts;
 use super::parent::{Parent, torch_name};
 use super::recipe::{ChatTemplateChoice, Document, Recipe, TokenizerChoice};
 use super::tensor::TensorPlan;
+use super::{MergeError, same_tokenizer};
 use crate::checkpoint::index::INDEX_FILE;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, CheckpointError, SourceError};
 
-/// Files that are copied from the parent whose tokenizer the result gets, where it has them.
+/// Files that are copied, where they are there: the last from the base, the others from the parent whose
+/// tokenizer the result gets.
 pub const SIDE_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer.model",
@@ -22,16 +23,20 @@ pub const SIDE_FILES: [&str; 8] = [
     "added_tokens.json",
     "merges.txt",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION_CONFIG,
 ];
 
 const CONFIG: &str = "config.json";
-const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// Largest side file that is read, bytes.
-const LIMIT_BYTES: u64 = 64 << 20;
+pub(super) const LIMIT_BYTES: u64 = 64 << 20;
+
+/// Largest one that is parsed, and so takes several times as much memory.
+const PARSED_LIMIT_BYTES: u64 = 4 << 20;
 
 /// What config.json needs to know.
 pub(super) struct Settings {
@@ -112,22 +117,17 @@ pub(super) async fn tokenizer_parent<S: ByteSource>(
             })
         }
         TokenizerChoice::Union => {
-            let mut first: Option<(&Parent<S>, Value)> = None;
-            for parent in parents {
-                let Some(here) = read_json(parent, TOKENIZER).await? else { continue };
-                match &first {
-                    Some((other, there)) if *there != here => {
-                        return Err(MergeError::Recipe {
-                            place: document.place.clone(),
-                            message: format!(
-                                "the tokenizers of {} and {} differ, and bise does not unite them: use \
-                                 tokenizer_source: base",
-                                other.name, parent.name
-                            ),
-                        });
-                    }
-                    Some(_) => {}
-                    None => first = Some((parent, here)),
+            let Some(first) = parents.get(base) else { return Ok(base) };
+            for (_, other) in parents.iter().enumerate().filter(|(index, _)| *index != base) {
+                if let Some(difference) = same_tokenizer::difference(first, other).await? {
+                    return Err(MergeError::Recipe {
+                        place: document.place.clone(),
+                        message: format!(
+                            "the tokenizers of {} and {} are not known to be the same ({difference}), and \
+                             bise does not unite them: use tokenizer_source: base",
+                            first.name, other.name
+                        ),
+                    });
                 }
             }
             Ok(base)
@@ -210,25 +210,20 @@ fn card<S>(recipe: &Recipe, text: &str, parents: &[Parent<S>]) -> String {
     )
 }
 
-async fn read_json<S: ByteSource>(parent: &Parent<S>, file: &str) -> Result<Option<Value>, MergeError> {
-    let failed = |error: CheckpointError| MergeError::Source {
-        model: parent.name.to_string(),
-        error: Box::new(error.into()),
-    };
-    match read_all(&parent.source, file, None, LIMIT_BYTES).await {
-        // A file that is no JSON is copied as it is; whoever loads the result will say so.
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(SourceError::NotFound { .. }) => Ok(None),
-        Err(error) => Err(failed(error.into())),
-    }
+pub(super) fn failed<S>(parent: &Parent<S>, error: CheckpointError) -> MergeError {
+    MergeError::Source { model: parent.name.to_string(), error: Box::new(error.into()) }
 }
 
-async fn read_object<S: ByteSource>(
+pub(super) async fn read_object<S: ByteSource>(
     parent: &Parent<S>,
     file: &str,
 ) -> Result<Option<Map<String, Value>>, MergeError> {
-    let value = read_json(parent, file).await?;
-    Ok(value.and_then(|value| value.as_object().cloned()))
+    match read_all(&parent.source, file, None, PARSED_LIMIT_BYTES).await {
+        // A file that is no JSON is copied as it is; whoever loads the result will say so.
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(SourceError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(failed(parent, error.into())),
+    }
 }
 
 /// The chat template that most parents have; of equals the first.
@@ -246,16 +241,12 @@ async fn most_common_template<S: ByteSource>(parents: &[Parent<S>]) -> Result<Op
 }
 
 async fn template<S: ByteSource>(parent: &Parent<S>) -> Result<Option<String>, MergeError> {
-    let failed = |error: SourceError| MergeError::Source {
-        model: parent.name.to_string(),
-        error: Box::new(CheckpointError::from(error).into()),
-    };
     match read_all(&parent.source, CHAT_TEMPLATE, None, LIMIT_BYTES).await {
         Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
         Err(SourceError::NotFound { .. }) => {
             let config = read_object(parent, TOKENIZER_CONFIG).await?;
             Ok(config.and_then(|config| config.get("chat_template")?.as_str().map(str::to_owned)))
         }
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(failed(parent, error.into())),
     }
 }

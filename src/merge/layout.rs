@@ -7,6 +7,7 @@ use super::parent::Parent;
 use super::plan::Target;
 use super::recipe::{Document, Layout, Method, ModelRef, Parameters, Recipe, Slice, Source};
 use crate::model::Config;
+use crate::model::rope::RopeScaling;
 
 /// Most layers of a result; the largest models have a few hundred.
 const MAX_LAYERS: u64 = 4096;
@@ -245,6 +246,7 @@ pub(super) fn warnings<S>(layouts: &Layouts, parents: &[Parent<S>], last: usize)
     let facts = |config: &Config| {
         [
             ("rope_theta", config.rope_theta.to_string()),
+            ("rope_scaling", rope_scaling(config.rope_scaling)),
             ("rms_norm_eps", config.norm_epsilon.to_string()),
             ("sliding_window", config.window.map_or("none".to_owned(), |window| window.to_string())),
         ]
@@ -259,8 +261,28 @@ pub(super) fn warnings<S>(layouts: &Layouts, parents: &[Parent<S>], last: usize)
                 ));
             }
         }
+        if parent.config.tied != base.config.tied {
+            let (tied, own) = if parent.config.tied { (parent, base) } else { (base, parent) };
+            warnings.push(format!(
+                "tie_word_embeddings is true in {} and false in {}; a head that only one of them has is taken \
+                 as it is",
+                tied.name, own.name
+            ));
+        }
     }
     warnings
+}
+
+/// As config.json has it.
+fn rope_scaling(scaling: RopeScaling) -> String {
+    match scaling {
+        RopeScaling::Default => "none".to_owned(),
+        RopeScaling::Linear { factor } => format!("linear by {factor}"),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => format!(
+            "llama3 by {factor} (low_freq_factor {low_freq_factor}, high_freq_factor {high_freq_factor}, \
+             original_max_position_embeddings {original})"
+        ),
+    }
 }
 
 /// Most documents in a recipe, and most models that it reads: every one costs memory in each chunk.

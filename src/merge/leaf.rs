@@ -1,13 +1,18 @@
-//! A parent's tensor as runs of f32, read once where its bytes may be kept, else once per pass.
+//! A parent's tensor as runs of bytes or f32, read once where its bytes may be kept, else once per pass.
 
 use std::ops::Range;
 use std::rc::Rc;
 
+use self::scales::BlockScales;
+use super::feed::{Feed, Feeds};
 use super::parent::Parent;
-use crate::checkpoint::scales::expand;
+use super::tensor::Leaf;
 use crate::checkpoint::source::read_all;
-use crate::checkpoint::{ByteSource, CheckpointError, Manifest, ShardStream, SourceError, TensorInfo};
-use crate::dtype::{Dtype, find_non_finite, widen};
+use crate::checkpoint::{ByteSource, CheckpointError, Manifest, SourceError, TensorInfo};
+use crate::dtype::{Dtype, DtypeError, find_non_finite, widen};
+
+mod scales;
+mod wide;
 
 /// Bytes that are fetched at once where so many tensors are read together that a connection for each
 /// would be too many: browsers allow six to one host, and a seventh waits for ever.
@@ -25,23 +30,15 @@ pub(super) struct Fetch {
 /// Whether the caller has stopped the merge.
 pub(super) type Cancelled = Rc<dyn Fn() -> bool>;
 
-/// Largest scale tensor that is read, bytes.
-const SCALES_LIMIT_BYTES: u64 = 64 << 20;
-
-/// The scales of an FP8 tensor.
-struct RowScales {
-    /// Neighbouring columns that share one.
-    scale_cols: usize,
-    /// `(rows, ceil(cols / scale_cols))`
-    values: Vec<f32>,
-    cols: usize,
-}
+/// Largest scale tensor that is read, bytes: one per row or block is far less, and all of it is kept.
+const SCALES_LIMIT_BYTES: u64 = 16 << 20;
 
 /// Where the bytes come from.
-enum Input<S: ByteSource> {
-    Stream(Box<ShardStream<S, Box<dyn Fn() -> bool>>>),
+enum Input {
+    Feed,
     /// Short ranges, fetched whole one after the other; the next one begins at this byte of the tensor.
     Windows(u64),
+    /// What was kept, from this piece on.
     Kept(usize),
     Closed,
 }
@@ -55,13 +52,21 @@ pub(super) struct LeafReader<S: ByteSource> {
     cancelled: Cancelled,
     info: TensorInfo,
     file: String,
-    scales: Option<RowScales>,
-    input: Input<S>,
+    scales: Option<BlockScales>,
+    input: Input,
+    /// Index of the parent.
+    index: usize,
+    feed: Option<Feed<S>>,
+    /// Bytes that came from it.
+    fed: u64,
+    /// How many tensors a new one is asked for.
+    run: usize,
     windows: bool,
-    /// All bytes, gathered in the first pass, if there is room for them.
-    kept: Option<Vec<u8>>,
-    /// What came and was not taken yet, from `taken` on.
+    /// All bytes as they came in the first pass, in pieces of whole elements, if there is room for them.
+    kept: Option<Vec<Vec<u8>>>,
+    /// What came last; unless it is one of those kept.
     piece: Vec<u8>,
+    /// Bytes of the current piece that were passed on.
     taken: usize,
     /// Elements that were passed on in this pass.
     element: u64,
@@ -70,14 +75,19 @@ pub(super) struct LeafReader<S: ByteSource> {
 impl<S: ByteSource + Clone> LeafReader<S> {
     /// A reader of the tensor.
     pub(super) async fn open(
-        parent: &Parent<S>,
-        tensor: &str,
+        parents: &[Parent<S>],
+        Leaf { parent: index, tensor }: &Leaf,
         fetch: Fetch,
         cancelled: Cancelled,
+        feeds: &mut Feeds<'_, S>,
     ) -> Result<LeafReader<S>, CheckpointError> {
         let unknown = || CheckpointError::UnknownTensor { tensor: tensor.to_owned() };
+        let parent = parents.get(*index).ok_or_else(unknown)?;
         let (shard, info) = parent.manifest.get(tensor).ok_or_else(unknown)?;
         let (file, info) = (shard.file.clone(), info.clone());
+        let position = parent.manifest.find(tensor).map_or(0, |(_, position)| position);
+        let feed = feeds.take(*index, shard, position);
+        let run = if feed.is_some() || fetch.windows { 1 } else { (feeds.run)(*index) };
         let scales = match parent.scales.weights.get(tensor) {
             Some(weight) => match &weight.scale {
                 None => None, // A raw cast: every value stands for itself.
@@ -85,8 +95,7 @@ impl<S: ByteSource + Clone> LeafReader<S> {
                     let (manifest, source) = (&parent.manifest, &parent.source);
                     let values = manifest.read_f32(source, name, SCALES_LIMIT_BYTES, &*cancelled).await?;
                     let cols = info.shape.last().copied().unwrap_or(1);
-                    let (scale_cols, values) = expand(weight.granularity, info.rows(), cols, &values)?;
-                    Some(RowScales { scale_cols: scale_cols.max(1) as usize, values, cols: cols as usize })
+                    Some(BlockScales::new(weight.granularity, info.rows(), cols, values)?)
                 }
             },
             None => None,
@@ -97,11 +106,15 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             manifest: parent.manifest.clone(),
             cancelled,
             windows: fetch.windows,
-            kept: fetch.keep.then(|| Vec::with_capacity(info.bytes() as usize)),
+            kept: fetch.keep.then(Vec::new),
             info,
             file,
             scales,
             input: Input::Closed,
+            index: *index,
+            feed,
+            fed: 0,
+            run,
             piece: Vec::new(),
             taken: 0,
             element: 0,
@@ -113,84 +126,136 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         if self.scales.is_some() { Dtype::F32 } else { self.info.dtype }
     }
 
+    /// The type of the stored elements, if they are the values themselves.
+    pub(super) fn stored(&self) -> Option<Dtype> {
+        self.scales.is_none().then_some(self.info.dtype)
+    }
+
     /// Goes back to the first element.
     pub(super) async fn rewind(&mut self) -> Result<(), CheckpointError> {
+        self.keep_piece();
         (self.piece, self.taken, self.element) = (Vec::new(), 0, 0);
-        let complete = |kept: &Vec<u8>| kept.len() as u64 == self.info.bytes();
-        if self.kept.as_ref().is_some_and(complete) {
-            self.input = Input::Kept(0);
-            return Ok(());
-        }
         if let Some(kept) = &mut self.kept {
+            if kept.iter().map(|piece| piece.len() as u64).sum::<u64>() == self.info.bytes() {
+                self.input = Input::Kept(0);
+                return Ok(());
+            }
             kept.clear(); // What a pass that ended early left there.
         }
         if self.windows {
             self.input = Input::Windows(0);
             return Ok(());
         }
-        let unknown = || CheckpointError::UnknownTensor { tensor: self.info.name.clone() };
-        let (shard, position) = self.manifest.find(&self.info.name).ok_or_else(unknown)?;
-        let cancelled = self.cancelled.clone();
-        let cancelled: Box<dyn Fn() -> bool> = Box::new(move || cancelled());
-        let stream = ShardStream::open(&self.source, shard, position..position + 1, cancelled);
-        self.input = Input::Stream(Box::new(stream.await?));
+        self.input = Input::Feed;
+        // One that was not read from yet has the whole tensor before it.
+        if self.feed.is_none() || self.fed > 0 {
+            let unknown = || CheckpointError::UnknownTensor { tensor: self.info.name.clone() };
+            let (shard, position) = self.manifest.find(&self.info.name).ok_or_else(unknown)?;
+            let run = std::mem::replace(&mut self.run, 1);
+            let place = (self.index, shard);
+            let feed = Feed::open(&self.source, place, position, run, self.cancelled.clone());
+            self.feed = Some(feed.await?);
+        }
+        self.fed = 0;
         Ok(())
+    }
+
+    /// The connection, where it goes on into the next tensor.
+    pub(super) fn into_feed(self) -> Option<Feed<S>> {
+        self.feed.filter(|_| self.fed == self.info.bytes())?.after()
     }
 
     /// Ends the pass: a connection that nobody reads from is closed.
     pub(super) fn close(&mut self) {
         self.input = Input::Closed;
         self.piece = Vec::new();
+        self.feed = self.feed.take().filter(|_| self.fed == self.info.bytes());
     }
 
-    /// Replaces `out` by the next `count` values. Errors name the parent: files of several are often
-    /// named alike.
+    /// Replaces `out` by the next `count` values.
     pub(super) async fn read(&mut self, count: usize, out: &mut Vec<f32>) -> Result<(), CheckpointError> {
-        self.read_values(count, out).await.map_err(|error| match error {
-            CheckpointError::Source(SourceError::Aborted) => error,
-            other => SourceError::Parent { model: self.parent.clone(), error: other.into() }.into(),
-        })
-    }
-
-    async fn read_values(&mut self, count: usize, out: &mut Vec<f32>) -> Result<(), CheckpointError> {
         out.clear();
         let size = self.info.dtype.size_bytes() as usize;
-        let mut wanted = count * size;
-        while wanted > 0 {
-            if let Input::Kept(at) = &mut self.input {
-                let bytes = self.kept.as_deref().unwrap_or_default().get(*at..*at + wanted);
-                *at += wanted;
-                // Checked when it was read first.
-                self.take(bytes.unwrap_or_default(), false, out)?;
-                break;
-            }
-            let available = self.piece.len() - self.taken;
-            let whole = available.min(wanted) / size * size;
-            if whole == 0 {
-                self.refill().await?;
-                continue;
-            }
-            let piece = std::mem::take(&mut self.piece);
-            let bytes = piece.get(self.taken..self.taken + whole).unwrap_or_default();
-            self.take(bytes, true, out)?;
-            if let Some(kept) = &mut self.kept {
-                kept.extend_from_slice(bytes);
-            }
-            self.piece = piece;
-            self.taken += whole;
-            wanted -= whole;
+        let begin = self.element;
+        while out.len() < count {
+            self.fill().await?;
+            let available = self.available();
+            let bytes = available.get(..available.len().min((count - out.len()) * size)).unwrap_or_default();
+            let taken = bytes.len() / size;
+            // Doubles are looked at again: as f32 some of them are not finite.
+            let checked = if self.info.dtype == Dtype::F64 { self.check(bytes) } else { Ok(()) };
+            let widened =
+                checked.and_then(|()| widen(self.info.dtype, bytes, out).map_err(|error| self.failed(error)));
+            widened.map_err(|error| self.named(error))?;
+            self.advance(taken);
         }
-        self.scale(out);
-        self.element += count as u64;
+        if let Some(scales) = &self.scales {
+            scales.apply(begin, out);
+        }
         Ok(())
+    }
+
+    /// Stored elements that lie ready, all of them finite; [`Self::fill`] goes before.
+    pub(super) fn available(&self) -> &[u8] {
+        let piece = match self.input {
+            Input::Kept(index) => self.kept.as_ref().and_then(|kept| kept.get(index)),
+            _ => Some(&self.piece),
+        };
+        let rest = piece.and_then(|piece| piece.get(self.taken..)).unwrap_or_default();
+        let size = self.info.dtype.size_bytes() as usize;
+        rest.get(..rest.len() / size * size).unwrap_or_default()
+    }
+
+    /// Passes over that many of the available elements.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.taken += count * self.info.dtype.size_bytes() as usize;
+        self.element += count as u64;
+    }
+
+    /// Sees to it that elements are available. Errors name the parent: files of several are often
+    /// named alike.
+    pub(super) async fn fill(&mut self) -> Result<(), CheckpointError> {
+        while self.available().is_empty() {
+            self.refill().await.map_err(|error| self.named(error))?;
+        }
+        Ok(())
+    }
+
+    fn named(&self, error: CheckpointError) -> CheckpointError {
+        match error {
+            CheckpointError::Source(SourceError::Aborted) => error,
+            other => SourceError::Parent { model: self.parent.clone(), error: other.into() }.into(),
+        }
+    }
+
+    /// Puts a piece that was passed on aside for the next pass, and takes its part of an element out.
+    fn keep_piece(&mut self) -> Vec<u8> {
+        let mut piece = std::mem::take(&mut self.piece);
+        let rest = piece.split_off(self.taken.min(piece.len()));
+        if let (Some(kept), false) = (&mut self.kept, piece.is_empty()) {
+            kept.push(piece);
+        }
+        self.taken = 0;
+        rest
     }
 
     /// Fetches more; what is left of the last piece is part of an element.
     async fn refill(&mut self) -> Result<(), CheckpointError> {
-        self.piece.drain(..self.taken.min(self.piece.len()));
-        self.taken = 0;
+        if let Input::Kept(index) = &mut self.input {
+            (*index, self.taken) = (*index + 1, 0);
+            let there = self.kept.as_ref().is_some_and(|kept| kept.len() > *index);
+            return if there { Ok(()) } else { Err(self.truncated()) };
+        }
+        let mut piece = self.keep_piece();
         let next = match &mut self.input {
-            Input::Stream(stream) => stream.next_piece().await?,
+            Input::Feed => match &mut self.feed {
+                Some(feed) if self.fed < self.info.bytes() => {
+                    let next = feed.next_piece(self.info.bytes() - self.fed).await?;
+                    self.fed += next.as_ref().map_or(0, |next| next.len() as u64);
+                    next
+                }
+                _ => None,
+            },
             Input::Windows(at) => {
                 let begin = *at;
                 *at = (begin + WINDOW_BYTES).min(self.info.bytes());
@@ -199,15 +264,34 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             }
             _ => None,
         };
-        match next {
-            Some(next) if self.piece.is_empty() => self.piece = next,
-            Some(next) => self.piece.extend_from_slice(&next),
-            None => {
-                let (bytes, expected) = (self.element * self.info.dtype.size_bytes(), self.info.bytes());
-                return Err(CheckpointError::Truncated { file: self.file.clone(), bytes, expected });
-            }
+        let Some(next) = next else { return Err(self.truncated()) };
+        if piece.is_empty() {
+            piece = next;
+        } else {
+            piece.extend_from_slice(&next);
         }
-        Ok(())
+        self.piece = piece;
+        if self.info.dtype == Dtype::F64 {
+            return self.check_doubles();
+        }
+        self.check(self.available())
+    }
+
+    fn truncated(&self) -> CheckpointError {
+        let (bytes, expected) = (self.element * self.info.dtype.size_bytes(), self.info.bytes());
+        CheckpointError::Truncated { file: self.file.clone(), bytes, expected }
+    }
+
+    fn failed(&self, source: DtypeError) -> CheckpointError {
+        CheckpointError::Values { file: self.file.clone(), tensor: self.info.name.clone(), source }
+    }
+
+    /// Refuses what is not finite, as f32, among the next elements.
+    fn check(&self, bytes: &[u8]) -> Result<(), CheckpointError> {
+        match find_non_finite(self.info.dtype, bytes).map_err(|source| self.failed(source))? {
+            None => Ok(()),
+            Some(index) => Err(self.not_finite(self.element + index as u64)),
+        }
     }
 
     /// Fetches a range of the tensor, whole.
@@ -227,38 +311,8 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         Ok(bytes)
     }
 
-    fn take(&self, bytes: &[u8], check: bool, out: &mut Vec<f32>) -> Result<(), CheckpointError> {
-        let (file, tensor, dtype) = (&self.file, &self.info.name, self.info.dtype);
-        let failed = |source| CheckpointError::Values { file: file.clone(), tensor: tensor.clone(), source };
-        if check && let Some(index) = find_non_finite(dtype, bytes).map_err(failed)? {
-            let element = self.element + (out.len() + index) as u64;
-            return Err(CheckpointError::NotFinite {
-                file: file.clone(),
-                tensor: tensor.clone(),
-                dtype,
-                element,
-            });
-        }
-        widen(dtype, bytes, out).map_err(failed)
-    }
-
-    fn scale(&self, values: &mut [f32]) {
-        let Some(RowScales { scale_cols, values: scales, cols }) = &self.scales else { return };
-        let per_row = cols.div_ceil(*scale_cols);
-        // At most the tensor's rows times scales per row, which were read into memory.
-        let (mut row, mut col) =
-            ((self.element / *cols as u64) as usize, (self.element % *cols as u64) as usize);
-        let mut rest = values;
-        while !rest.is_empty() {
-            let run = (scale_cols - col % scale_cols).min(cols - col).min(rest.len());
-            let (now, later) = rest.split_at_mut(run);
-            let scale = scales.get(row * per_row + col / scale_cols).copied().unwrap_or(1.0);
-            now.iter_mut().for_each(|value| *value *= scale);
-            rest = later;
-            col += run;
-            if col == *cols {
-                (row, col) = (row + 1, 0);
-            }
-        }
+    fn not_finite(&self, element: u64) -> CheckpointError {
+        let (file, tensor, dtype) = (self.file.clone(), self.info.name.clone(), self.info.dtype);
+        CheckpointError::NotFinite { file, tensor, dtype, element }
     }
 }

@@ -19,7 +19,7 @@ use crate::checkpoint::source::{MemorySource, MemoryStream};
 use crate::checkpoint::writer::{self, TensorSpec};
 use crate::checkpoint::{ByteSource, ByteStream, Header, Manifest, Opened, SourceError};
 use crate::dtype::Dtype;
-use crate::gpu::{GpuError, GpuOptions};
+use crate::gpu::{Gpu, GpuError, GpuOptions};
 use crate::kernels::merge::SlerpGpu;
 
 /// A merge that fewer elements has is done on the CPU before a device could be opened and tested.
@@ -94,6 +94,8 @@ impl<S> Clone for Merge<S> {
 pub(super) struct Inner<S> {
     pub(super) recipe: Recipe,
     pub(super) parents: Vec<Parent<S>>,
+    /// Whose config.json and generation_config.json the result gets.
+    base: usize,
     /// Whose tokenizer files the result gets.
     tokenizer: usize,
     pub(super) tensors: HashMap<String, Rc<TensorPlan>>,
@@ -103,6 +105,8 @@ pub(super) struct Inner<S> {
     pub(super) options: MergeOptions,
     /// Taken out while a tensor is on it.
     pub(super) gpu: Cell<Option<SlerpGpu>>,
+    /// A tensor of as many elements did not fit the device.
+    pub(super) gpu_room: Cell<u64>,
     pub(super) cancelled: Cancelled,
     pub(super) report: RefCell<MergeReport>,
     pub(super) on_tensor: Cell<Option<OnTensor>>,
@@ -150,12 +154,14 @@ impl<S: ByteSource + Clone> Merge<S> {
             inner: Rc::new(Inner {
                 recipe,
                 parents,
+                base,
                 tokenizer,
                 tensors,
                 plan,
                 written: MemorySource::new(written),
                 options,
                 gpu: Cell::new(gpu),
+                gpu_room: Cell::new(u64::MAX),
                 cancelled,
                 report: report.into(),
                 on_tensor: Cell::new(Some(on_tensor)),
@@ -167,6 +173,14 @@ impl<S: ByteSource + Clone> Merge<S> {
     /// What was strange about the recipe or the models.
     pub fn warnings(&self) -> Vec<String> {
         self.inner.report.borrow().warnings.clone()
+    }
+
+    /// Looks at the device that merges; `None` where there is none, or none any more.
+    pub fn on_device<T>(&self, look: impl FnOnce(&Gpu) -> T) -> Option<T> {
+        let gpu = self.inner.gpu.take()?;
+        let seen = look(gpu.gpu());
+        self.inner.gpu.set(Some(gpu));
+        Some(seen)
     }
 
     /// Everything done so far.
@@ -265,7 +279,9 @@ impl<S: ByteSource + Clone> ByteSource for Merge<S> {
         if !SIDE_FILES.contains(&file) {
             return Err(not_found());
         }
-        let parent = self.inner.parents.get(self.inner.tokenizer).ok_or_else(not_found)?;
+        let inner = &self.inner;
+        let parent = if file == files::GENERATION_CONFIG { inner.base } else { inner.tokenizer };
+        let parent = inner.parents.get(parent).ok_or_else(not_found)?;
         let Opened { stream, file_bytes } = parent.source.open(file, range).await?;
         Ok(Opened { stream: MergedStream::Copied(stream), file_bytes })
     }

@@ -8,18 +8,24 @@
 //! tensor    one output tensor as a graph of parents' tensors
 //! plan      recipe and headers -> the graph of every output tensor
 //! slerp     the arithmetic: sums, coefficients, combination
-//! leaf      a parent's tensor as runs of f32
+//! bulk      its loops over BF16, natively and in wasm SIMD
+//! feed      neighbouring tensors of a parent over one connection
+//! leaf      a parent's tensor as runs of bytes or f32
 //! evaluate  one output tensor, pass by pass, chunk by chunk
 //! on_gpu    the same on a GPU
 //! files     the result's files that are not weights
+//! same_tokenizer  whether two models have one
 //! merged    Merge: the result as a place to read a checkpoint from
 //! shard     one weight file of it, computed while it is read
 //! write     all of it, out to a place that takes files
 //! report    what was done to each tensor
+//! tell      how that comes into it
 //! ```
 
+mod bulk;
 mod error;
 mod evaluate;
+mod feed;
 mod files;
 mod layout;
 mod leaf;
@@ -29,9 +35,11 @@ mod parent;
 mod plan;
 pub mod recipe;
 pub mod report;
+mod same_tokenizer;
 pub mod schedule;
 mod shard;
 pub mod slerp;
+mod tell;
 mod tensor;
 mod write;
 

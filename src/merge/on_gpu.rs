@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::evaluate::Solved;
+use super::feed::Feeds;
 use super::leaf::{Cancelled, Fetch, LeafReader};
 use super::parent::Parent;
 use super::slerp::{Sums, coefficients};
@@ -82,13 +83,14 @@ impl OnGpu {
         dtype: Dtype,
         parents: &[Parent<S>],
         cancelled: &Cancelled,
+        feeds: &mut Feeds<'_, S>,
     ) -> Result<(OnGpu, Vec<Solved>), Failure> {
         let mut tensors: Vec<Option<Resident>> = Vec::new();
         let mut solved = Vec::new();
         for (index, node) in plan.nodes.iter().enumerate() {
             let tensor = match &node.operation {
                 Operation::Leaf(leaf) => match plan.leaves.get(*leaf) {
-                    Some(leaf) => Some(load(gpu, plan, leaf, dtype, parents, cancelled).await?),
+                    Some(leaf) => Some(load(gpu, plan, leaf, dtype, parents, cancelled, feeds).await?),
                     None => None,
                 },
                 Operation::Slerp(t) => {
@@ -120,15 +122,20 @@ impl OnGpu {
         Ok((OnGpu { result, rounds, element: 0, values: Vec::new() }, solved))
     }
 
-    /// The result's next `count` elements.
-    pub(super) async fn next(&mut self, gpu: &SlerpGpu, count: usize) -> Result<&[f32], GpuError> {
+    /// Reads the result's next `count` elements back.
+    pub(super) async fn next(&mut self, gpu: &SlerpGpu, count: usize) -> Result<(), GpuError> {
         let bytes = gpu.read(&self.result, self.element..self.element + count as u64).await?;
         self.element += count as u64;
         self.values.clear();
         // Of a dtype that shaders merge, and whole elements: this cannot fail.
         let _ = widen(self.result.dtype(), &bytes, &mut self.values);
         self.rounds.iter().for_each(|dtype| round_through(*dtype, &mut self.values));
-        Ok(&self.values)
+        Ok(())
+    }
+
+    /// What was read back last.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.values
     }
 }
 
@@ -140,10 +147,9 @@ async fn load<S: ByteSource + Clone>(
     dtype: Dtype,
     parents: &[Parent<S>],
     cancelled: &Cancelled,
+    feeds: &mut Feeds<'_, S>,
 ) -> Result<Resident, Failure> {
-    let unknown = || CheckpointError::UnknownTensor { tensor: leaf.tensor.clone() };
-    let parent = parents.get(leaf.parent).ok_or_else(unknown)?;
-    let mut reader = LeafReader::open(parent, &leaf.tensor, ONCE, cancelled.clone()).await?;
+    let mut reader = LeafReader::open(parents, leaf, ONCE, cancelled.clone(), feeds).await?;
     let mut resident = gpu.tensor(&leaf.tensor, dtype, plan.elements()).await?;
     reader.rewind().await?;
     let (mut element, mut values, mut bytes) = (0, Vec::new(), Vec::new());
@@ -160,6 +166,7 @@ async fn load<S: ByteSource + Clone>(
         gpu.write(&mut resident, element, &bytes).await?;
         element += count;
     }
+    feeds.next.extend(reader.into_feed());
     Ok(resident)
 }
 

@@ -1,5 +1,6 @@
 //! From a recipe and its parents' headers to the graph of every output tensor.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::MergeError;
@@ -248,15 +249,27 @@ impl<S> Builder<'_, S> {
         let below = operands.iter().filter_map(|&operand| self.nodes.get(operand));
         let level = below.map(|node| node.level).max().unwrap_or(0);
         let level = level + usize::from(matches!(operation, Operation::Slerp(_)));
-        let of_base = operands.first().and_then(|&base| self.nodes.get(base)).map(|base| base.dtype);
+        let dtypes = operands.iter().filter_map(|&operand| self.nodes.get(operand)).map(|node| node.dtype);
+        let common = dtypes.reduce(promoted);
         let document = self.recipe.documents.get(index);
         let cast = document.and_then(|document| document.dtype);
-        let merged = cast.or(of_base).unwrap_or(Dtype::F32);
+        let merged = cast.or(common).unwrap_or(Dtype::F32);
         let out = document.and_then(|document| document.out_dtype);
         let dtype = out.unwrap_or(merged);
         let rounds = if dtype == merged { vec![merged] } else { vec![merged, dtype] };
         let origin = Some((index, name));
         self.nodes.push(Node { operation, operands, cast, rounds, dtype, level, origin });
         self.nodes.len() - 1
+    }
+}
+
+/// The precision in which values of both are combined where the recipe names none: the wider, or F32
+/// where each holds what the other does not.
+fn promoted(a: Dtype, b: Dtype) -> Dtype {
+    match a.size_bytes().cmp(&b.size_bytes()) {
+        _ if a == b => a,
+        Ordering::Less => b,
+        Ordering::Greater => a,
+        Ordering::Equal => Dtype::F32,
     }
 }

@@ -21,6 +21,12 @@ pub struct TensorReport {
     pub sources: Vec<String>,
     /// Factors of the sources.
     pub coefficients: Vec<f64>,
+    /// Euclidean norms of the sources.
+    pub norms: Vec<f64>,
+    /// Euclidean distances of the result (before rounding) from the sources.
+    pub distances: Vec<f64>,
+    /// Where it was computed, `cpu` or `gpu`: `cpu` also where the CPU ended what a GPU had begun.
+    pub path: &'static str,
     /// Whether it belongs to the last document, the result.
     #[serde(skip)]
     pub(super) is_of_the_last: bool,
@@ -51,12 +57,6 @@ pub struct SlerpReport {
     pub dot: f64,
     /// Which formula that led to.
     pub branch: Branch,
-    /// Euclidean norms of both.
-    pub norms: [f64; 2],
-    /// Euclidean distance of the result (before rounding) from both.
-    pub distances: [f64; 2],
-    /// Where the sums were taken: `cpu` or `gpu`.
-    pub path: &'static str,
 }
 
 /// A whole merge.
@@ -104,8 +104,8 @@ impl MergeReport {
         for report in self.tensors.iter().filter(last) {
             totals.tensors += 1;
             totals.parameters += report.shape.iter().product::<u64>();
-            if let Some(slerp) = &report.slerp {
-                let pairs = slerp.distances.iter().zip(&slerp.norms);
+            if report.slerp.is_some() {
+                let pairs = report.distances.iter().zip(&report.norms);
                 for ([distance, norm], (d, n)) in squares.iter_mut().zip(pairs) {
                     *distance += d * d;
                     *norm += n * n;

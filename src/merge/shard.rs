@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::evaluate::{Evaluation, Solved};
+use super::feed::{self, Feed, Feeds};
 use super::merged::{Inner, SCALE_SUFFIX};
 use super::on_gpu::{Failure, OnGpu, PIECE_ELEMENTS, precision};
-use super::report::{Combination, SlerpReport, TensorReport};
-use super::tensor::{Operation, TensorPlan};
+use super::tell::Computed;
+use super::tensor::TensorPlan;
 use crate::checkpoint::writer::PlannedShard;
 use crate::checkpoint::{ByteSource, CheckpointError, SourceError, TensorInfo};
-use crate::dtype::{find_non_finite, narrow, quantize_row_e4m3};
+use crate::dtype::{Dtype, DtypeError, find_non_finite, narrow, quantize_row_e4m3};
 use crate::gpu::GpuError;
 
 /// A range of one weight file.
@@ -21,6 +22,8 @@ pub struct ShardMerge<S: ByteSource> {
     at: u64,
     end: u64,
     running: Option<Running<S>>,
+    /// Connections to parents, each at the first byte of a tensor that comes next.
+    feeds: Vec<Feed<S>>,
 }
 
 /// Where a tensor is computed.
@@ -29,22 +32,16 @@ enum Evaluator<S: ByteSource> {
     Gpu(OnGpu),
 }
 
-impl<S: ByteSource> Evaluator<S> {
-    /// What the report calls it.
-    fn path(&self) -> &'static str {
-        match self {
-            Evaluator::Cpu(_) => "cpu",
-            Evaluator::Gpu(_) => "gpu",
-        }
-    }
-}
-
 /// A tensor in the middle of its computation.
 struct Running<S: ByteSource> {
     info: TensorInfo,
+    plan: Rc<TensorPlan>,
     evaluation: Evaluator<S>,
+    solved: Vec<Solved>,
     /// Elements that were computed.
     element: u64,
+    /// Scales of its rows, if they are quantised.
+    scales: Vec<f32>,
 }
 
 impl<S: ByteSource + Clone> ShardMerge<S> {
@@ -52,7 +49,7 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
         let length = inner.plan.shards.get(shard).map_or(0, |shard| shard.header.file_bytes());
         let range = range.unwrap_or(0..length);
         let end = range.end.min(length);
-        ShardMerge { inner, shard, at: range.start.min(end), end, running: None }
+        ShardMerge { inner, shard, at: range.start.min(end), end, running: None, feeds: Vec::new() }
     }
 
     pub(super) fn file_bytes(&self) -> u64 {
@@ -77,6 +74,7 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
         let result = self.data(&inner, shard, self.at - data_start).await;
         if result.is_err() {
             (self.running, self.at) = (None, self.end);
+            self.feeds.clear();
         }
         result.map(Some)
     }
@@ -92,7 +90,7 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
         let Some(info) = tensors.get(position) else { return Ok(Vec::new()) };
         let (mut bytes, first) = match info.name.strip_suffix(SCALE_SUFFIX) {
             Some(weight) => (scales(inner, weight).await?, info.begin),
-            None => self.weights(inner, info).await?,
+            None => self.weights(inner, shard, position).await?,
         };
         let skip = (offset - first).min(bytes.len() as u64) as usize;
         bytes.drain(..skip);
@@ -105,13 +103,21 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
     async fn weights(
         &mut self,
         inner: &Rc<Inner<S>>,
-        info: &TensorInfo,
+        shard: &PlannedShard,
+        position: usize,
     ) -> Result<(Vec<u8>, u64), SourceError> {
+        let Some(info) = shard.header.tensors.get(position) else { return Ok(Default::default()) };
+        let data_start = shard.header.data_start;
         let mut running = match self.running.take() {
             Some(running) if running.info == *info => running,
-            _ => Running { info: info.clone(), evaluation: start(inner, &info.name).await?, element: 0 },
+            _ => {
+                let run = |parent| feed::run(inner, shard, position, self.end - data_start, parent);
+                let open = std::mem::take(&mut self.feeds);
+                let mut feeds = Feeds { open, next: &mut self.feeds, run: &run };
+                Running::start(inner, info, &mut feeds).await?
+            }
         };
-        let offset = self.at - inner.plan.shards.get(self.shard).map_or(0, |shard| shard.header.data_start);
+        let offset = self.at - data_start;
         let size = info.dtype.size_bytes();
         loop {
             let first = info.begin + running.element * size;
@@ -119,6 +125,8 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
             if bytes.is_empty() || first + bytes.len() as u64 > offset {
                 if running.element < info.elements() {
                     self.running = Some(running);
+                } else if let Evaluator::Cpu(evaluation) = running.evaluation {
+                    self.feeds.extend(evaluation.into_feeds());
                 }
                 return Ok((bytes, first));
             }
@@ -127,73 +135,151 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
 }
 
 impl<S: ByteSource + Clone> Running<S> {
-    async fn next(&mut self, inner: &Inner<S>) -> Result<Vec<u8>, SourceError> {
+    /// Opens a tensor's leaves and takes its sums.
+    async fn start(
+        inner: &Inner<S>,
+        info: &TensorInfo,
+        feeds: &mut Feeds<'_, S>,
+    ) -> Result<Running<S>, SourceError> {
+        let wrap = |error| wrap(&info.name, error);
+        let unknown = || wrap(CheckpointError::UnknownTensor { tensor: info.name.clone() });
+        let plan = inner.tensors.get(&info.name).ok_or_else(unknown)?.clone();
+        let (evaluation, solved) = match on_gpu(inner, &plan, feeds).await.map_err(wrap)? {
+            Some((result, solved)) => (Evaluator::Gpu(result), solved),
+            None => {
+                let opened = Evaluation::open(plan.clone(), &inner.parents, &inner.cancelled, feeds).await;
+                let mut evaluation = opened.map_err(wrap)?;
+                let solved = evaluation.prepare(inner.options.chunk_elements.max(1)).await.map_err(wrap)?;
+                (Evaluator::Cpu(Box::new(evaluation)), solved)
+            }
+        };
+        Ok(Running { info: info.clone(), plan, evaluation, solved, element: 0, scales: Vec::new() })
+    }
+
+    /// Elements to compute next.
+    fn count(&self, inner: &Inner<S>) -> u64 {
         let left = self.info.elements().saturating_sub(self.element);
-        let mut count = left.min(match self.evaluation {
+        let count = match self.evaluation {
             Evaluator::Cpu(ref evaluation) => evaluation.chunk(inner.options.chunk_elements) as u64,
             // Each readback is a round trip.
             Evaluator::Gpu(_) => PIECE_ELEMENTS as u64,
-        });
-        let cols = self.info.shape.last().copied().unwrap_or(1).max(1);
-        if self.info.dtype.is_f8() {
-            // Whole rows, since each has a scale of its own.
-            count = left.min((count / cols).max(1) * cols);
-        }
-        let wrap = |error| wrap(&self.info.name, error);
-        let values = match &mut self.evaluation {
-            Evaluator::Cpu(evaluation) => evaluation.next(count as usize).await.map_err(wrap)?,
-            Evaluator::Gpu(result) => {
-                let Some(gpu) = inner.gpu.take() else {
-                    let detail = "the merge is being read in two places at once".to_owned();
-                    return Err(SourceError::Io { file: self.info.name.clone(), detail });
-                };
-                let values = result.next(&gpu, count as usize).await;
-                inner.gpu.set(Some(gpu));
-                values.map_err(|error| SourceError::Io {
-                    file: self.info.name.clone(),
-                    detail: format!("{error}; merge again, on the CPU if it persists"),
-                })?
-            }
         };
-        let mut bytes = Vec::new();
-        if self.info.dtype.is_f8() {
-            bytes.resize(values.len(), 0);
-            let mut scales = inner.scales.borrow_mut();
-            let scales = scales.entry(self.info.name.clone()).or_default();
-            scales.truncate((self.element / cols) as usize);
-            for (row, codes) in values.chunks_exact(cols as usize).zip(bytes.chunks_exact_mut(cols as usize))
-            {
-                scales.push(quantize_row_e4m3(row, codes).map_err(|_| overflow(&self.info, self.element))?);
-            }
-        } else {
-            let failed = |source| CheckpointError::Values {
-                file: "the result".into(),
-                tensor: self.info.name.clone(),
-                source,
+        // Whole rows, where each has a scale of its own.
+        let cols = if self.info.dtype.is_f8() { self.cols() } else { 1 };
+        left.min((count / cols).max(1) * cols)
+    }
+
+    fn cols(&self) -> u64 {
+        self.info.shape.last().copied().unwrap_or(1).max(1)
+    }
+
+    /// Computes the tensor anew on the CPU, up to where the GPU failed: its sums are known, and the same
+    /// factors give the same bits.
+    async fn leave_gpu(&mut self, inner: &Inner<S>, error: Option<GpuError>) -> Result<(), CheckpointError> {
+        if let Some(error) = error {
+            inner.gpu_failed(&self.plan, &error);
+        }
+        let mut feeds = Feeds { open: Vec::new(), next: &mut Vec::new(), run: &|_| 1 };
+        let opened = Evaluation::open(self.plan.clone(), &inner.parents, &inner.cancelled, &mut feeds);
+        let mut evaluation = opened.await?;
+        evaluation.resume(&self.solved, self.element, inner.options.chunk_elements.max(1)).await?;
+        self.evaluation = Evaluator::Cpu(Box::new(evaluation));
+        Ok(())
+    }
+
+    async fn next(&mut self, inner: &Inner<S>) -> Result<Vec<u8>, SourceError> {
+        let tensor = self.info.name.clone();
+        let wrap = |error| wrap(&tensor, error);
+        let mut count = self.count(inner);
+        if let Evaluator::Gpu(result) = &mut self.evaluation {
+            // Lost with an earlier tensor, there is none.
+            let failed = match inner.gpu.take() {
+                None => Some(None),
+                Some(gpu) => {
+                    let read = result.next(&gpu, count as usize).await;
+                    inner.gpu.set(Some(gpu));
+                    read.err().map(Some)
+                }
             };
-            narrow(self.info.dtype, values, &mut bytes).map_err(failed).map_err(wrap)?;
-            if let Some(index) = find_non_finite(self.info.dtype, &bytes).map_err(failed).map_err(wrap)? {
+            if let Some(error) = failed {
+                self.leave_gpu(inner, error).await.map_err(wrap)?;
+                count = self.count(inner);
+            }
+        }
+        let (mut bytes, dtype) = (Vec::new(), self.info.dtype);
+        if let Evaluator::Cpu(evaluation) = &mut self.evaluation
+            && evaluation.next_stored(dtype, count as usize, &mut bytes).await.map_err(wrap)?
+        {
+            self.check(&bytes)?;
+            self.done(inner, count);
+            return Ok(bytes);
+        }
+        let (values, wide) = match &mut self.evaluation {
+            Evaluator::Gpu(result) => (result.values(), None),
+            Evaluator::Cpu(evaluation) => evaluation.next(count as usize).await.map_err(wrap)?,
+        };
+        if dtype.is_f8() {
+            bytes.resize(values.len(), 0);
+            let cols = self.info.shape.last().copied().unwrap_or(1).max(1) as usize;
+            for (row, codes) in values.chunks_exact(cols).zip(bytes.chunks_exact_mut(cols)) {
+                let scale = quantize_row_e4m3(row, codes).map_err(|_| overflow(&self.info, self.element))?;
+                self.scales.push(scale);
+            }
+        } else if let Some(values) = wide.filter(|_| dtype == Dtype::F64) {
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
                 return Err(overflow(&self.info, self.element + index as u64));
             }
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        } else {
+            narrow(dtype, values, &mut bytes).map_err(|error| wrap(self.failed(error)))?;
+            self.check(&bytes)?;
         }
-        self.element += count;
+        self.done(inner, count);
         Ok(bytes)
+    }
+
+    /// Refuses a result that overflowed its precision.
+    fn check(&self, bytes: &[u8]) -> Result<(), SourceError> {
+        let found = find_non_finite(self.info.dtype, bytes);
+        match found.map_err(|error| wrap(&self.info.name, self.failed(error)))? {
+            None => Ok(()),
+            Some(index) => Err(overflow(&self.info, self.element + index as u64)),
+        }
+    }
+
+    fn failed(&self, source: DtypeError) -> CheckpointError {
+        CheckpointError::Values { file: "the result".into(), tensor: self.info.name.clone(), source }
+    }
+
+    /// Counts computed elements; with the last of them, keeps what is known now.
+    fn done(&mut self, inner: &Inner<S>, count: u64) {
+        self.element += count;
+        if self.element < self.info.elements() {
+            return;
+        }
+        if self.info.dtype.is_f8() {
+            inner.scales.borrow_mut().insert(self.info.name.clone(), std::mem::take(&mut self.scales));
+        }
+        let (measured, path) = match &self.evaluation {
+            Evaluator::Cpu(evaluation) => (evaluation.measured(), "cpu"),
+            Evaluator::Gpu(_) => (Vec::new(), "gpu"),
+        };
+        inner.tell(&self.plan, &Computed { solved: &self.solved, measured: &measured, path });
     }
 }
 
 /// Row scales of a quantised tensor, which is computed once more if it was not before.
 async fn scales<S: ByteSource + Clone>(inner: &Rc<Inner<S>>, weight: &str) -> Result<Vec<u8>, SourceError> {
     let known = |inner: &Inner<S>| {
-        let (info, scales) = (inner.info(weight)?, inner.scales.borrow());
-        let scales = scales.get(weight).filter(|scales| scales.len() as u64 == info.rows())?;
-        Some(scales.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>())
+        let scales = inner.scales.borrow();
+        Some(scales.get(weight)?.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>())
     };
     if let Some(bytes) = known(inner) {
         return Ok(bytes);
     }
     if let Some(info) = inner.info(weight) {
-        let evaluation = start(inner, weight).await?;
-        let mut running = Running { info: info.clone(), evaluation, element: 0 };
+        let mut feeds = Feeds { open: Vec::new(), next: &mut Vec::new(), run: &|_| 1 };
+        let mut running = Running::start(inner, info, &mut feeds).await?;
         while running.element < info.elements() {
             running.next(inner).await?;
         }
@@ -201,51 +287,25 @@ async fn scales<S: ByteSource + Clone>(inner: &Rc<Inner<S>>, weight: &str) -> Re
     Ok(known(inner).unwrap_or_default())
 }
 
-/// Opens a tensor's leaves, takes its sums and reports them.
-async fn start<S: ByteSource + Clone>(inner: &Inner<S>, tensor: &str) -> Result<Evaluator<S>, SourceError> {
-    let wrap = |error| wrap(tensor, error);
-    let unknown = || wrap(CheckpointError::UnknownTensor { tensor: tensor.to_owned() });
-    let plan = inner.tensors.get(tensor).ok_or_else(unknown)?.clone();
-    let (evaluator, solved) = match on_gpu(inner, &plan).await.map_err(wrap)? {
-        Some((result, solved)) => (Evaluator::Gpu(result), solved),
-        None => {
-            let opened = Evaluation::open(plan.clone(), &inner.parents, &inner.cancelled).await;
-            let mut evaluation = opened.map_err(wrap)?;
-            let solved = evaluation.prepare(inner.options.chunk_elements.max(1)).await.map_err(wrap)?;
-            (Evaluator::Cpu(Box::new(evaluation)), solved)
-        }
-    };
-    inner.tell(&plan, &solved, evaluator.path());
-    Ok(evaluator)
-}
-
 /// Merges a tensor on the GPU, if there is one and it can; on any fault of the device the CPU does.
 async fn on_gpu<S: ByteSource + Clone>(
     inner: &Inner<S>,
     plan: &Rc<TensorPlan>,
+    feeds: &mut Feeds<'_, S>,
 ) -> Result<Option<(OnGpu, Vec<Solved>)>, CheckpointError> {
-    let Some(dtype) = precision(plan) else { return Ok(None) };
+    let Some(dtype) = precision(plan).filter(|_| plan.elements() < inner.gpu_room.get()) else {
+        return Ok(None);
+    };
     let Some(mut gpu) = inner.gpu.take() else { return Ok(None) };
-    let merged = OnGpu::merge(&mut gpu, plan, dtype, &inner.parents, &inner.cancelled).await;
+    let merged = OnGpu::merge(&mut gpu, plan, dtype, &inner.parents, &inner.cancelled, feeds).await;
+    inner.gpu.set(Some(gpu));
     match merged {
-        Ok(merged) => {
-            inner.gpu.set(Some(gpu));
-            Ok(Some(merged))
-        }
-        // A tensor that does not fit may be followed by one that does.
-        Err(Failure::Gpu(GpuError::OutOfMemory { .. } | GpuError::TooLarge { .. })) => {
-            inner.gpu.set(Some(gpu));
-            Ok(None)
-        }
+        Ok(merged) => Ok(Some(merged)),
         Err(Failure::Gpu(error)) => {
-            let warning = format!("{}: {error}; the CPU goes on", plan.name);
-            inner.report.borrow_mut().warnings.push(warning);
+            inner.gpu_failed(plan, &error);
             Ok(None)
         }
-        Err(Failure::Checkpoint(error)) => {
-            inner.gpu.set(Some(gpu));
-            Err(error)
-        }
+        Err(Failure::Checkpoint(error)) => Err(error),
     }
 }
 
@@ -258,71 +318,4 @@ fn wrap(tensor: &str, error: CheckpointError) -> SourceError {
 
 fn overflow(info: &TensorInfo, element: u64) -> SourceError {
     wrap(&info.name, CheckpointError::Overflow { dtype: info.dtype, element })
-}
-
-impl<S> Inner<S> {
-    fn info(&self, tensor: &str) -> Option<&TensorInfo> {
-        self.plan.tensors().find(|info| info.name == tensor)
-    }
-
-    /// Adds what was found about a tensor to the report.
-    fn tell(&self, plan: &TensorPlan, solved: &[Solved], path: &'static str) {
-        let several = self.recipe.documents.len() > 1;
-        let mut on_tensor = self.on_tensor.take();
-        for (index, node) in plan.nodes.iter().enumerate() {
-            let Some((document, tensor)) = &node.origin else { continue };
-            let solved = solved.iter().find(|solved| solved.node == index);
-            let (method, coefficients, slerp) = match (&node.operation, solved) {
-                (Operation::Slerp(t), Some(Solved { coefficients, sums, .. })) => {
-                    let slerp = SlerpReport {
-                        t: *t,
-                        dot: coefficients.dot,
-                        branch: coefficients.branch,
-                        norms: coefficients.norms,
-                        distances: coefficients.distances(*sums),
-                        path,
-                    };
-                    (Combination::Slerp, coefficients.factors.to_vec(), Some(slerp))
-                }
-                (Operation::Linear(factors), _) if factors.len() == 1 => {
-                    (Combination::Passthrough, factors.clone(), None)
-                }
-                (Operation::Linear(factors), _) => (Combination::Linear, factors.clone(), None),
-                _ => continue,
-            };
-            let named = self.recipe.documents.get(*document);
-            let name = named.map(|d| d.name.clone().unwrap_or_else(|| (document + 1).to_string()));
-            let report = TensorReport {
-                tensor: tensor.clone(),
-                document: name.filter(|_| several),
-                shape: plan.shape.clone(),
-                method,
-                sources: node.operands.iter().map(|&operand| self.describe(plan, operand)).collect(),
-                coefficients,
-                slerp,
-                is_of_the_last: document + 1 == self.recipe.documents.len(),
-            };
-            if let Some(on_tensor) = &mut on_tensor {
-                on_tensor(&report);
-            }
-            let reports = &mut self.report.borrow_mut().tensors;
-            // A range that is read again is computed again.
-            reports.retain(|known| known.tensor != report.tensor || known.document != report.document);
-            reports.push(report);
-        }
-        self.on_tensor.set(on_tensor);
-    }
-
-    fn describe(&self, plan: &TensorPlan, operand: usize) -> String {
-        let Some(node) = plan.nodes.get(operand) else { return String::new() };
-        if let Operation::Leaf(leaf) = node.operation
-            && let Some(leaf) = plan.leaves.get(leaf)
-        {
-            let parent = self.parents.get(leaf.parent).map(|parent| parent.name.to_string());
-            return format!("{}: {}", parent.unwrap_or_default(), leaf.tensor);
-        }
-        let Some((document, tensor)) = &node.origin else { return String::new() };
-        let name = self.recipe.documents.get(*document).and_then(|document| document.name.clone());
-        format!("{}: {tensor}", name.unwrap_or_else(|| format!("document {}", document + 1)))
-    }
 }

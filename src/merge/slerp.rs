@@ -3,19 +3,19 @@
 //! SLERP takes two passes: [`Sums`] over both tensors, then [`combine`] with the two
 //! [`coefficients`] that follow from them. Neither shows how the tensors were cut into chunks.
 
+use super::bulk::{LANES, Lanes, add_rows, add_rows_bf16, blend_rows_bf16};
+use crate::dtype::{bf16_to_f32, f32_to_bf16};
+
 /// Beyond this cosine the angle is too small to divide by its sine: the blend is linear.
 const LINEAR_ABOVE: f64 = 0.9995;
 /// A vector no longer than this is not normalised.
 const SHORTEST: f64 = 1e-8;
 
-/// Partial sums per product: independent additions keep the pipeline full.
-const LANES: usize = 8;
-
 /// Sums of a·a, b·b and a·b in f64, where each product of two f32 is exact. Element `i` is added
 /// to lane `i % 8` in order, so that the result does not depend on the chunks.
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
-    lanes: [[f64; LANES]; 3],
+    lanes: Lanes,
     /// Lane of the next element.
     phase: usize,
 }
@@ -23,32 +23,34 @@ pub struct Sums {
 impl Sums {
     /// Adds the next elements of both tensors; what one slice has more than the other is left out.
     pub fn add(&mut self, a: &[f32], b: &[f32]) {
+        self.add_all(a, b, |value| value, add_rows);
+    }
+
+    /// [`Self::add`] of stored BF16 elements.
+    pub fn add_bf16(&mut self, a: &[[u8; 2]], b: &[[u8; 2]]) {
+        self.add_all(a, b, bf16_to_f32, add_rows_bf16);
+    }
+
+    fn add_all<T: Copy>(
+        &mut self,
+        a: &[T],
+        b: &[T],
+        value: impl Fn(T) -> f32 + Copy,
+        add: fn(&mut Lanes, &[[T; LANES]], &[[T; LANES]]),
+    ) {
         let length = a.len().min(b.len());
         // Up to a whole row of lanes first, so that the bulk is aligned with them.
         let head = ((LANES - self.phase) % LANES).min(length);
-        let (a_head, a) = a.split_at(head);
-        let (b_head, b) = b.split_at(head);
-        self.add_ragged(a_head, b_head);
-        let (a_rows, a_tail) = a.as_chunks::<LANES>();
-        let (b_rows, b_tail) = b.as_chunks::<LANES>();
-        for (a, b) in a_rows.iter().zip(b_rows) {
-            let (a, b) = (a.map(f64::from), b.map(f64::from));
-            let [aa, bb, ab] = &mut self.lanes;
-            for lane in 0..LANES {
-                #[expect(clippy::indexing_slicing, reason = "all arrays have LANES elements")]
-                {
-                    aa[lane] += a[lane] * a[lane];
-                    bb[lane] += b[lane] * b[lane];
-                    ab[lane] += a[lane] * b[lane];
-                }
-            }
-        }
-        self.add_ragged(a_tail, b_tail);
+        let ((a_head, a), (b_head, b)) = (a.split_at(head), b.split_at(head));
+        self.add_ragged(a_head, b_head, value);
+        let ((a_rows, a_tail), (b_rows, b_tail)) = (a.as_chunks(), b.as_chunks());
+        add(&mut self.lanes, a_rows, b_rows);
+        self.add_ragged(a_tail, b_tail, value);
     }
 
-    fn add_ragged(&mut self, a: &[f32], b: &[f32]) {
+    fn add_ragged<T: Copy>(&mut self, a: &[T], b: &[T], value: impl Fn(T) -> f32) {
         for (a, b) in a.iter().zip(b) {
-            let (a, b) = (f64::from(*a), f64::from(*b));
+            let (a, b) = (f64::from(value(*a)), f64::from(value(*b)));
             for (lanes, product) in self.lanes.iter_mut().zip([a * a, b * b, a * b]) {
                 if let Some(lane) = lanes.get_mut(self.phase) {
                     *lane += product;
@@ -125,5 +127,21 @@ pub fn combine(terms: &[(f32, &[f32])], out: &mut Vec<f32>) {
                 out.iter_mut().zip(*values).for_each(|(sum, v)| *sum += factor * v);
             }
         }
+    }
+}
+
+/// [`combine`] of two tensors of BF16 into one of BF16: appends `c0 * a + c1 * b`, rounded, for as many
+/// elements as both slices have.
+pub fn blend_bf16(factors: [f32; 2], a: &[[u8; 2]], b: &[[u8; 2]], out: &mut Vec<u8>) {
+    let length = a.len().min(b.len());
+    let begin = out.len();
+    out.resize(begin + length * 2, 0);
+    let (slots, _) = out.get_mut(begin..).unwrap_or_default().as_chunks_mut::<2>();
+    let ((slots, slots_tail), (a, a_tail), (b, b_tail)) =
+        (slots.as_chunks_mut(), a.as_chunks(), b.as_chunks());
+    blend_rows_bf16(factors, a, b, slots);
+    let [c0, c1] = factors;
+    for ((slot, a), b) in slots_tail.iter_mut().zip(a_tail).zip(b_tail) {
+        *slot = f32_to_bf16(c0 * bf16_to_f32(*a) + c1 * bf16_to_f32(*b));
     }
 }

@@ -18,7 +18,7 @@ after(async () => (await launched)?.close()); // when the test file ends
 /** The browser of this test file, started once. */
 async function sharedBrowser() {
   launched ??= launch(browserName());
-  return (await launched).browser;
+  return launched;
 }
 
 /**
@@ -36,13 +36,13 @@ async function sharedBrowser() {
  */
 export async function openPage(t, path = "/", options = {}) {
   const { expectErrors = [], width = 1200, height = 800, ...serverOptions } = options;
-  const browser = await sharedBrowser();
+  const { browser, downloads, context: contextOptions } = await sharedBrowser();
   const server = await startServer({
     root: fromTop("target/site"),
     ...serverOptions,
     mounts: { "/pages/": fromTop("tests/browser/pages"), "/smollm2/": MODELS.smollm2, ...serverOptions.mounts },
   });
-  const context = await browser.createBrowserContext();
+  const context = await browser.createBrowserContext(contextOptions);
   const page = await context.newPage();
   await page.setViewport({ width, height });
   page.setDefaultTimeout(120_000);
@@ -76,5 +76,5 @@ export async function openPage(t, path = "/", options = {}) {
   };
 
   await page.goto(server.url + path, { waitUntil: "load" });
-  return { page, url: server.url, server, errors, screenshot, close };
+  return { page, url: server.url, server, errors, downloads, screenshot, close };
 }

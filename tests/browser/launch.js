@@ -1,7 +1,7 @@
 // Starts a browser whose WebGPU runs on a software adapter, in a profile of its own.
 
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import puppeteer from "puppeteer-core";
@@ -30,6 +30,7 @@ const FIREFOX_PREFERENCES = {
   "gfx.webgpu.force-enabled": true,
   "gfx.webgpu.ignore-blocklist": true,
   "dom.webgpu.allow-fallback-adapter": true,
+  "browser.download.folderList": 2, // the one named by browser.download.dir
 };
 
 /**
@@ -43,11 +44,14 @@ export function browserName() {
 }
 
 /**
- * Starts a browser. `close` ends it and removes its profile; so does the end of this process.
+ * Starts a browser. `close` ends it and removes its profile; so does the end of this process. What its pages
+ * download lands in the folder `downloads`, in Chromium for contexts that are opened with `context`.
  * @param {BrowserName} name
  */
 export async function launch(name) {
   const profile = mkdtempSync(join(tmpdir(), `bise-${name}-`));
+  const downloads = join(profile, "downloads");
+  mkdirSync(downloads);
   const removeProfile = () => rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
   process.once("exit", removeProfile);
   const common = { headless: true, userDataDir: profile, protocolTimeout: CALL_TIMEOUT_MS };
@@ -58,7 +62,7 @@ export async function launch(name) {
           ...common,
           browser: "firefox",
           executablePath: find(["firefox", "firefox-esr"]),
-          extraPrefsFirefox: FIREFOX_PREFERENCES,
+          extraPrefsFirefox: { ...FIREFOX_PREFERENCES, "browser.download.dir": downloads },
           env: { ...process.env, VK_DRIVER_FILES: lavapipe(), VK_ICD_FILENAMES: lavapipe() },
         },
   );
@@ -71,7 +75,9 @@ export async function launch(name) {
     removeProfile();
     process.off("exit", removeProfile);
   };
-  return { browser, close };
+  /** @type {import("puppeteer-core").BrowserContextOptions} */
+  const context = name === "chromium" ? { downloadBehavior: { policy: "allow", downloadPath: downloads } } : {};
+  return { browser, close, downloads, context };
 }
 
 /**

@@ -54,7 +54,7 @@ export const curveIs = (page, curve, values) => page.waitForFunction(
 /**
  * Starts a merge and waits for its end.
  * @param {Page} page
- * @param {"chat" | "folder" | "storage"} destination
+ * @param {"chat" | "folder" | "download" | "storage"} destination
  */
 export async function mergeInto(page, destination) {
   await page.click(`#to-${destination}`);

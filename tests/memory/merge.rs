@@ -4,6 +4,9 @@ use std::rc::Rc;
 
 use bise::checkpoint::CheckpointError;
 use bise::checkpoint::sink::ByteSink;
+use bise::checkpoint::source::MemorySource;
+use bise::checkpoint::writer::{Plan, TensorSpec};
+use bise::dtype::Dtype;
 use bise::merge::{Merge, MergeOptions, Parent, Recipe};
 
 use super::common::synthetic::SyntheticSource;
@@ -71,4 +74,76 @@ fn a_pair_of_two_gigabytes_merges_in_96_mib() {
         // What does not fit in memory is read once per pass, and no more.
         assert!(served < 4 * sources[0].total_bytes(), "{served} bytes");
     }
+}
+
+/// FP8 weights whose blocks are one column wide: few scales, of which one for every row and block would
+/// be four times as long as the weights.
+fn scaled_by_columns() -> (MemorySource, usize) {
+    let (hidden, intermediate) = (64_u64, 200_000_u64);
+    let config = serde_json::json!({
+        "model_type": "mistral", "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+        "vocab_size": 8, "quantization_config": { "quant_method": "fp8", "weight_block_size": [intermediate, 1] }
+    });
+    let mut specs = Vec::new();
+    let mut add = |name: &str, dtype: Dtype, shape: &[u64]| {
+        specs.push(TensorSpec { name: name.to_owned(), dtype, shape: shape.to_vec() });
+    };
+    add("model.embed_tokens.weight", Dtype::F32, &[8, hidden]);
+    add("model.norm.weight", Dtype::F32, &[hidden]);
+    add("lm_head.weight", Dtype::F32, &[8, hidden]);
+    for (part, shape) in [
+        ("self_attn.q_proj", [8, hidden]),
+        ("self_attn.k_proj", [4, hidden]),
+        ("self_attn.v_proj", [4, hidden]),
+        ("self_attn.o_proj", [hidden, 8]),
+        ("mlp.gate_proj", [intermediate, hidden]),
+        ("mlp.up_proj", [intermediate, hidden]),
+        ("mlp.down_proj", [hidden, intermediate]),
+    ] {
+        let name = format!("model.layers.0.{part}.weight");
+        add(&name, Dtype::F8E4m3, &shape);
+        add(&format!("{name}_scale_inv"), Dtype::F32, &[1, shape[1]]);
+    }
+    for part in ["input_layernorm", "post_attention_layernorm"] {
+        add(&format!("model.layers.0.{part}.weight"), Dtype::F32, &[hidden]);
+    }
+    let plan = Plan::new(specs, u64::MAX).unwrap();
+    let shard = &plan.shards[0];
+    let mut file = shard.head.clone();
+    for info in &shard.header.tensors {
+        // The bytes of a scale or norm are a small f32, those of a code 0.
+        let value = [0x37_u8, 0x3c, 0x2d, 0x3b];
+        file.extend((0..info.bytes()).map(|i| value[i as usize % 4]));
+    }
+    let bytes = file.len();
+    let files = [("config.json".to_owned(), config.to_string().into_bytes()), (shard.file.clone(), file)];
+    (MemorySource::new(files), bytes)
+}
+
+#[test]
+fn scales_of_blocks_stay_scales_of_blocks() {
+    let _alone = alone();
+    let (source, bytes) = scaled_by_columns();
+    // Read by reference: the files themselves are no part of the peak.
+    let source = Rc::new(source);
+    let recipe = "models: [{model: a}]\nmerge_method: passthrough\ndtype: bfloat16\n";
+    let mut sink = Nowhere::default();
+    let peak = peak_bytes(|| {
+        pollster::block_on(async {
+            let parsed = Recipe::parse(recipe).unwrap();
+            let model = parsed.models().remove(0);
+            let parent = Parent::open(model, source.clone()).await.unwrap();
+            let (cancelled, on_tensor) = (Rc::new(|| false), Box::new(|_: &_| ()));
+            let options = MergeOptions::default();
+            let merge =
+                Merge::new(parsed, recipe, vec![parent], options, cancelled, on_tensor).await.unwrap();
+            merge.write(&mut sink, &mut |_| ()).await.unwrap();
+        });
+    });
+    println!("peak {peak} bytes for {bytes} bytes of FP8, {} of result", sink.bytes);
+    assert!(sink.bytes as usize > 2 * (bytes - 2_000_000), "{}", sink.bytes);
+    // A source in memory hands out copies, of one tensor at a time.
+    let tensor = 64 * 200_000;
+    assert!(peak < tensor + (8 << 20), "peak {peak} bytes");
 }

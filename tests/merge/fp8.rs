@@ -168,6 +168,29 @@ fn pair(layout: &Layout, seed: u64) -> (Files, Files) {
     (checkpoint(&config, &narrow), plain)
 }
 
+/// A checkpoint whose linear weights are FP8 with one scale per block.
+pub fn scaled_in_blocks(maker: &Maker, height: u64, width: u64) -> Files {
+    let mut random = Random::new(maker.seed * 104_729);
+    let mut tensors = Tensors::new();
+    for (name, (dtype, shape, bytes)) in maker.tensors() {
+        if !name.ends_with("_proj.weight") {
+            tensors.insert(name, (dtype, shape, bytes));
+            continue;
+        }
+        // Any code but NaN's.
+        let codes =
+            random.bytes((shape[0] * shape[1]) as usize).into_iter().map(|code| code & 0xbf).collect();
+        let blocks = [shape[0].div_ceil(height), shape[1].div_ceil(width)];
+        let scales: Vec<f32> = (0..blocks[0] * blocks[1]).map(|_| 0.01 + random.weight().abs()).collect();
+        let scales = (Dtype::F32, blocks.to_vec(), encode(Dtype::F32, &scales));
+        tensors.insert(format!("{name}_scale_inv"), scales);
+        tensors.insert(name, (Dtype::F8E4m3, shape, codes));
+    }
+    let mut config = maker.config();
+    config["quantization_config"] = json!({"quant_method": "fp8", "weight_block_size": [height, width]});
+    checkpoint(&config, &tensors)
+}
+
 fn run(text: &str, models: &BTreeMap<String, Files>, chunk_elements: usize) -> Tensors {
     let options = MergeOptions { chunk_elements, ..MergeOptions::default() };
     let merge = plan(text, options, |name| MemorySource::new(models[name].clone()))

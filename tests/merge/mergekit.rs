@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::checkpoints::{Files, Tensors, checkpoint, decode, numbers};
 use super::support::{files, fixture, plan};
 
-fn recorded(tensors: &Value) -> Tensors {
+pub fn recorded(tensors: &Value) -> Tensors {
     let one = |(name, tensor): (&String, &Value)| {
-        let dtype = if tensor["dtype"] == "F32" { Dtype::F32 } else { Dtype::Bf16 };
+        let dtype = Dtype::parse(tensor["dtype"].as_str().unwrap()).unwrap();
         let shape = tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
         let hex = tensor["bytes"].as_str().unwrap();
         let byte = |i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap();

@@ -172,6 +172,21 @@ fn settings_that_steer_the_computation_are_warned_of() {
     for (key, value, words) in [
         ("rope_theta", json!(1e6), "rope_theta is 1000000 in b and 10000 in a"),
         ("rms_norm_eps", json!(0.001), "rms_norm_eps is 0.001 in b and 0.000001 in a"),
+        ("rope_parameters", json!({"rope_theta": 5e5}), "rope_theta is 500000 in b and 10000 in a"),
+        (
+            "rope_scaling",
+            json!({"type": "linear", "factor": 2}),
+            "rope_scaling is linear by 2 in b and none in a",
+        ),
+        (
+            "rope_parameters",
+            json!({
+                "rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
+                "original_max_position_embeddings": 8192
+            }),
+            "rope_scaling is llama3 by 8 (low_freq_factor 1, high_freq_factor 4, \
+             original_max_position_embeddings 8192) in b and none in a",
+        ),
         ("sliding_window", Value::Null, "sliding_window is none in b and 4096 in a"),
     ] {
         let b = with_config(&sibling(2), key, value);
@@ -209,43 +224,15 @@ fn a_filter_that_leaves_tensors_without_a_value() {
     refused(text, &models, "line 1", &["no `weight` applies to model.embed_tokens.weight of b"]);
 }
 
-/// `files` with a tokenizer.json.
-fn with_tokenizer(mut files: Files, tokenizer: &Value) -> Files {
-    files.insert("tokenizer.json".into(), format!("{tokenizer:#}").into_bytes());
-    files
-}
-
-#[test]
-fn a_union_of_tokenizers() {
-    let (one, other) = (json!({"model": {"vocab": {"a": 0}}}), json!({"model": {"vocab": {"b": 0}}}));
-    let models = |a: &Value, b: &Value| -> Models {
-        let a = with_tokenizer(sibling(1).files(), a);
-        [("a".to_owned(), a), ("b".to_owned(), with_tokenizer(sibling(2).files(), b))].into()
-    };
-    for key in ["tokenizer_source: union", "tokenizer: {source: union}"] {
-        let text = format!("{SLERP}{key}\n");
-        let words = ["tokenizers of a and b differ", "tokenizer_source: base"];
-        refused(&text, &models(&one, &other), "line 1", &words);
-        // Written otherwise, but the same.
-        let mut same = models(&one, &one);
-        same.get_mut("b").unwrap().insert("tokenizer.json".into(), one.to_string().into_bytes());
-        let (files, _) = try_plan(&text, &same).unwrap();
-        assert_eq!(files["tokenizer.json"], same["a"]["tokenizer.json"]);
-    }
-    // The base's, or a model's, without a look at the others.
-    let (files, _) = try_plan(SLERP, &models(&one, &other)).unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&files["tokenizer.json"]).unwrap(), one);
-    let (files, _) = try_plan(&format!("{SLERP}tokenizer_source: b\n"), &models(&one, &other)).unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&files["tokenizer.json"]).unwrap(), other);
-}
-
 #[test]
 fn a_head_that_only_one_of_them_has() {
     let (tied, untied) = (Maker { tied: true, ..sibling(1) }, sibling(2));
     for base in ["a", "b"] {
         let text = SLERP.replace("base_model: a", &format!("base_model: {base}"));
         let models = two(tied.clone(), untied.clone());
-        let (files, _) = try_plan(&text, &models).unwrap();
+        let (files, warnings) = try_plan(&text, &models).unwrap();
+        let warned = "tie_word_embeddings is true in a and false in b; a head that only one";
+        assert!(warnings.len() == 1 && warnings[0].contains(warned), "{warnings:?}");
         // It is passed through, and config.json says that the result has one.
         let result = decode(&files);
         assert_eq!(result["lm_head.weight"].2, decode(&models["b"])["lm_head.weight"].2);

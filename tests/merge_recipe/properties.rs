@@ -1,8 +1,8 @@
 //! Properties: no text makes it panic, what was written is what is read, gradients behave.
 
 use bise::merge::Recipe;
-use bise::merge::recipe::{Condition, Layout, Method, Parameters, TokenizerChoice};
-use bise::merge::schedule::gradient;
+use bise::merge::recipe::{Condition, Layout, Method, Parameter, Parameters, TokenizerChoice};
+use bise::merge::schedule::{gradient, position, value};
 use proptest::prelude::*;
 
 use crate::support::{REFERENCE, parse};
@@ -65,6 +65,22 @@ fn conditions() -> impl Strategy<Value = Vec<Written>> {
         written.prop_map(|(filter, anchors, spelling)| Written { filter, anchors, spelling }),
         1..5,
     )
+}
+
+/// Conditions some of whose filters let a tensor through.
+fn conditions_that_match() -> impl Strategy<Value = Vec<Written>> {
+    let filters = vec![None, Some("*"), Some("mlp"), Some("q"), Some("attn"), Some("MLP"), Some("none")];
+    let filter = prop::sample::select(filters).prop_map(|filter| filter.map(str::to_owned));
+    let anchors = prop::collection::vec(-1.0..=1.0f64, 1..6);
+    let written = (filter, anchors).prop_map(|(filter, anchors)| Written { filter, anchors, spelling: 0 });
+    prop::collection::vec(written, 1..4)
+}
+
+/// The parameter that a recipe has with these conditions.
+fn parsed(conditions: &[Written]) -> Parameter {
+    let recipe =
+        parse(&render(conditions, &[WrittenSlice { conditions: None, starts: [0, 0], layers: 1 }], true, ""));
+    recipe.documents[0].parameters["t"].clone()
 }
 
 fn written_slice() -> impl Strategy<Value = WrittenSlice> {
@@ -148,6 +164,36 @@ proptest! {
     ) {
         let end = (at + length).min(REFERENCE.len());
         let _ = Recipe::parse(&format!("{}{with}{}", &REFERENCE[..at], &REFERENCE[end..]));
+    }
+
+    /// Against the definition, written out: of the innermost scope with a condition for the tensor, the
+    /// first such condition, at the layer's place among the anchors.
+    #[test]
+    fn the_first_match_of_the_innermost_scope_counts(
+        scopes in prop::collection::vec(prop::option::of(conditions_that_match()), 1..4),
+        tensor in prop::sample::select(vec!["a.mlp.up", "a.attn.q", "a.mlp.q", "norm"]),
+        layers in 1..40u32,
+        layer: prop::sample::Index,
+    ) {
+        let layer = layer.index(layers as usize) as u32;
+        let written: Vec<_> = scopes.iter().map(|scope| scope.as_ref().map(|list| parsed(list))).collect();
+        let found = value(written.iter().map(Option::as_ref), tensor, position(layer, layers));
+        let mut expected = None;
+        for condition in scopes.iter().flatten().flatten() {
+            let all = condition.filter.as_deref().is_none_or(|filter| filter == "*");
+            if expected.is_none() && (all || tensor.contains(condition.filter.as_deref().unwrap())) {
+                let last = condition.anchors.len() - 1;
+                // Steps of 1 / (layers - 1); the only layer is the last one.
+                let at = if layers == 1 { last as f64 } else { f64::from(layer * last as u32) / f64::from(layers - 1) };
+                let (left, right) = (at.floor() as usize, at.ceil() as usize);
+                let share = at - at.floor();
+                expected = Some((1.0 - share) * condition.anchors[left] + share * condition.anchors[right]);
+            }
+        }
+        match (found, expected) {
+            (Some(found), Some(expected)) => prop_assert!((found - expected).abs() < 1e-12, "{found}, not {expected}"),
+            (found, expected) => prop_assert_eq!(found, expected),
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ export {};
  */
 
 /**
- * What a merge did to one tensor. With `method` "slerp", the rest is there too.
+ * What a merge did to one tensor. With `method` "slerp", `t`, `dot` and `branch` are there too.
  * @typedef {object} TensorReport
  * @property {string} tensor
  * @property {string} [document] where the recipe has several
@@ -38,12 +38,12 @@ export {};
  * @property {"slerp" | "linear" | "passthrough"} method
  * @property {string[]} sources the base first
  * @property {number[]} coefficients factors of the sources
+ * @property {number[]} norms of the sources
+ * @property {number[]} distances of the result, before it was rounded, from the sources
+ * @property {"cpu" | "gpu"} path where it was computed; "cpu" also where the CPU ended what a GPU had begun
  * @property {number} [t]
  * @property {number} [dot] cosine of the angle between both
  * @property {"linear" | "spherical"} [branch] the formula that followed from it
- * @property {[number, number]} [norms] of both
- * @property {[number, number]} [distances] of the result from both
- * @property {"cpu" | "gpu"} [path]
  */
 
 /**

@@ -14,8 +14,11 @@ import { BiseError, badRequest, toPlain } from "./errors.js";
 /** Opens a stream for one file of a known length. @typedef {(file: string, bytes: number) => WritableStream<Uint8Array> | Promise<WritableStream<Uint8Array>>} OpenFile */
 
 /**
- * @typedef {FileSystemFileHandle & { move?: (name: string) => Promise<void> }} MovableFile
+ * @typedef {FileSystemFileHandle & { move?: (name: string) => Promise<void>, createSyncAccessHandle?: () => Promise<SyncAccess> }} MovableFile
+ * @typedef {{ write: (data: Uint8Array, options: { at: number }) => number, close: () => void }} SyncAccess
  */
+
+/** A file being written. @typedef {Pick<FileSystemWritableFileStream, "close" | "abort"> & { write: (data: Uint8Array<ArrayBuffer>) => Promise<void> }} Writing */
 
 const PARTIAL = ".partial";
 
@@ -28,7 +31,7 @@ const PARTIAL = ".partial";
  * @returns {Sink}
  */
 export function directorySink(directory) {
-  /** @type {{ file: string, handle: MovableFile, stream: FileSystemWritableFileStream | null } | null} */
+  /** @type {{ file: string, handle: MovableFile, stream: Writing | null } | null} */
   let current = null;
   /** Own storage can rename; a picked directory cannot in every browser. @type {boolean | undefined} */
   let renames;
@@ -37,7 +40,8 @@ export function directorySink(directory) {
       renames ??= await prepare(directory);
       const handle = await directory.getFileHandle(renames ? file + PARTIAL : file, { create: true });
       current = { file, handle, stream: null };
-      current.stream = await handle.createWritable();
+      // What is written in place shows before it is complete: only under a name that says so.
+      current.stream = (renames ? await inPlace(handle) : null) ?? (await handle.createWritable());
     },
     write: async (data) => {
       await current?.stream?.write(data);
@@ -55,6 +59,32 @@ export function directorySink(directory) {
       await stream?.abort().catch(() => {});
       await directory.removeEntry(handle.name).catch(() => {});
     },
+  };
+}
+
+/**
+ * Writes into the file itself, which workers may in the origin's own storage: several times as fast as a stream,
+ * each of whose writes visits another process. Null where that is not to be had.
+ *
+ * @param {MovableFile} handle
+ * @returns {Promise<Writing | null>}
+ */
+async function inPlace(handle) {
+  const access = await handle.createSyncAccessHandle?.().catch(() => null);
+  if (!access) return null;
+  let at = 0;
+  const close = async () => access.close();
+  return {
+    write: async (data) => {
+      for (let rest = data; rest.length > 0; ) {
+        const written = access.write(rest, { at });
+        if (written === 0) throw new DOMException("no byte was written", "QuotaExceededError");
+        at += written;
+        rest = rest.subarray(written);
+      }
+    },
+    close,
+    abort: close,
   };
 }
 

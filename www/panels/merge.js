@@ -273,18 +273,25 @@ export class MergePanel {
     this.#result = result;
     const names = this.#blend ? [shortName(this.#blend.base), shortName(otherOf(this.#blend))] : [];
     if (result.report) this.#report.finish(result.report, result.job.name, names);
-    const { directory, job } = result;
+    const { directory, destination, job } = result;
     const actions = [];
-    if (directory === null) {
+    if (destination === "chat") {
       actions.push(button("Chat with it", () => this.#around.showChat(), "primary"));
       actions.push(button("Save it", () => this.#run.choose("storage")));
-    } else if ("gpu" in navigator) {
+    } else if (directory !== null && "gpu" in navigator) {
       actions.push(button("Chat with it", () => this.#chatWith(directory, job.name), "primary"));
     }
     if ("gpu" in navigator) actions.push(button("Compare with its parents", () => byId("compare-prompt", HTMLTextAreaElement).focus()));
+    const checkpoint = "an ordinary Hugging Face checkpoint, with the recipe in mergekit_config.yml.";
+    const hints = {
+      chat: "Nothing was stored: saving merges once more, into files.",
+      download: `Unpack it: the folder in it is ${checkpoint}`,
+      folder: `It is ${checkpoint}`,
+      storage: `It is ${checkpoint}`,
+    };
     this.#done.replaceChildren(
-      element("h3", { textContent: directory === null ? "Merged, and ready to chat" : `Saved as ${result.label}` }),
-      element("p", { className: "hint", textContent: directory === null ? "Nothing was stored: saving merges once more, into files." : "An ordinary Hugging Face checkpoint, with the recipe in mergekit_config.yml." }),
+      element("h3", { textContent: destination === "chat" ? "Merged, and ready to chat" : `Saved as ${result.label}` }),
+      element("p", { className: "hint", textContent: hints[destination] }),
       element("div", { className: "actions" }, actions),
     );
     this.#done.hidden = false;

@@ -101,17 +101,26 @@ function memory() {
   return { files, log, open };
 }
 
-/** Whatever the client starts as its worker is this page's worker without WebGPU. */
-function withoutGpu() {
+/**
+ * Whatever the client starts as its worker is this one.
+ * @param {string} script
+ */
+function withWorker(script) {
   const Original = globalThis.Worker;
   globalThis.Worker = class extends Original {
     /** @param {string | URL} _script @param {WorkerOptions} [options] */
     constructor(_script, options) {
-      super("/pages/no-gpu-worker.js", options);
+      super(script, options);
     }
   };
+  return () => { globalThis.Worker = Original; };
+}
+
+/** Whatever the client starts as its worker is this page's worker without WebGPU. */
+function withoutGpu() {
+  withWorker("/pages/no-gpu-worker.js");
 }
 
 const models = { "./tale": "/models/tale/", "./case": "/models/case/" };
 
-Object.assign(globalThis, { merges: { readAll, hashes, compare, folder, memory, withoutGpu, models } });
+Object.assign(globalThis, { merges: { readAll, hashes, compare, folder, memory, withWorker, withoutGpu, models } });

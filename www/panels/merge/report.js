@@ -83,7 +83,7 @@ export class ReportPanel {
     const marks = this.#tensors.filter(({ document }) => document === result).map(markOf);
     const measured = marks.filter(({ report }) => report.dot !== undefined);
     this.#charts.replaceChildren(...measured.length === 0
-      ? [element("p", { className: "hint", textContent: "This method measures no angles; the table has the factors of every tensor." })]
+      ? [element("p", { className: "hint", textContent: "This method measures no angles; the table has every tensor's factors, norms and distances." })]
       : [legend(), /** @type {Node} */ (dotChart(measured, width)), /** @type {Node} */ (tChart(measured, width))]);
     if (this.#details.open) this.#table.replaceChildren(tableOf(this.#tensors));
   }
@@ -243,13 +243,13 @@ function legend() {
 /** @param {TensorReport[]} tensors */
 function tableOf(tensors) {
   const number = (/** @type {number | undefined} */ value, digits = 4) => (value === undefined ? "" : value.toFixed(digits));
-  const pair = (/** @type {number[] | undefined} */ values) => values?.map((value) => number(value, 3)).join(", ") ?? "";
+  const list = (/** @type {number[]} */ values) => values.map((value) => number(value, 3)).join(", ");
   const rows = tensors.map((tensor) => [
     tensor.document === undefined ? tensor.tensor : `${tensor.document}: ${tensor.tensor}`,
     tensor.method, number(tensor.t, 3), number(tensor.dot, 6), tensor.branch ?? "",
-    pair(tensor.coefficients), pair(tensor.norms), pair(tensor.distances), tensor.path ?? "",
+    list(tensor.coefficients), list(tensor.norms), list(tensor.distances), tensor.path,
   ]);
-  const head = ["Tensor", "Method", "t", "dot", "Branch", "Factors", "Norms", "Distances", "Summed on"];
+  const head = ["Tensor", "Method", "t", "dot", "Branch", "Factors", "Norms", "Distances", "Merged on"];
   return element("table", {}, [
     element("thead", {}, [element("tr", {}, head.map((textContent) => element("th", { textContent, scope: "col" })))]),
     element("tbody", {}, rows.map(([name = "", ...cells]) => element("tr", {}, [

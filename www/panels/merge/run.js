@@ -4,17 +4,29 @@ import { BiseError, merge } from "../../pkg/index.js";
 import { byId } from "../dom.js";
 import { Rate, formatBytes, weightsLine } from "../format.js";
 import { directoryPicker } from "../pick.js";
-import { freeBytes, newOutput } from "./storage.js";
+import { canDownload, startDownload } from "./download.js";
+import { fileName, freeBytes, newOutput } from "./storage.js";
 
 /** @typedef {import("../../pkg/index.js").TensorReport} TensorReport */
 /** @typedef {import("../../pkg/index.js").MergeReport} MergeReport */
 /** @typedef {import("../models.js").Watch} Watch */
-/** @typedef {"chat" | "folder" | "storage"} Destination */
+/** @typedef {"chat" | "folder" | "download" | "storage"} Destination */
 /** @typedef {{ recipe: string, models: import("../../pkg/index.js").Models, name: string }} Job */
 
 /**
  * How a merge ended well: its report, and where its result is.
- * @typedef {{ job: Job, report: MergeReport | null, directory: FileSystemDirectoryHandle | null, label: string }} Result
+ * @typedef {{ job: Job, report: MergeReport | null, destination: Destination, directory: FileSystemDirectoryHandle | null, label: string }} Result
+ */
+
+/**
+ * Where the files of a merge go.
+ * @typedef {object} Output
+ * @property {import("../../pkg/index.js").MergeOptions["output"]} output
+ * @property {FileSystemDirectoryHandle | null} directory
+ * @property {string} label
+ * @property {() => Promise<void>} finish
+ * @property {(reason: unknown) => Promise<void>} discard
+ * @property {AbortSignal | null} cancelled by the visitor, elsewhere than in this panel
  */
 
 /**
@@ -66,7 +78,7 @@ export class RunPanel {
 
   /** @returns {Destination} */
   get destination() {
-    const chosen = /** @type {const} */ (["folder", "storage"]).find((each) => byId(`to-${each}`, HTMLInputElement).checked);
+    const chosen = /** @type {const} */ (["folder", "download", "storage"]).find((each) => byId(`to-${each}`, HTMLInputElement).checked);
     return chosen ?? "chat";
   }
 
@@ -94,6 +106,8 @@ export class RunPanel {
     byId("no-webgpu", HTMLElement).hidden = canChat;
     byId("to-folder", HTMLInputElement).disabled = directoryPicker() === null;
     byId("no-picker", HTMLElement).hidden = directoryPicker() !== null;
+    byId("to-download", HTMLInputElement).disabled = !canDownload();
+    byId("no-download", HTMLElement).hidden = canDownload();
     if (!canChat) byId("to-storage", HTMLInputElement).checked = true;
     this.#refresh();
   }
@@ -180,26 +194,27 @@ export class RunPanel {
     signal.removeEventListener("abort", stop);
     const { thrown } = /** @type {{ thrown: unknown } | null} */ (failed) ?? { thrown: null };
     if (thrown !== null && !(thrown instanceof BiseError && thrown.code === "aborted")) throw thrown;
-    return report === false ? null : { job, report, directory: null, label: "loaded for the chat" };
+    return report === false ? null : { job, report, destination: "chat", directory: null, label: "loaded for the chat" };
   }
 
   /**
    * @param {Job} job
-   * @param {"folder" | "storage"} kind
+   * @param {"folder" | "download" | "storage"} kind
    * @param {AbortController} controller
    * @returns {Promise<Result | null>} null: stopped, or no folder picked
    */
   async #intoFiles(job, kind, controller) {
-    const output = await newOutput(kind, job.name);
+    const output = await openOutput(kind, job.name);
     if (output === null) return null;
     this.#begin("Reading the models’ descriptions");
     const show = this.#reporter();
     const free = kind === "storage" ? await freeBytes() : null;
     let tooLarge = 0;
+    output.cancelled?.addEventListener("abort", () => controller.abort());
     try {
       const report = await merge(job.recipe, {
         models: job.models,
-        output: output.directory,
+        output: output.output,
         f8: this.#f8.checked,
         signal: controller.signal,
         onProgress: ({ file, done, total }) => {
@@ -213,15 +228,35 @@ export class RunPanel {
         },
         onTensor: (tensor) => this.#onTensor(tensor),
       });
-      return { job, report, directory: output.directory, label: output.label };
-    } catch (thrown) {
+      await output.finish();
+      return { job, report, destination: kind, directory: output.directory, label: output.label };
+    } catch (failed) {
       // What an ended merge leaves is no checkpoint, and nothing else is in this directory.
-      await output.remove().catch((error) => console.warn(error));
+      await output.discard(failed).catch((error) => console.warn(error));
       if (tooLarge > 0) {
         throw new BiseError("quota", `The merge needs ${formatBytes(tooLarge)}, but this browser’s storage has only ${formatBytes(free ?? 0)} left for this page. Save it into a folder instead, as FP8, or delete merges that are kept here.`);
       }
+      // Why a download ended says more than that its stream is closed.
+      const thrown = output.cancelled?.aborted ? output.cancelled.reason : failed;
       if (thrown instanceof BiseError && thrown.code === "aborted") return null;
       throw thrown;
     }
   }
+}
+
+/**
+ * @param {"folder" | "download" | "storage"} kind
+ * @param {string} name
+ * @returns {Promise<Output | null>} null: no folder was picked
+ */
+async function openOutput(kind, name) {
+  if (kind === "download") {
+    const file = fileName(name);
+    const { open, finish, abort, cancelled } = await startDownload(file);
+    return { output: open, directory: null, label: `“${file}.tar” among your downloads`, finish, discard: async (reason) => abort(reason), cancelled };
+  }
+  const output = await newOutput(kind, name);
+  if (output === null) return null;
+  const { directory, label, remove } = output;
+  return { output: directory, directory, label, finish: async () => {}, discard: remove, cancelled: null };
 }

@@ -15,6 +15,15 @@ async function stored(create) {
 }
 
 /**
+ * A merge's name as that of a file.
+ *
+ * @param {string} name
+ */
+export function fileName(name) {
+  return name.replaceAll(" × ", "-x-").replaceAll(/[^\w.-]+/g, "-").replaceAll(/^[-.]+|[-.]+$/g, "") || "merge";
+}
+
+/**
  * A new directory for a merge: it never writes over another. Null if the visitor picked none.
  *
  * @param {"folder" | "storage"} kind
@@ -24,7 +33,7 @@ async function stored(create) {
 export async function newOutput(kind, name) {
   const parent = kind === "storage" ? await stored(true) : await orNull(directoryPicker()?.({ id: "bise-merge", mode: "readwrite" }) ?? stored(true));
   if (parent === null) return null;
-  const slug = name.replaceAll(" × ", "-x-").replaceAll(/[^\w.-]+/g, "-").replaceAll(/^[-.]+|[-.]+$/g, "") || "merge";
+  const slug = fileName(name);
   for (let i = 1; ; i += 1) {
     const candidate = i === 1 ? slug : `${slug}-${i}`;
     if (await exists(parent, candidate)) continue;

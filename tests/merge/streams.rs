@@ -1,0 +1,162 @@
+//! How often the parents are read, and a result that is read in several places at once.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use bise::checkpoint::source::{MemorySource, MemoryStream};
+use bise::checkpoint::{ByteSource, ByteStream, Opened, SourceError};
+use bise::dtype::Dtype;
+use bise::merge::{Merge, MergeOptions};
+use pollster::block_on;
+
+use super::checkpoints::{Files, Maker, decode};
+use super::fp8::scaled_in_blocks;
+use super::support::{files, plan};
+
+/// How often each byte of each file was handed out.
+type Counts = Rc<RefCell<BTreeMap<String, Vec<u8>>>>;
+
+#[derive(Clone)]
+struct Counting {
+    source: MemorySource,
+    counts: Counts,
+}
+
+struct CountingStream {
+    stream: MemoryStream,
+    file: String,
+    at: usize,
+    counts: Counts,
+}
+
+impl ByteSource for Counting {
+    type Stream = CountingStream;
+
+    async fn open(
+        &self,
+        file: &str,
+        range: Option<Range<u64>>,
+    ) -> Result<Opened<CountingStream>, SourceError> {
+        let at = range.as_ref().map_or(0, |range| range.start as usize);
+        let Opened { stream, file_bytes } = self.source.open(file, range).await?;
+        let (file, counts) = (file.to_owned(), self.counts.clone());
+        Ok(Opened { stream: CountingStream { stream, file, at, counts }, file_bytes })
+    }
+}
+
+impl ByteStream for CountingStream {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+        let piece = self.stream.next().await?;
+        let length = piece.as_ref().map_or(0, Vec::len);
+        let mut counts = self.counts.borrow_mut();
+        let counts = counts.entry(self.file.clone()).or_default();
+        counts.resize(counts.len().max(self.at + length), 0);
+        counts[self.at..self.at + length].iter_mut().for_each(|count| *count += 1);
+        self.at += length;
+        Ok(piece)
+    }
+}
+
+/// Several times as long as what comes along with a header.
+fn large(seed: u64, dtype: Dtype) -> Maker {
+    Maker { seed, hidden: 320, vocab: 200, dtype, ..Maker::default() }
+}
+
+#[test]
+fn every_byte_of_every_parent_is_read_once() {
+    let models: BTreeMap<&str, Files> = [
+        ("bf16", large(1, Dtype::Bf16).files()),
+        ("f64", large(2, Dtype::F64).files()),
+        ("f8", scaled_in_blocks(&large(3, Dtype::Bf16), 16, 32)),
+    ]
+    .into();
+    let two = |base: &str, other: &str, dtype: &str| {
+        format!(
+            "models: [{{model: {base}}}, {{model: {other}}}]\nmerge_method: slerp\nbase_model: {base}\n\
+             parameters: {{t: 0.3}}\ndtype: {dtype}\n"
+        )
+    };
+    let mut recipes = vec![
+        two("f8", "bf16", "bfloat16"),
+        two("bf16", "f8", "float32"),
+        two("f64", "f8", "float64"),
+        "models: [{model: f8}]\nmerge_method: passthrough\n".to_owned(),
+        "models: [{model: f8}, {model: f64}, {model: bf16}]\nmerge_method: linear\nparameters: {weight: 1}\n"
+            .to_owned(),
+    ];
+    let first = recipes[0].clone();
+    recipes.push(format!("name: one\n{first}---\n{}", two("one", "f64", "bfloat16")));
+    for recipe in &recipes {
+        for quantize in [false, true] {
+            let counts: BTreeMap<&str, Counts> =
+                models.keys().map(|name| (*name, Counts::default())).collect();
+            let open = |name: &str| Counting {
+                source: MemorySource::new(models[name].clone()),
+                counts: counts[name].clone(),
+            };
+            let options = MergeOptions { quantize, chunk_elements: 1000, ..MergeOptions::default() };
+            let merge = plan(recipe, options, open).unwrap();
+            files(&merge);
+            for (name, counts) in counts.iter().filter(|(name, _)| recipe.contains(**name)) {
+                let counts = counts.borrow();
+                let counts = &counts["model.safetensors"];
+                assert_eq!(counts.len(), models[name]["model.safetensors"].len(), "{name}\n{recipe}");
+                assert!(counts.len() > 200_000, "{}", counts.len());
+                let other = counts.iter().position(|count| *count != 1);
+                assert_eq!(
+                    other,
+                    None,
+                    "{name}: {other:?} was read {:?} times\n{recipe}",
+                    other.map(|i| counts[i])
+                );
+            }
+        }
+    }
+}
+
+/// The next piece, appended.
+fn step<S: ByteStream>(stream: &mut S, to: &mut Vec<u8>) -> bool {
+    match block_on(stream.next()).unwrap() {
+        Some(piece) => {
+            to.extend(piece);
+            true
+        }
+        None => false,
+    }
+}
+
+#[test]
+fn two_readers_of_a_quantised_result_do_not_disturb_one_another() {
+    let models: BTreeMap<&str, Files> =
+        [("a", large(1, Dtype::Bf16).files()), ("b", large(2, Dtype::Bf16).files())].into();
+    let recipe =
+        "models: [{model: a}, {model: b}]\nmerge_method: slerp\nbase_model: a\nparameters: {t: 0.3}\n";
+    let options = || MergeOptions { quantize: true, chunk_elements: 700, ..MergeOptions::default() };
+    let open = |name: &str| MemorySource::new(models[name].clone());
+    let expected = files(&plan(recipe, options(), open).unwrap());
+
+    let merge: Merge<MemorySource> = plan(recipe, options(), open).unwrap();
+    let weights = "model-00001-of-00002.safetensors";
+    let stream = || block_on(merge.open(weights, None)).unwrap().stream;
+    let (mut ahead, mut behind) = (stream(), stream());
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        step(&mut ahead, &mut first);
+    }
+    // Both in turns, the one far behind the other, and in the middle of other rows.
+    while step(&mut ahead, &mut first) {
+        step(&mut behind, &mut second);
+    }
+    while step(&mut behind, &mut second) {}
+    let mut found: Files = [(weights.to_owned(), first), ("config.json".to_owned(), vec![])].into();
+    assert!(found[weights] == second);
+    let scales = "model-00002-of-00002.safetensors";
+    let mut bytes = Vec::new();
+    let mut stream = block_on(merge.open(scales, None)).unwrap().stream;
+    while step(&mut stream, &mut bytes) {}
+    found.insert(scales.to_owned(), bytes);
+    found.insert("model.safetensors.index.json".to_owned(), expected["model.safetensors.index.json"].clone());
+    assert!(decode(&found) == decode(&expected));
+}
