@@ -61,7 +61,7 @@ impl Comparison {
             Comparison::Alone { .. } if may_lack => None,
             Comparison::Alone { first } => {
                 let (with, without) = if first { (one, other) } else { (other, one) };
-                Some(format!("{} has a {file}, {} has none", with.name, without.name))
+                Some(format!("{} has {file}, {} has none", with.name, without.name))
             }
             Comparison::Different => Some(format!("their {file} differ")),
         }

@@ -100,14 +100,14 @@ fn a_union_of_others_is_refused() {
     // One that is the other's beginning.
     let longer = format!("{one} 1");
     refused(&[("tokenizer.json", &one)], &[("tokenizer.json", &longer)], "tokenizer.json differ");
-    refused(&[("tokenizer.json", &one)], &[], "a tokenizer.json");
+    refused(&[("tokenizer.json", &one)], &[], "has tokenizer.json, ");
     // Two forms cannot be compared.
-    refused(&[("tokenizer.json", &one)], &[("tokenizer.model", "m")], "a tokenizer.json");
+    refused(&[("tokenizer.json", &one)], &[("tokenizer.model", "m")], "has tokenizer.json, ");
     refused(&[("tokenizer.model", "m")], &[("tokenizer.model", "n")], "tokenizer.model differ");
     // A byte of a binary file counts, white space or not.
     refused(&[("tokenizer.model", "m\n")], &[("tokenizer.model", "m")], "tokenizer.model differ");
     let with = |file, text| [("tokenizer.model", "m"), (file, text)];
-    refused(&with("added_tokens.json", "{}"), &[("tokenizer.model", "m")], "a added_tokens.json");
+    refused(&with("added_tokens.json", "{}"), &[("tokenizer.model", "m")], "has added_tokens.json, ");
     let (one, other) = (with("added_tokens.json", "{\"<x>\": 2}"), with("added_tokens.json", "{\"<y>\": 2}"));
     refused(&one, &other, "added_tokens.json differ");
     let specials = |text| [("tokenizer.json", "{}"), ("special_tokens_map.json", text)];

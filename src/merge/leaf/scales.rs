@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn one_value_per_block_scales_what_one_per_element_would() {
-        let (rows, cols) = (7, 11);
+        let (rows, cols) = (7_u64, 11_u64);
         let block = |rows, cols| Granularity::Block { rows, cols };
         for (granularity, height, width) in [
             (Granularity::Tensor, 7, 11),
