@@ -81,18 +81,18 @@ pub async fn found_instead(source: &impl ByteSource) -> Option<CheckpointError> 
             }
         }
     }
-    let mut kinds: Vec<_> = files
-        .iter()
-        .filter_map(|file| kind(file).map(|(at, what, advice)| (at, what, advice, file)))
-        .collect();
-    kinds.sort_unstable();
-    let (first, what, advice, _) = *kinds.first()?;
-    let named: Vec<&str> =
-        kinds.iter().filter(|(at, ..)| *at == first).map(|(.., file)| file.as_str()).collect();
-    let more = named.len().saturating_sub(MAX_NAMED);
-    let mut found = named.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        found += &format!(" and {more} more");
+    // One kind is named: of several, the one that says most.
+    let (first, what, advice) = files.iter().filter_map(|file| kind(file)).min_by_key(|(at, ..)| *at)?;
+    let (mut found, mut count) = (String::new(), 0_usize);
+    for file in files.iter().filter(|file| kind(file).is_some_and(|(at, ..)| at == first)) {
+        if count < MAX_NAMED {
+            found += if count == 0 { "" } else { ", " };
+            found += file;
+        }
+        count += 1;
+    }
+    if count > MAX_NAMED {
+        found += &format!(" and {} more", count - MAX_NAMED);
     }
     Some(CheckpointError::OtherFormat { found, what, advice })
 }

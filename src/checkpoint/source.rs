@@ -275,7 +275,10 @@ mod native {
 
         async fn list(&self) -> Vec<String> {
             let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
-            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+            let mut names: Vec<String> =
+                entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+            names.sort();
+            names
         }
     }
 

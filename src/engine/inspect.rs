@@ -1,6 +1,6 @@
 //! What a checkpoint holds and what it would take, from its small files and headers alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -8,6 +8,7 @@ use super::load::{context_length, read_side_files, room_for_context, shape_on};
 use super::{EngineError, LoadOptions, WeightMode};
 use crate::checkpoint::scales::Scales;
 use crate::checkpoint::{ByteSource, Manifest};
+use crate::dtype::Dtype;
 use crate::gpu::DeviceTier;
 use crate::kernels::WebGpu;
 use crate::model::{Precision, WeightPlan};
@@ -131,24 +132,36 @@ pub async fn inspect<S: ByteSource>(
         ContextMemory { context_length, kv_cache_bytes, activation_bytes }
     };
     let largest = max.min(room);
-    let doubled = std::iter::successors(Some(SHORTEST_CHOICE), |length| length.checked_mul(2));
-    let choices: BTreeSet<u32> = doubled.take_while(|length| *length < largest).chain([largest]).collect();
+    let mut contexts = Vec::new();
+    let mut length = SHORTEST_CHOICE;
+    while length < largest {
+        contexts.push(memory(length));
+        length = length.saturating_mul(2);
+    }
+    contexts.push(memory(largest));
 
-    let (mut tensors, mut elements) = (BTreeMap::new(), BTreeMap::new());
+    let mut tensors = BTreeMap::new();
+    let mut elements: Vec<(Dtype, u64)> = Vec::new();
     for (_, info) in manifest.tensors() {
         *tensors.entry(info.dtype.name().to_owned()).or_insert(0) += 1;
-        *elements.entry(info.dtype.name()).or_insert(0) += info.elements();
+        match elements.iter_mut().find(|(dtype, _)| *dtype == info.dtype) {
+            Some((_, count)) => *count += info.elements(),
+            None => elements.push((info.dtype, info.elements())),
+        }
     }
+    let dtype = elements.iter().max_by_key(|(_, count)| *count).map_or("", |(dtype, _)| dtype.name());
     let scales = Scales::find(&side.config_json, manifest.tensors().map(|(_, info)| info))?;
-    let granularities: BTreeSet<String> = scales
-        .weights
-        .values()
-        .map(|weight| match weight.scale {
+    let mut granularities = String::new();
+    for weight in scales.weights.values() {
+        let words = match weight.scale {
             Some(_) => weight.granularity.to_string(),
             None => "no scales".to_owned(),
-        })
-        .collect();
-    let granularities = granularities.into_iter().collect::<Vec<_>>().join(", ");
+        };
+        if !granularities.contains(&words) {
+            granularities += if granularities.is_empty() { "" } else { ", " };
+            granularities += &words;
+        }
+    }
     let ContextMemory { kv_cache_bytes, activation_bytes, .. } = memory(context);
     let stored = if options.weights == WeightMode::F8 { device_bytes_f8 } else { device_bytes };
     Ok(Inspection {
@@ -161,7 +174,7 @@ pub async fn inspect<S: ByteSource>(
         context_length_at_default_limits: room_for_context(config, &least).min(max),
         sliding_window: config.window,
         tensors,
-        dtype: elements.into_iter().max_by_key(|(_, count)| *count).map_or("", |(name, _)| name).to_owned(),
+        dtype: dtype.to_owned(),
         scales: (!granularities.is_empty()).then_some(granularities),
         shards: manifest.shards.len(),
         weight_bytes: manifest.total_bytes(),
@@ -171,7 +184,7 @@ pub async fn inspect<S: ByteSource>(
         kv_cache_bytes,
         activation_bytes,
         total_bytes: stored + kv_cache_bytes + activation_bytes,
-        contexts: choices.into_iter().map(memory).collect(),
+        contexts,
         adapter: tier.map(|tier| tier.name.clone()),
         software: device.software,
         max_binding_bytes: device.max_binding_bytes,

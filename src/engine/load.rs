@@ -289,12 +289,6 @@ pub(crate) async fn read_text_files<S: ByteSource>(
     Ok((tokenizer, template))
 }
 
-/// Content of chat_template.json.
-#[derive(serde::Deserialize)]
-struct ChatTemplateFile {
-    chat_template: String,
-}
-
 /// tokenizer_config.json, and the template of chat_template.jinja or chat_template.json.
 async fn read_template<S: ByteSource>(source: &S) -> Result<[Option<Vec<u8>>; 2], EngineError> {
     let tokenizer_config = optional(source, "tokenizer_config.json").await?;
@@ -313,9 +307,9 @@ async fn read_template<S: ByteSource>(source: &S) -> Result<[Option<Vec<u8>>; 2]
     {
         // Between the other two spellings, transformers wrote the template into a file of its own as JSON.
         let file = "chat_template.json".to_owned();
-        let parsed: ChatTemplateFile = serde_json::from_slice(&json)
+        let value: serde_json::Value = serde_json::from_slice(&json)
             .map_err(|error| SourceError::Io { file, detail: error.to_string() })?;
-        chat_template = Some(parsed.chat_template.into_bytes());
+        chat_template = value.get("chat_template").and_then(|text| text.as_str()).map(|text| text.into());
     }
     Ok([tokenizer_config, chat_template])
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use js_sys::{Map, Reflect};
+use serde_json::Value;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Blob, FileSystemDirectoryHandle, FileSystemFileHandle};
@@ -106,17 +107,6 @@ impl ByteSource for WebSource {
     }
 }
 
-/// What a hub answers about a repository, as far as it counts here.
-#[derive(serde::Deserialize)]
-struct Repository {
-    siblings: Vec<Sibling>,
-}
-
-#[derive(serde::Deserialize)]
-struct Sibling {
-    rfilename: String,
-}
-
 impl WebSource {
     /// The files that a hub lists; none if it does not answer as ours does.
     async fn hub_files(&self, directory: &HttpDirectory, file: &str) -> Vec<String> {
@@ -130,8 +120,10 @@ impl WebSource {
                 return Vec::new();
             }
         }
-        let repository = serde_json::from_slice::<Repository>(&json).ok();
-        repository.into_iter().flat_map(|r| r.siblings).map(|sibling| sibling.rfilename).collect()
+        let repository: Value = serde_json::from_slice(&json).unwrap_or_default();
+        let siblings = repository.get("siblings").and_then(Value::as_array).into_iter().flatten();
+        let names = siblings.filter_map(|sibling| sibling.get("rfilename")?.as_str());
+        names.map(str::to_owned).collect()
     }
 }
 

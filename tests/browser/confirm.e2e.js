@@ -81,6 +81,7 @@ test("a large model is asked about before it is fetched, and small ones are not"
     for (const scheme of ["light", "dark"]) {
       if (browserName() === "firefox" && scheme === "dark") continue;
       if (browserName() !== "firefox") await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+      await page.$eval("#confirm", (card) => card.scrollIntoView({ block: "nearest" }));
       await screenshot(`confirm-${name}-${scheme}`);
     }
     assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0, name);

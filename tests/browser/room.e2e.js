@@ -67,7 +67,7 @@ test("memory that cannot suffice is refused before weights are fetched, with lab
 
 test("memory that runs out while weights stream ends the load by name, and the page loads on", async (t) => {
   const { page } = await openClient(t);
-  for (const write of [40, 90]) {
+  for (const write of [25, 45]) {
     await nextWorker(page, `/pages/limited-worker.js?write=${write}`);
     const end = await load(page);
     assert.equal(end.code, "out-of-memory", JSON.stringify(end));

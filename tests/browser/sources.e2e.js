@@ -104,7 +104,7 @@ test("other formats are refused by name, wherever they lie", async (t) => {
     ["'me/gguf'", { hubUrl: other.url, token: "hf_secret" }, /tale\.Q8_0\.gguf: GGUF.*converted from/],
     ["'me/torch'", { hubUrl: other.url }, /pytorch_model\.bin: PyTorch.*save_pretrained/],
     ["'/torch/'", {}, /pytorch_model\.bin: PyTorch/], // a server that lists nothing is asked for the names in use
-    ["folder", {}, /consolidated\.safetensors, params\.json: Mistral's own layout/],
+    ["folder", {}, /(consolidated\.safetensors|params\.json): Mistral's own layout/],
     ["files", {}, /model-00001-of-00002\.safetensors: shards without their index/],
   ])) {
     const end = await tryLoad(page, model, options);
@@ -125,7 +125,7 @@ test("a token goes to the hub and to nobody else", async (t) => {
   assert.ok(asked.length > 5 && asked.every(({ authorization }) => authorization === "Bearer hf_secret"), JSON.stringify(asked));
   // A recipe that names the hub's model and one elsewhere: only the former is asked with it.
   other.log.length = 0;
-  const recipe = `merge_method: linear\nmodels:\n  - {model: me/tale, parameters: {weight: 0.5}}\n  - {model: ${server.url}/models/case/, parameters: {weight: 0.5}}\ndtype: bfloat16\n`;
+  const recipe = `merge_method: linear\nmodels:\n  - {model: me/tale@v2, parameters: {weight: 0.5}}\n  - {model: ${server.url}/models/case/, parameters: {weight: 0.5}}\ndtype: bfloat16\n`;
   const merged = await tryLoad(page, `({ recipe: ${JSON.stringify(recipe)} })`, { hubUrl: other.url, token: "hf_secret" });
   assert.equal(merged.code, undefined, merged.message);
   const [there, here] = [other.log, server.log].map((log) => log.filter(({ path, method }) => method === "GET" && path.endsWith(".safetensors")));
