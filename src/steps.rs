@@ -224,8 +224,15 @@ pub trait Steps: Store {
     /// `y = x / rms(x) * weight`, by row; into [`Slot::LastNormed`] the last row only.
     fn rms_norm(&mut self, x: Slot, weight: &Self::Vector, y: Slot) -> Result<(), Self::Error>;
 
-    /// `y = x W^T` or `y += x W^T`.
-    fn linear(&mut self, x: Slot, weight: &Self::Matrix, y: Slot, write: Write) -> Result<(), Self::Error>;
+    /// `y = x W^T` or `y += x W^T`, for the columns of y from `first` on: `weight` may be a part of W.
+    fn linear(
+        &mut self,
+        x: Slot,
+        weight: &Self::Matrix,
+        y: Slot,
+        first: u32,
+        write: Write,
+    ) -> Result<(), Self::Error>;
 
     /// `Mlp = silu(x Wg^T) * (x Wu^T)`.
     fn gated_linear(&mut self, x: Slot, gate: &Self::Matrix, up: &Self::Matrix) -> Result<(), Self::Error>;

@@ -136,6 +136,22 @@ fn inspect_describes_a_checkpoint() {
     assert_eq!(value["shards"], 3);
     assert_eq!(value["tensors"]["BF16"], 57);
     assert!(value["device_bytes_f8"].as_u64() < value["device_bytes"].as_u64());
+    // Memory by purpose, at the context asked for and on the adapter that is there.
+    let sum = ["device_bytes", "kv_cache_bytes", "activation_bytes"].map(|key| value[key].as_u64().unwrap());
+    assert_eq!(value["total_bytes"], sum.iter().sum::<u64>());
+    assert_eq!((&value["dtype"], &value["weights"]), (&"BF16".into(), &"checkpoint".into()));
+    assert_eq!(value["problems"], serde_json::json!([]));
+    let short = json(&["inspect", TALE, "--weights", "f8", "--context", "64", "--json"]);
+    assert_eq!(short["kv_cache_bytes"], 6 * 64 * 64 * 4);
+    assert!(short["total_bytes"].as_u64() < value["total_bytes"].as_u64());
+    // The same limits that a load meets.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bise"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("BISE_LIMITS", "600");
+    let output = command.args(["inspect", TALE, "--context", "64", "--json"]).output().unwrap();
+    let tight: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problems = tight["problems"].to_string();
+    assert!(problems.contains("a row of model.layers.0.mlp.down_proj.weight needs 1024 bytes"), "{problems}");
+    assert!(problems.contains("keys of 4 at most") && problems.contains("an activation needs"), "{problems}");
     assert!(String::from_utf8(bise(&["inspect", TALE]).stdout).unwrap().contains("3148224"));
 }
 

@@ -17,7 +17,7 @@ use std::task::Poll;
 use bise::checkpoint::source::{FileSource, MemorySource, MemoryStream};
 use bise::checkpoint::{ByteSource, CheckpointError, Manifest, Opened, SourceError};
 use bise::dtype::Dtype;
-use bise::engine::{EngineError, Inspection, inspect};
+use bise::engine::{EngineError, Inspection, LoadOptions, inspect};
 use bise::kernels::{self, Sizes as Workgroups};
 use bise::model::Config;
 use bise::steps::{DecoderShape, MatrixSpec};
@@ -35,7 +35,7 @@ fn tale_with(file: &str, content: Option<&str>) -> Result<Inspection, EngineErro
     }
     source.files.remove(file);
     source.files.extend(content.map(|text| (file.to_owned(), text.as_bytes().to_vec())));
-    block_on(inspect(&source, None))
+    block_on(inspect(&source, &LoadOptions::default(), None))
 }
 
 #[test]
@@ -65,9 +65,13 @@ fn codes_of_sources() {
 
 #[test]
 fn statuses_come_with_advice() {
-    for (status, advice) in
-        [(401, "option headers"), (403, "gated"), (429, "later"), (503, "later"), (418, "check the address")]
-    {
+    for (status, advice) in [
+        (401, "the option token"),
+        (403, "gated"),
+        (429, "later"),
+        (503, "later"),
+        (418, "check the address"),
+    ] {
         let text = SourceError::Status { file: "https://host/model/config.json".into(), status }.to_string();
         assert!(
             text.contains(advice) && text.contains("https://host/") && text.contains(&status.to_string()),
@@ -84,12 +88,37 @@ fn a_model_that_is_not_there_is_named_as_such() {
     assert!(error.to_string().contains("check the name"), "{error}");
 }
 
+/// Repositories of other formats often have no config.json either.
+#[test]
+fn other_formats_are_named_before_a_missing_config() {
+    for file in ["model.Q4_K_M.gguf", "pytorch_model.bin", "consolidated.safetensors"] {
+        let source = MemorySource::new([(file.to_owned(), vec![0])]);
+        let error = block_on(inspect(&source, &LoadOptions::default(), None)).unwrap_err();
+        assert_eq!(error.code(), "unsupported-model", "{error}");
+        assert!(error.to_string().contains(file), "{error}");
+    }
+}
+
+/// Packed weights have other shapes, too: what they are packed in says more.
+#[test]
+fn integer_weights_are_refused_by_their_dtype() {
+    let header =
+        r#"{"model.layers.0.self_attn.q_proj.weight":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), b"x"].concat();
+    let config = std::fs::read(format!("{TALE}/config.json")).unwrap();
+    let source = MemorySource::new([("config.json".into(), config), ("model.safetensors".into(), file)]);
+    let error = block_on(inspect(&source, &LoadOptions::default(), None)).unwrap_err();
+    assert_eq!(error.code(), "unsupported-model", "{error}");
+    assert!(error.to_string().contains("q_proj") && error.to_string().contains("U8"), "{error}");
+}
+
 /// A file that cannot be read is no failure of the network.
 #[test]
 fn a_folder_in_place_of_a_file_is_a_bad_checkpoint() {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("folder-as-config/config.json");
     std::fs::create_dir_all(&folder).unwrap();
-    let error = block_on(inspect(&FileSource::new(folder.parent().unwrap()), None)).unwrap_err();
+    let error = block_on(inspect(&FileSource::new(folder.parent().unwrap()), &LoadOptions::default(), None))
+        .unwrap_err();
     assert_eq!(error.code(), "bad-checkpoint", "{error}");
     assert!(error.to_string().contains("config.json"), "{error}");
 }
@@ -161,7 +190,7 @@ fn small_files_and_headers_are_fetched_together() {
         (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap())
     });
     let source = slow(MemorySource::new(files));
-    block_on(inspect(&source, None)).unwrap();
+    block_on(inspect(&source, &LoadOptions::default(), None)).unwrap();
     assert_eq!(source.most.get(), 5, "config, generation, tokenizer, its config, special tokens");
     assert!(
         source.rounds.get() <= 3,

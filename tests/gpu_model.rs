@@ -12,6 +12,8 @@ mod common;
 
 #[path = "gpu_model/golden.rs"]
 mod golden;
+#[path = "gpu_model/layouts.rs"]
+mod layouts;
 #[path = "gpu_model/merge_lost.rs"]
 mod merge_lost;
 #[path = "gpu_model/merge_paths.rs"]

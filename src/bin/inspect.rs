@@ -1,14 +1,15 @@
-//! `inspect`: what a checkpoint holds and what it would take, without a device.
+//! `inspect`: what a checkpoint holds and what it would take on this machine's device.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-use bise::engine::{Inspection, inspect as inspect_source};
+use bise::engine::{Inspection, LoadOptions, inspect as inspect_source};
+use bise::gpu::DeviceTier;
 use pollster::block_on;
 
-use crate::run::{print_json, source};
+use crate::run::{Weights, gpu_options, print_json, source};
 
 /// Arguments of `inspect`.
 #[derive(clap::Args)]
@@ -18,6 +19,9 @@ pub struct Args {
     /// Positions of key/value cache to count [default: the model's limit, at most 4096].
     #[arg(long, value_name = "TOKENS")]
     context: Option<u32>,
+    /// Precision of the weights on the device.
+    #[arg(long, value_enum, default_value = "checkpoint")]
+    weights: Weights,
     /// Print exactly one JSON object.
     #[arg(long)]
     json: bool,
@@ -25,7 +29,14 @@ pub struct Args {
 
 /// Runs `inspect`.
 pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
-    let inspection = block_on(inspect_source(&source(&args.model)?, args.context))?;
+    let gpu = gpu_options()?;
+    let tier = match block_on(DeviceTier::probe(&gpu)) {
+        // One that was asked for by name has to be there.
+        Err(error) if gpu.adapter.is_some() => return Err(error.into()),
+        tier => tier.ok(),
+    };
+    let options = LoadOptions { weights: args.weights.into(), context_length: args.context, gpu };
+    let inspection = block_on(inspect_source(&source(&args.model)?, &options, tier.as_ref()))?;
     if args.json {
         return print_json(&inspection);
     }
@@ -33,8 +44,9 @@ pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
         &inspection;
     let mut out = stdout().lock();
     writeln!(out, "architecture      {architecture}, {layers} layers, vocabulary {vocab}")?;
-    writeln!(out, "parameters        {parameters}")?;
-    writeln!(out, "tensors           {}", dtypes(&inspection.tensors))?;
+    writeln!(out, "parameters        {parameters}, mostly {}", inspection.dtype)?;
+    let scales = inspection.scales.as_ref().map_or_else(String::new, |scales| format!("; {scales}"));
+    writeln!(out, "tensors           {}{scales}", dtypes(&inspection.tensors))?;
     writeln!(
         out,
         "files             {} with {} bytes of weights",
@@ -57,6 +69,16 @@ pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
         inspection.device_bytes, inspection.device_bytes_f8
     )?;
     writeln!(out, "memory, kv cache  {} bytes", inspection.kv_cache_bytes)?;
+    writeln!(out, "memory, other     {} bytes", inspection.activation_bytes)?;
+    writeln!(out, "memory, in all    {} bytes", inspection.total_bytes)?;
+    let adapter = inspection.adapter.as_deref().unwrap_or("none here; WebGPU's default limits assumed");
+    writeln!(out, "adapter           {adapter}")?;
+    if inspection.problems.is_empty() {
+        writeln!(out, "its limits        hold this model")?;
+    }
+    for problem in &inspection.problems {
+        writeln!(out, "its limits        {problem}")?;
+    }
     writeln!(out, "tokenizer         {}", if inspection.tokenizer { "yes" } else { "no" })?;
     writeln!(out, "chat template     {}", if inspection.chat { "yes" } else { "no" })?;
     Ok(())

@@ -20,6 +20,15 @@ pub enum Weights {
     F8,
 }
 
+impl From<Weights> for WeightMode {
+    fn from(weights: Weights) -> WeightMode {
+        match weights {
+            Weights::Checkpoint => WeightMode::Checkpoint,
+            Weights::F8 => WeightMode::F8,
+        }
+    }
+}
+
 /// What every command that loads a model takes.
 #[derive(Args)]
 pub struct ModelArgs {
@@ -140,14 +149,8 @@ pub fn gpu_options() -> Result<GpuOptions, Box<dyn Error>> {
 }
 
 fn load(args: &ModelArgs) -> Result<Engine, Box<dyn Error>> {
-    let options = LoadOptions {
-        weights: match args.weights {
-            Weights::Checkpoint => WeightMode::Checkpoint,
-            Weights::F8 => WeightMode::F8,
-        },
-        context_length: args.context,
-        gpu: gpu_options()?,
-    };
+    let options =
+        LoadOptions { weights: args.weights.into(), context_length: args.context, gpu: gpu_options()? };
     Ok(block_on(Engine::load(&source(&args.model)?, &options, &mut |_| (), &|| false))?)
 }
 

@@ -85,6 +85,10 @@ pub enum CheckpointError {
         "no weights found: looked for {looked_for}; other formats (GGUF, pytorch_model.bin, consolidated) are not read"
     )]
     NoWeights { looked_for: String },
+    #[error(
+        "no model.safetensors and no index of shards here, but {found}: {what}, which bise does not read; {advice}"
+    )]
+    OtherFormat { found: String, what: &'static str, advice: &'static str },
     #[error("{file}: not a valid index: {detail}")]
     IndexJson { file: String, detail: String },
     #[error("{file}: tensor {tensor} is said to lie in {shard:?}, which is no plain .safetensors file name")]

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt};
 
 use crate::checkpoint::error::{CheckpointError, HEADER_LIMIT_BYTES, TENSOR_LIMIT};
+use crate::checkpoint::foreign::no_weights;
 use crate::checkpoint::header::{Header, LENGTH_BYTES, TensorInfo};
 use crate::checkpoint::index::{INDEX_FILE, Index, SINGLE_FILE};
 use crate::checkpoint::source::{ByteSource, ByteStream, Opened, SourceError, append, collect, read_all};
@@ -82,8 +83,7 @@ impl Manifest {
         let files = index.as_ref().map_or(vec![SINGLE_FILE], Index::shards);
         let shards = match read_shards(source, &files).await {
             Err(CheckpointError::Source(SourceError::NotFound { .. })) if index.is_none() => {
-                let looked_for = format!("{INDEX_FILE} and {SINGLE_FILE}");
-                return Err(CheckpointError::NoWeights { looked_for });
+                return Err(no_weights(source).await);
             }
             shards => shards?,
         };

@@ -5,6 +5,7 @@
 //! header    one file's header -> TensorInfo
 //! index     tensor -> file
 //! stream    push parser: bytes -> chunks of whole rows
+//! foreign   what lies there instead of a checkpoint
 //! manifest  a whole checkpoint, and the streams over it
 //! scales    which FP8 format this is: weight -> scale
 //! sink      where files are written to
@@ -17,6 +18,7 @@ mod unique;
 pub mod header;
 pub mod index;
 pub mod stream;
+pub mod foreign;
 pub mod manifest;
 pub mod scales;
 pub mod sink;

@@ -6,6 +6,7 @@
 //! weight-only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use serde_json::Value;
 
@@ -71,6 +72,19 @@ const SKIPPED: [&str; 10] = [
     "prob_output_scale",
 ];
 
+/// Last components of names that only packed weights have, and whose they are.
+const PACKED: [(&str, &str); 9] = [
+    ("qweight", "packed by GPTQ or AWQ"),
+    ("weight_packed", "packed integers"),
+    ("SCB", "bitsandbytes int8"),
+    ("absmax", "bitsandbytes nf4 or fp4"),
+    ("quant_map", "bitsandbytes nf4 or fp4"),
+    ("weight_blocks", "mxfp4"),
+    ("down_proj_blocks", "mxfp4"),
+    ("gate_up_proj_blocks", "mxfp4"),
+    ("weight_scale_2", "nvfp4"),
+];
+
 impl Scales {
     /// Finds the scale of every FP8 tensor. `config` is all of config.json.
     ///
@@ -88,6 +102,10 @@ impl Scales {
         let mut scales = Scales::default();
         for (name, info) in &tensors {
             let last = name.rsplit('.').next().unwrap_or(name);
+            if let Some((_, found)) = PACKED.iter().find(|(packed, _)| *packed == last) {
+                let supported = "FP8 weights, each with its scale, or wide ones";
+                return Err(unsupported(name, &Value::from(*found), supported));
+            }
             if SKIPPED.contains(&last) {
                 scales.skip.insert((*name).to_owned());
             } else if info.dtype.is_f8() {
@@ -273,6 +291,50 @@ fn compressed_tensors(quantization: &Value) -> Result<Option<(u64, u64)>, Checkp
     Ok(block)
 }
 
+/// Checks that a scale tensor has as many values as its matrix needs.
+///
+/// # Errors
+/// [`CheckpointError::ScaleCount`].
+pub fn check_count(
+    granularity: Granularity,
+    rows: u64,
+    cols: u64,
+    values: &[f32],
+) -> Result<(), CheckpointError> {
+    let expected = match granularity {
+        Granularity::Tensor => 1,
+        Granularity::Row => rows,
+        Granularity::Block { rows: height, cols: width } => {
+            rows.div_ceil(height.max(1)).saturating_mul(cols.div_ceil(width.max(1)))
+        }
+    };
+    let values = values.len() as u64;
+    if values == expected {
+        return Ok(());
+    }
+    Err(CheckpointError::ScaleCount { granularity: granularity.to_string(), rows, cols, values, expected })
+}
+
+/// Appends the scales of some rows of a matrix to `out`: for each row one per block of columns.
+/// `values` are as [`check_count`] wants them.
+pub fn spread(granularity: Granularity, rows: Range<u64>, cols: u64, values: &[f32], out: &mut Vec<f32>) {
+    // All indices are at most the number of values, so they fit usize.
+    match granularity {
+        Granularity::Tensor => out.extend(rows.flat_map(|_| values)),
+        Granularity::Row => {
+            out.extend_from_slice(values.get(rows.start as usize..rows.end as usize).unwrap_or_default());
+        }
+        Granularity::Block { rows: height, cols: width } => {
+            let per_row = cols.div_ceil(width.max(1)) as usize;
+            let of_row = |row: u64| {
+                let first = (row / height.max(1)) as usize * per_row;
+                values.get(first..first + per_row).unwrap_or_default()
+            };
+            out.extend(rows.flat_map(of_row));
+        }
+    }
+}
+
 /// Spreads a scale tensor over a matrix: returns how many neighbouring columns share a scale, and
 /// for every row one scale per such run of columns. `(rows, ceil(cols / scale_cols))`
 ///
@@ -284,28 +346,12 @@ pub fn expand(
     cols: u64,
     values: &[f32],
 ) -> Result<(u64, Vec<f32>), CheckpointError> {
-    let expected = match granularity {
-        Granularity::Tensor => 1,
-        Granularity::Row => rows,
-        Granularity::Block { rows: height, cols: width } => {
-            rows.div_ceil(height.max(1)).saturating_mul(cols.div_ceil(width.max(1)))
-        }
+    check_count(granularity, rows, cols, values)?;
+    let mut out = Vec::new();
+    spread(granularity, 0..rows, cols, values, &mut out);
+    let scale_cols = match granularity {
+        Granularity::Block { cols: width, .. } => width.max(1),
+        _ => cols,
     };
-    if values.len() as u64 != expected {
-        let (granularity, values) = (granularity.to_string(), values.len() as u64);
-        return Err(CheckpointError::ScaleCount { granularity, rows, cols, values, expected });
-    }
-    Ok(match granularity {
-        Granularity::Tensor => (cols, (0..rows).flat_map(|_| values.iter().copied()).collect()),
-        Granularity::Row => (cols, values.to_vec()),
-        Granularity::Block { rows: height, cols: width } => {
-            // At most the number of values, so it fits usize.
-            let per_row = cols.div_ceil(width.max(1)) as usize;
-            let of_row = |row: u64| {
-                let first = (row / height.max(1)) as usize * per_row;
-                values.get(first..first + per_row).unwrap_or_default()
-            };
-            (width.max(1), (0..rows).flat_map(of_row).copied().collect())
-        }
-    })
+    Ok((scale_cols, out))
 }

@@ -33,8 +33,8 @@ pub enum SourceError {
 fn advice(status: u16) -> &'static str {
     match status {
         401 | 403 => {
-            "the model is gated or private, or there is none of that name: pass an access token in the \
-             option headers, or download the model and open its folder"
+            "the model is gated or private, or there is none of that name: pass an access token (the \
+             option token, or headers for other servers than the hub), or download the model and open its folder"
         }
         429 => "it has had too many requests: try again later",
         500.. => "try again later",
@@ -54,6 +54,11 @@ pub trait ByteSource {
     /// # Errors
     /// [`SourceError::NotFound`] where there is no such file, and whatever the source meets.
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError>;
+
+    /// Names of all files, where the source can tell; else none. For messages.
+    async fn list(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 impl<S: ByteSource> ByteSource for &S {
@@ -62,6 +67,10 @@ impl<S: ByteSource> ByteSource for &S {
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
         (**self).open(file, range).await
     }
+
+    async fn list(&self) -> Vec<String> {
+        (**self).list().await
+    }
 }
 
 impl<S: ByteSource> ByteSource for Rc<S> {
@@ -69,6 +78,10 @@ impl<S: ByteSource> ByteSource for Rc<S> {
 
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
         (**self).open(file, range).await
+    }
+
+    async fn list(&self) -> Vec<String> {
+        (**self).list().await
     }
 }
 
@@ -180,6 +193,10 @@ impl ByteSource for MemorySource {
         let stream = MemoryStream { bytes, at: 0, piece_bytes: self.piece_bytes.max(1) };
         Ok(Opened { stream, file_bytes: Some(length) })
     }
+
+    async fn list(&self) -> Vec<String> {
+        self.files.keys().cloned().collect()
+    }
 }
 
 /// A range of a [`MemorySource`]'s file.
@@ -254,6 +271,14 @@ mod native {
             handle.seek(SeekFrom::Start(range.start)).map_err(failed)?;
             let stream = FileStream { file: file.to_owned(), handle, left: range.end - range.start };
             Ok(Opened { stream, file_bytes: Some(metadata.len()) })
+        }
+
+        async fn list(&self) -> Vec<String> {
+            let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+            let mut names: Vec<String> =
+                entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+            names.sort();
+            names
         }
     }
 

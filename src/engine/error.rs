@@ -94,7 +94,9 @@ fn checkpoint_code(error: &CheckpointError) -> &'static str {
         CheckpointError::Write { .. } => "bad-request",
         // Both parents are sound; what the recipe makes of them is not.
         CheckpointError::Overflow { .. } => "bad-recipe",
-        CheckpointError::UnsupportedQuantization { .. } => "unsupported-model",
+        CheckpointError::UnsupportedQuantization { .. } | CheckpointError::OtherFormat { .. } => {
+            "unsupported-model"
+        }
         _ => "bad-checkpoint",
     }
 }

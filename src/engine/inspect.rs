@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::EngineError;
-use super::load::{context_length, read_side_files};
+use super::load::{context_length, read_side_files, room_for_context, shape_on};
+use super::{EngineError, LoadOptions, WeightMode};
+use crate::checkpoint::scales::Scales;
 use crate::checkpoint::{ByteSource, Manifest};
-use crate::gpu::DEFAULT_BINDING_BYTES;
-use crate::model::Precision;
-use crate::model::WeightPlan;
+use crate::dtype::Dtype;
+use crate::gpu::DeviceTier;
+use crate::kernels::WebGpu;
+use crate::model::{Precision, WeightPlan};
 
-/// Tokens per prompt pass that the estimate of a rolling cache assumes.
-const ASSUMED_BATCH: u32 = 256;
+/// Positions that a choice of context lengths starts with.
+const SHORTEST_CHOICE: u32 = 1024;
 
 /// A checkpoint, described without loading it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -36,56 +38,157 @@ pub struct Inspection {
     pub sliding_window: Option<u32>,
     /// Number of tensors by dtype.
     pub tensors: BTreeMap<String, u64>,
+    /// The dtype of most weights.
+    pub dtype: String,
+    /// How many of its FP8 weights share a scale, in words; absent without FP8 weights.
+    pub scales: Option<String>,
     /// Weight files.
     pub shards: usize,
     /// Bytes of weights to read.
     pub weight_bytes: u64,
+    /// How weights would be stored.
+    pub weights: WeightMode,
     /// Device memory for the weights as they are, bytes.
     pub device_bytes: u64,
     /// Device memory for the weights as `f8`, bytes.
     pub device_bytes_f8: u64,
     /// Device memory for the key/value cache, bytes.
     pub kv_cache_bytes: u64,
+    /// Device memory for everything else, bytes.
+    pub activation_bytes: u64,
+    /// Device memory in all, with the weights stored as `weights` says.
+    pub total_bytes: u64,
+    /// Key/value cache and everything else at other context lengths that this device holds.
+    pub contexts: Vec<ContextMemory>,
+    /// The adapter whose limits were looked at; absent where there is none, and WebGPU's defaults count.
+    pub adapter: Option<String>,
+    /// Whether it computes on the CPU.
+    pub software: bool,
+    /// Its largest binding in bytes.
+    pub max_binding_bytes: u64,
+    /// Why its limits do not hold this model, and what to do; empty if they do. How much memory is free
+    /// no API tells.
+    pub problems: Vec<String>,
     /// Whether there is a tokenizer.
     pub tokenizer: bool,
     /// Whether there is a chat template.
     pub chat: bool,
 }
 
-/// Describes a checkpoint for a context of that many positions.
+/// Memory at a context length.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ContextMemory {
+    /// Positions.
+    pub context_length: u32,
+    /// Device memory for the key/value cache, bytes.
+    pub kv_cache_bytes: u64,
+    /// Device memory for activations, bytes.
+    pub activation_bytes: u64,
+}
+
+/// Describes what a load with these options would take on such a device, or, without one, on a device
+/// of WebGPU's default limits.
 ///
 /// # Errors
 /// As for a load, as far as files are concerned.
-pub async fn inspect<S: ByteSource>(source: &S, context: Option<u32>) -> Result<Inspection, EngineError> {
+pub async fn inspect<S: ByteSource>(
+    source: &S,
+    options: &LoadOptions,
+    tier: Option<&DeviceTier>,
+) -> Result<Inspection, EngineError> {
     let side = read_side_files(source).await?;
     let manifest = Manifest::read(source).await?;
-    let plan = |precision| WeightPlan::new(&side.config, &side.config_json, &manifest, precision);
-    let (kept, f8) = (plan(Precision::Checkpoint)?, plan(Precision::F8)?);
-    let max_context_length = side.config.max_positions;
-    let context = context_length(&side.config, context, max_context_length)?;
-    let mut shape = side.config.shape(context);
-    shape.max_batch = ASSUMED_BATCH;
-    let at_default_limits = shape.largest_context(DEFAULT_BINDING_BYTES).min(max_context_length);
-    shape.max_batch = ASSUMED_BATCH.min(context);
+    let config = &side.config;
+    let least = DeviceTier::at_default_limits();
+    let device = tier.unwrap_or(&least);
+    let mut problems = Vec::new();
+    let mut bytes_as = |precision| -> Result<(u64, u64), EngineError> {
+        let plan = WeightPlan::new(config, &side.config_json, &manifest, precision)?;
+        // Where a row is too long for the device, the memory is that of one that has no limit.
+        let bytes = plan.device_bytes(device.max_binding_bytes).or_else(|error| {
+            if precision == options.weights.precision() {
+                problems.push(error.to_string());
+            }
+            plan.device_bytes(u64::MAX)
+        })?;
+        Ok((bytes, plan.parameters))
+    };
+    let (device_bytes, parameters) = bytes_as(Precision::Checkpoint)?;
+    let (device_bytes_f8, _) = bytes_as(Precision::F8)?;
+
+    let max = config.max_positions;
+    let room = room_for_context(config, device);
+    let wanted = options.context_length;
+    let context = context_length(config, wanted, if wanted.is_some() { max } else { room.max(2) })?;
+    if let Err(error) = context_length(config, Some(context), room) {
+        problems.push(error.to_string());
+    }
+    if let Err(error) = WebGpu::check_limits(device, &shape_on(config, context, device)) {
+        problems.push(error.to_string());
+    }
+    let memory = |context_length| {
+        let [kv_cache_bytes, activation_bytes] =
+            WebGpu::memory(device, &shape_on(config, context_length, device));
+        ContextMemory { context_length, kv_cache_bytes, activation_bytes }
+    };
+    let largest = max.min(room);
+    let mut contexts = Vec::new();
+    let mut length = SHORTEST_CHOICE;
+    while length < largest {
+        contexts.push(memory(length));
+        length = length.saturating_mul(2);
+    }
+    contexts.push(memory(largest));
+
     let mut tensors = BTreeMap::new();
+    let mut elements: Vec<(Dtype, u64)> = Vec::new();
     for (_, info) in manifest.tensors() {
         *tensors.entry(info.dtype.name().to_owned()).or_insert(0) += 1;
+        match elements.iter_mut().find(|(dtype, _)| *dtype == info.dtype) {
+            Some((_, count)) => *count += info.elements(),
+            None => elements.push((info.dtype, info.elements())),
+        }
     }
+    let dtype = elements.iter().max_by_key(|(_, count)| *count).map_or("", |(dtype, _)| dtype.name());
+    let scales = Scales::find(&side.config_json, manifest.tensors().map(|(_, info)| info))?;
+    let mut granularities = String::new();
+    for weight in scales.weights.values() {
+        let words = match weight.scale {
+            Some(_) => weight.granularity.to_string(),
+            None => "no scales".to_owned(),
+        };
+        if !granularities.contains(&words) {
+            granularities += if granularities.is_empty() { "" } else { ", " };
+            granularities += &words;
+        }
+    }
+    let ContextMemory { kv_cache_bytes, activation_bytes, .. } = memory(context);
+    let stored = if options.weights == WeightMode::F8 { device_bytes_f8 } else { device_bytes };
     Ok(Inspection {
-        architecture: side.config.model_type.clone(),
-        parameters: kept.parameters,
-        layers: side.config.layers,
-        vocab: side.config.vocab,
+        architecture: config.model_type.clone(),
+        parameters,
+        layers: config.layers,
+        vocab: config.vocab,
         context_length: context,
-        max_context_length,
-        context_length_at_default_limits: at_default_limits,
-        sliding_window: side.config.window,
+        max_context_length: max,
+        context_length_at_default_limits: room_for_context(config, &least).min(max),
+        sliding_window: config.window,
         tensors,
+        dtype: dtype.to_owned(),
+        scales: (!granularities.is_empty()).then_some(granularities),
         shards: manifest.shards.len(),
         weight_bytes: manifest.total_bytes(),
-        device_bytes: kept.device_bytes(),
-        device_bytes_f8: f8.device_bytes(),
-        kv_cache_bytes: shape.cache_bytes(),
+        weights: options.weights,
+        device_bytes,
+        device_bytes_f8,
+        kv_cache_bytes,
+        activation_bytes,
+        total_bytes: stored + kv_cache_bytes + activation_bytes,
+        contexts,
+        adapter: tier.map(|tier| tier.name.clone()),
+        software: device.software,
+        max_binding_bytes: device.max_binding_bytes,
+        problems,
         tokenizer: side.tokenizer.is_some(),
         chat: side.template.is_some(),
     })

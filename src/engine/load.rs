@@ -4,15 +4,16 @@
 use futures_util::future::join3;
 
 use super::{Engine, EngineError, LoadOptions, Phase, Progress};
+use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Event, Manifest, ShardStream, SourceError};
-use crate::gpu::{Gpu, GpuError};
+use crate::gpu::{DeviceTier, Gpu, GpuError};
 use crate::kernels::WebGpu;
 use crate::model::WeightPlan;
 use crate::model::config::{CONFIG_FILE, GENERATION_FILE};
 use crate::model::weights::LoadError;
 use crate::model::{Config, Decoder, GenerationConfig, KvCache, ModelError, WeightLoader, Weights, decoder};
-use crate::steps::{Steps, Store};
+use crate::steps::{DecoderShape, Steps, Store};
 use crate::text::{ChatTemplate, SamplerOptions, TemplateFiles, TextError, Tokenizer};
 
 /// Largest tokenizer.json that is read, bytes: that of Llama 3.2 has 17 MB. Reading one takes a page
@@ -118,12 +119,9 @@ impl Engine {
         let precision = options.weights.precision();
         let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, precision)?;
 
-        let mut shape = side.config.shape(side.config.max_positions);
-        shape.max_batch = WebGpu::max_batch(&gpu, &shape);
-        let room = shape.largest_context(gpu.tier().max_binding_bytes);
+        let room = room_for_context(&side.config, gpu.tier());
         let context = context_length(&side.config, options.context_length, room)?;
-        let mut shape = side.config.shape(context);
-        shape.max_batch = WebGpu::max_batch(&gpu, &shape);
+        let shape = shape_on(&side.config, context, gpu.tier());
         let cache = KvCache::new(shape.cache_slots(), shape.window);
         let max_batch = shape.max_batch;
         let mut backend = WebGpu::new(gpu, shape).await?;
@@ -176,10 +174,11 @@ async fn stream_weights<S: ByteSource>(
         while let Some(piece) = stream.next_piece().await? {
             done += piece.len() as u64;
             parser.write(&piece, &mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
-            backend.relieve().await?;
+            loader.relieve(backend).await?;
             report(done);
         }
         parser.end(&mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
+        loader.relieve(backend).await?;
     }
     Ok(())
 }
@@ -194,6 +193,18 @@ fn load_event(
         Event::Chunk(chunk) => loader.write(backend, file, chunk),
         _ => Ok(()),
     }
+}
+
+/// The decoder's sizes on a device, for that many positions.
+pub(super) fn shape_on(config: &Config, context: u32, tier: &DeviceTier) -> DecoderShape {
+    let mut shape = config.shape(context);
+    shape.max_batch = WebGpu::max_batch(tier, &shape);
+    shape
+}
+
+/// Positions for which the caches of a layer fit the device's buffers.
+pub(super) fn room_for_context(config: &Config, tier: &DeviceTier) -> u32 {
+    shape_on(config, config.max_positions, tier).largest_context(tier.max_binding_bytes)
 }
 
 /// The context to reserve: `wanted`, or as much as is usual, of what the model was made for and of
@@ -225,7 +236,10 @@ pub(super) async fn read_side_files<S: ByteSource>(source: &S) -> Result<SideFil
     .await;
     // Without config.json there is no model, whatever else went wrong.
     let config_bytes = match config {
-        Err(SourceError::NotFound { file }) => return Err(EngineError::NoModel { file }),
+        Err(SourceError::NotFound { file }) => {
+            let other = found_instead(source).await.map(EngineError::from);
+            return Err(other.unwrap_or(EngineError::NoModel { file }));
+        }
         bytes => bytes?,
     };
     let config = Config::parse(&config_bytes)?;
@@ -275,7 +289,7 @@ pub(crate) async fn read_text_files<S: ByteSource>(
     Ok((tokenizer, template))
 }
 
-/// tokenizer_config.json and chat_template.jinja.
+/// tokenizer_config.json, and the template of chat_template.jinja or chat_template.json.
 async fn read_template<S: ByteSource>(source: &S) -> Result<[Option<Vec<u8>>; 2], EngineError> {
     let tokenizer_config = optional(source, "tokenizer_config.json").await?;
     // Where tokenizer_config.json has the template, the other files are not asked for: a static
@@ -284,7 +298,19 @@ async fn read_template<S: ByteSource>(source: &S) -> Result<[Option<Vec<u8>>; 2]
         let value: Option<serde_json::Value> = serde_json::from_slice(json).ok();
         value.is_some_and(|v| v.get("chat_template").is_some_and(|t| !t.is_null()))
     });
-    let chat_template = if complete { None } else { optional(source, "chat_template.jinja").await? };
+    if complete {
+        return Ok([tokenizer_config, None]);
+    }
+    let mut chat_template = optional(source, "chat_template.jinja").await?;
+    if chat_template.is_none()
+        && let Some(json) = optional(source, "chat_template.json").await?
+    {
+        // Between the other two spellings, transformers wrote the template into a file of its own as JSON.
+        let file = "chat_template.json".to_owned();
+        let value: serde_json::Value = serde_json::from_slice(&json)
+            .map_err(|error| SourceError::Io { file, detail: error.to_string() })?;
+        chat_template = value.get("chat_template").and_then(|text| text.as_str()).map(|text| text.into());
+    }
     Ok([tokenizer_config, chat_template])
 }
 

@@ -7,7 +7,7 @@ mod load;
 pub mod types;
 
 pub use error::EngineError;
-pub use inspect::{Inspection, inspect};
+pub use inspect::{ContextMemory, Inspection, inspect};
 pub use load::load_tokenizer;
 pub use types::*;
 

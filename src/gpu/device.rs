@@ -104,7 +104,48 @@ pub struct Gpu {
     queue: wgpu::Queue,
     tier: DeviceTier,
     fault: Arc<Mutex<Option<GpuError>>>,
+    /// What last asked for memory outside of a scope, and for how many bytes: an error that no scope
+    /// catches does not say.
+    latest: Arc<Mutex<(String, u64)>>,
     accounts: Rc<Accounts>,
+}
+
+/// Bytes that a buffer for that many takes.
+pub fn buffer_bytes(bytes: u64) -> u64 {
+    bytes.max(16).next_multiple_of(16)
+}
+
+impl DeviceTier {
+    fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> DeviceTier {
+        DeviceTier {
+            name: name_of(info),
+            api: format!("{:?}", info.backend),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            software: is_software(info),
+            max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+        }
+    }
+
+    /// A device of WebGPU's default limits that nothing else is known of.
+    pub fn at_default_limits() -> DeviceTier {
+        DeviceTier {
+            name: String::new(),
+            api: String::new(),
+            driver: String::new(),
+            software: false,
+            max_binding_bytes: DEFAULT_BINDING_BYTES,
+        }
+    }
+
+    /// What the device of these options could do, without opening it.
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`].
+    pub async fn probe(options: &GpuOptions) -> Result<DeviceTier, GpuError> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
+        Ok(DeviceTier::new(&adapter.get_info(), &required_limits(&adapter.limits(), options.limits)))
+    }
 }
 
 impl Gpu {
@@ -136,18 +177,18 @@ impl Gpu {
             }
         });
         let uncaptured = fault.clone();
+        let latest: Arc<Mutex<(String, u64)>> = Arc::default();
+        let asked = latest.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
-            record(&uncaptured, from_wgpu("a call", 0, &error));
+            let (label, bytes) = match (&error, asked.lock()) {
+                (wgpu::Error::OutOfMemory { .. }, Ok(latest)) => latest.clone(),
+                _ => ("a call".to_owned(), 0),
+            };
+            record(&uncaptured, from_wgpu(&label, bytes, &error));
         }));
 
-        let tier = DeviceTier {
-            name: name_of(&info),
-            api: format!("{:?}", info.backend),
-            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-            software: is_software(&info),
-            max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-        };
-        Ok(Gpu { device, queue, tier, fault, accounts: Rc::default() })
+        let tier = DeviceTier::new(&info, &limits);
+        Ok(Gpu { device, queue, tier, fault, latest, accounts: Rc::default() })
     }
 
     /// What the device can do.
@@ -200,7 +241,7 @@ impl Gpu {
         usage: wgpu::BufferUsages,
         purpose: Purpose,
     ) -> Result<GpuBuffer, GpuError> {
-        let size = bytes.max(16).next_multiple_of(16);
+        let size = buffer_bytes(bytes);
         if size > self.tier.max_binding_bytes.next_multiple_of(16) {
             return Err(GpuError::TooLarge {
                 label: label.into(),
@@ -209,6 +250,7 @@ impl Gpu {
                 advice: "use a shorter context or a device with larger limits",
             });
         }
+        self.asks(label, size);
         let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size,
@@ -218,6 +260,15 @@ impl Gpu {
         let account = self.accounts.cell(purpose);
         account.set(account.get() + size);
         Ok(GpuBuffer { raw, purpose, accounts: self.accounts.clone() })
+    }
+
+    /// Notes what the device is asked to find memory for.
+    pub(super) fn asks(&self, label: &str, bytes: u64) {
+        if let Ok(mut latest) = self.latest.lock() {
+            latest.0.clear();
+            latest.0.push_str(label);
+            latest.1 = bytes;
+        }
     }
 
     /// Runs `allocate` and waits for the device's verdict on the buffers it made.

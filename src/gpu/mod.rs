@@ -8,7 +8,9 @@ mod resident;
 mod tensor;
 mod upload;
 
-pub use device::{DEFAULT_BINDING_BYTES, DeviceTier, Gpu, GpuBuffer, GpuOptions, LimitChoice, Purpose};
+pub use device::{
+    DEFAULT_BINDING_BYTES, DeviceTier, Gpu, GpuBuffer, GpuOptions, LimitChoice, Purpose, buffer_bytes,
+};
 pub use error::GpuError;
 pub use pipeline::{Access, Binding, BindingKind, Kernel, Kernels, Pipeline};
 pub use readback::{PieceReader, read_buffer};

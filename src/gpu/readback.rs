@@ -34,8 +34,15 @@ async fn take_mapped<T>(
 ) -> Result<T, GpuError> {
     gpu.poll();
     let mapped = mapped.await;
-    gpu.check()?;
-    if !matches!(mapped, Ok(Ok(()))) {
+    let is_mapped = matches!(mapped, Ok(Ok(())));
+    if let Err(error) = gpu.check() {
+        // The buffer is used again, if the device lives.
+        if is_mapped {
+            staging.unmap();
+        }
+        return Err(error);
+    }
+    if !is_mapped {
         return Err(GpuError::Lost { detail: "a result could not be read back".into() });
     }
     let taken = staging

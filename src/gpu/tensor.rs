@@ -3,6 +3,7 @@
 use crate::dtype::Dtype;
 use crate::steps::MatrixSpec;
 
+use super::device::buffer_bytes;
 use super::{Gpu, GpuBuffer, GpuError, Purpose};
 
 /// Bytes of one shader load (`vec4<u32>`); rows start at multiples of it.
@@ -54,19 +55,7 @@ impl GpuMatrix {
         }
         let stride = row_stride(spec);
         let scale_bytes = u64::from(scale_blocks(spec)) * 4;
-        let limit = gpu.tier().max_binding_bytes;
-        let fit = limit / stride.max(scale_bytes).max(1);
-        // Kernels compute four rows together: parts of whole groups keep them aligned.
-        let rows_per_part = if fit >= 4 { fit - fit % 4 } else { fit };
-        if rows_per_part == 0 {
-            return Err(GpuError::TooLarge {
-                label: format!("a row of {}", spec.label),
-                bytes: stride,
-                limit,
-                advice: "use a device with larger limits",
-            });
-        }
-        let rows_per_part = u32::try_from(rows_per_part).unwrap_or(u32::MAX);
+        let rows_per_part = rows_per_part(spec, gpu.tier().max_binding_bytes)?;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
         let mut parts = Vec::new();
         let mut first_row = 0;
@@ -85,6 +74,18 @@ impl GpuMatrix {
         Ok(GpuMatrix { id, spec: spec.clone(), parts })
     }
 
+    /// Device memory that a matrix takes where one binding holds `limit` bytes.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`] where a single row exceeds that.
+    pub fn bytes(spec: &MatrixSpec, limit: u64) -> Result<u64, GpuError> {
+        let rows_per_part = u64::from(rows_per_part(spec, limit)?);
+        let per_row = [row_stride(spec), u64::from(scale_blocks(spec)) * 4];
+        let part = |rows: u64| per_row.iter().map(|bytes| buffer_bytes(rows * bytes)).sum::<u64>();
+        let (whole, rest) = (u64::from(spec.rows) / rows_per_part, u64::from(spec.rows) % rows_per_part);
+        Ok(whole * part(rows_per_part) + if rest > 0 { part(rest) } else { 0 })
+    }
+
     /// Bytes between the starts of neighbouring rows.
     pub fn row_stride(&self) -> u64 {
         row_stride(&self.spec)
@@ -99,6 +100,23 @@ impl GpuMatrix {
     pub fn scale_blocks(&self) -> u32 {
         scale_blocks(&self.spec)
     }
+}
+
+/// Rows of each part but the last.
+fn rows_per_part(spec: &MatrixSpec, limit: u64) -> Result<u32, GpuError> {
+    let stride = row_stride(spec);
+    let fit = limit / stride.max(u64::from(scale_blocks(spec)) * 4).max(1);
+    // Kernels compute four rows together: parts of whole groups keep them aligned.
+    let rows_per_part = if fit >= 4 { fit - fit % 4 } else { fit };
+    if rows_per_part == 0 {
+        return Err(GpuError::TooLarge {
+            label: format!("a row of {}", spec.label),
+            bytes: stride,
+            limit,
+            advice: "use a device with larger limits",
+        });
+    }
+    Ok(u32::try_from(rows_per_part).unwrap_or(u32::MAX))
 }
 
 fn row_stride(spec: &MatrixSpec) -> u64 {

@@ -54,6 +54,7 @@ impl Uploader {
 
     /// Writes at a multiple of four bytes; pads the last word with zeros.
     pub fn bytes(&mut self, gpu: &Gpu, buffer: &GpuBuffer, offset: u64, bytes: &[u8]) {
+        gpu.asks("an upload", bytes.len() as u64);
         let tail = bytes.len() % 4;
         let (body, rest) = bytes.split_at(bytes.len() - tail);
         if !body.is_empty() {

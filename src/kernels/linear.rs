@@ -13,7 +13,7 @@ pub(super) const WGSL: &str = include_str!("shared/linear.wgsl");
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Params {
-    /// Row of W at which the buffer starts.
+    /// Column of y for the buffer's first row of W.
     pub first_row: u32,
     /// Rows of W in the buffer.
     pub rows: u32,
@@ -36,17 +36,19 @@ pub struct Params {
 }
 
 impl Params {
-    /// Parameters of one part of `matrix`, for x and y with rows of `x_pitch` and `y_pitch` f32.
+    /// Parameters of one part of `matrix`, for x and y with rows of `x_pitch` and `y_pitch` f32, the
+    /// matrix's first row being that of column `first` of y.
     pub fn new(
         matrix: &GpuMatrix,
         part: &Part,
         x_pitch: u32,
         y_pitch: u32,
+        first: u32,
         single: bool,
         write: Write,
     ) -> Params {
         Params {
-            first_row: part.first_row,
+            first_row: first + part.first_row,
             rows: part.rows,
             loads: matrix.loads_per_row(),
             x_pitch: x_pitch / 4,

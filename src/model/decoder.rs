@@ -92,18 +92,20 @@ fn record<B: Steps>(b: &mut B, weights: &Weights<B>, batch: &Batch, logits: bool
     b.embed(&weights.embed)?;
     for (index, layer) in (0..).zip(&weights.layers) {
         b.rms_norm(Slot::X, &layer.input_norm, Slot::Normed)?;
-        b.linear(Slot::Normed, &layer.qkv, Slot::Qkv, Write::Set)?;
+        for (first, part) in &layer.qkv {
+            b.linear(Slot::Normed, part, Slot::Qkv, *first, Write::Set)?;
+        }
         b.rope_store(index)?;
         b.attend(index)?;
-        b.linear(Slot::AttnOut, &layer.output, Slot::X, Write::Add)?;
+        b.linear(Slot::AttnOut, &layer.output, Slot::X, 0, Write::Add)?;
 
         b.rms_norm(Slot::X, &layer.post_norm, Slot::Normed)?;
         b.gated_linear(Slot::Normed, &layer.gate, &layer.up)?;
-        b.linear(Slot::Mlp, &layer.down, Slot::X, Write::Add)?;
+        b.linear(Slot::Mlp, &layer.down, Slot::X, 0, Write::Add)?;
     }
     if logits {
         b.rms_norm(Slot::X, &weights.norm, Slot::LastNormed)?;
-        b.linear(Slot::LastNormed, weights.head(), Slot::Logits, Write::Set)?;
+        b.linear(Slot::LastNormed, weights.head(), Slot::Logits, 0, Write::Set)?;
     }
     Ok(())
 }

@@ -32,7 +32,9 @@ pub enum ModelError {
         problems: Vec<String>,
     },
     /// A data type that the decoder cannot use.
-    #[error("tensor {tensor} has dtype {dtype}; weights must be F32, F16, BF16, F8_E4M3 or F8_E5M2")]
+    #[error(
+        "tensor {tensor} has dtype {dtype}; weights must be F32, F16, BF16, F8_E4M3 or F8_E5M2 (packed integers and 4-bit floats are not read)"
+    )]
     Dtype {
         /// Name.
         tensor: String,

@@ -9,6 +9,8 @@ use super::error::ModelError;
 use crate::checkpoint::scales::{Granularity, Scales};
 use crate::checkpoint::{Manifest, TensorInfo};
 use crate::dtype::Dtype;
+use crate::gpu::{GpuError, GpuMatrix};
+use crate::kernels::WebGpu;
 use crate::steps::MatrixSpec;
 
 /// Problems that a message lists before it only counts them.
@@ -33,7 +35,8 @@ pub(super) enum Role {
     Norm,
     Head,
     InputNorm(usize),
-    Qkv(usize),
+    /// All of a layer, or a part of it: the first row of the product that it computes.
+    Qkv(usize, u32),
     Output(usize),
     PostNorm(usize),
     Gate(usize),
@@ -129,11 +132,6 @@ impl WeightPlan {
         scales: &Scales,
         precision: Precision,
     ) -> Result<(), ModelError> {
-        for (tensor, info) in parts {
-            if !info.dtype.is_float() {
-                return Err(ModelError::Dtype { tensor: tensor.name.clone(), dtype: info.dtype.name() });
-            }
-        }
         let Some((first, _)) = parts.first() else { return Ok(()) };
         let &[_, cols] = first.shape.as_slice() else {
             self.places.insert(first.name.clone(), Place::Vector { role });
@@ -143,9 +141,17 @@ impl WeightPlan {
         for (tensor, info) in parts {
             forms.push(stored_form(tensor, info, scales, precision, cols as u32)?);
         }
-        let (dtype, scale_cols) = common_form(&forms).ok_or_else(|| ModelError::Tensors {
-            problems: vec![format!("{} and its neighbours are stored in different FP8 formats", first.name)],
-        })?;
+        let Some((dtype, scale_cols)) = common_form(&forms) else {
+            // Each keeps its own precision: a matrix of its own for its part of the product.
+            for part in parts {
+                let role = match role {
+                    Role::Qkv(layer, _) => Role::Qkv(layer, part.0.first_row),
+                    other => other,
+                };
+                self.place(role, std::slice::from_ref(part), scales, precision)?;
+            }
+            return Ok(());
+        };
         let mut rows = 0;
         for ((tensor, info), form) in parts.iter().zip(&forms) {
             let tensor_rows = tensor.shape.first().copied().unwrap_or(0);
@@ -158,7 +164,7 @@ impl WeightPlan {
                 Conversion::WidenToF32
             };
             let unit_scales = (scale_cols != 0 && form.scale_cols == 0).then_some(tensor_rows as u32);
-            let first_row = tensor.first_row;
+            let first_row = tensor.first_row - first.first_row;
             let place = Place::Matrix { role, first_row, conversion, unit_scales };
             self.places.insert(tensor.name.clone(), place);
             if let Some(scale) = scales.weights.get(&tensor.name)
@@ -177,14 +183,13 @@ impl WeightPlan {
         Ok(())
     }
 
-    /// Bytes that the weights and their scales take, before padding.
-    pub fn device_bytes(&self) -> u64 {
-        let matrix = |spec: &MatrixSpec| {
-            let scales = if spec.scale_cols == 0 { 0 } else { spec.cols.div_ceil(spec.scale_cols) };
-            u64::from(spec.rows) * (u64::from(spec.cols) * spec.dtype.size_bytes() + u64::from(scales) * 4)
-        };
-        let norms = (2 * self.layers as u64 + 1) * u64::from(self.hidden) * 4;
-        self.matrices.values().map(matrix).sum::<u64>() + norms
+    /// Device memory in bytes for the weights and their scales, where one binding holds `limit` bytes.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`] where it does not hold a row.
+    pub fn device_bytes(&self, limit: u64) -> Result<u64, GpuError> {
+        let norms = (2 * self.layers as u64 + 1) * WebGpu::vector_bytes(self.hidden);
+        self.matrices.values().try_fold(norms, |sum, spec| Ok(sum + GpuMatrix::bytes(spec, limit)?))
     }
 }
 
@@ -229,7 +234,7 @@ fn stored_form(
     Ok(Form { dtype: info.dtype, scale_cols, quantize: false })
 }
 
-/// The dtype and scale width in which all of these can be stored side by side.
+/// The dtype and scale width in which all of these can be stored side by side; a single one always can.
 fn common_form(forms: &[Form]) -> Option<(Dtype, u32)> {
     let first = forms.first()?;
     let scale_cols = forms.iter().map(|form| form.scale_cols).find(|&cols| cols != 0).unwrap_or(0);
@@ -256,9 +261,9 @@ fn expected_tensors(config: &Config) -> Vec<Expected> {
     for l in 0..config.layers as usize {
         let name = |part: &str| format!("model.layers.{l}.{part}.weight");
         add(name("input_layernorm"), &[hidden], Role::InputNorm(l), 0, false);
-        add(name("self_attn.q_proj"), &[size(q_rows), hidden], Role::Qkv(l), 0, true);
-        add(name("self_attn.k_proj"), &[size(kv_rows), hidden], Role::Qkv(l), q_rows, true);
-        add(name("self_attn.v_proj"), &[size(kv_rows), hidden], Role::Qkv(l), q_rows + kv_rows, true);
+        add(name("self_attn.q_proj"), &[size(q_rows), hidden], Role::Qkv(l, 0), 0, true);
+        add(name("self_attn.k_proj"), &[size(kv_rows), hidden], Role::Qkv(l, 0), q_rows, true);
+        add(name("self_attn.v_proj"), &[size(kv_rows), hidden], Role::Qkv(l, 0), q_rows + kv_rows, true);
         add(name("self_attn.o_proj"), &[hidden, size(q_rows)], Role::Output(l), 0, true);
         add(name("post_attention_layernorm"), &[hidden], Role::PostNorm(l), 0, false);
         add(name("mlp.gate_proj"), &[mlp, hidden], Role::Gate(l), 0, true);
@@ -284,6 +289,10 @@ fn check_tensors(
     for tensor in expected {
         known.insert(&tensor.name, ());
         match manifest.get(&tensor.name) {
+            // Packed weights have other shapes, too; their dtype is what says why.
+            Some((_, info)) if !info.dtype.is_float() => {
+                return Err(ModelError::Dtype { tensor: tensor.name.clone(), dtype: info.dtype.name() });
+            }
             None => problems.push(format!("{} is missing", tensor.name)),
             Some((_, info)) if info.shape != tensor.shape => {
                 problems.push(format!("{} is {:?}, not {:?}", tensor.name, info.shape, tensor.shape));

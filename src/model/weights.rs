@@ -1,10 +1,11 @@
 //! A decoder's weights, and tensor chunks into them, converted on the way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use super::error::ModelError;
 use super::weight_plan::{Conversion, Place, Role, WeightPlan};
-use crate::checkpoint::scales::expand;
+use crate::checkpoint::scales::{Granularity, check_count, spread};
 use crate::checkpoint::{CheckpointError, TensorChunk};
 use crate::dtype::{self, Dtype, DtypeError};
 use crate::steps::{MatrixSpec, Store};
@@ -13,8 +14,9 @@ use crate::steps::{MatrixSpec, Store};
 pub struct LayerWeights<B: Store> {
     /// `(hidden)`
     pub input_norm: B::Vector,
-    /// Queries, keys and values, one below the other. `(q_width + 2 * kv_width, hidden)`
-    pub qkv: B::Matrix,
+    /// Queries, keys and values, one below the other, `(q_width + 2 * kv_width, hidden)`: one matrix, or
+    /// several where they are stored in different formats, each with the first row that it stands for.
+    pub qkv: Vec<(u32, B::Matrix)>,
     /// `(hidden, q_width)`
     pub output: B::Matrix,
     /// `(hidden)`
@@ -56,9 +58,16 @@ impl<B: Store> Weights<B> {
         let embed = required(backend, Role::Embed)?;
         let mut layers = Vec::with_capacity(plan.layers);
         for layer in 0..plan.layers {
+            let input_norm = backend.vector(&format!("layer {layer} input norm"), plan.hidden)?;
+            let mut qkv = Vec::with_capacity(1);
+            for (role, spec) in plan.matrices.range(Role::Qkv(layer, 0)..=Role::Qkv(layer, u32::MAX)) {
+                if let Role::Qkv(_, first_row) = role {
+                    qkv.push((*first_row, backend.matrix(spec)?));
+                }
+            }
             layers.push(LayerWeights {
-                input_norm: backend.vector(&format!("layer {layer} input norm"), plan.hidden)?,
-                qkv: required(backend, Role::Qkv(layer))?,
+                input_norm,
+                qkv,
                 output: required(backend, Role::Output(layer))?,
                 post_norm: backend.vector(&format!("layer {layer} post-attention norm"), plan.hidden)?,
                 gate: required(backend, Role::Gate(layer))?,
@@ -96,12 +105,28 @@ impl<E: std::error::Error + 'static> From<CheckpointError> for LoadError<E> {
     }
 }
 
+/// Scales that are spread over their rows and written at once.
+const SCALES_AT_ONCE: u64 = 1 << 18;
+
+/// Scales that are known and still to be spread over rows of a matrix.
+struct Pending {
+    role: Role,
+    /// Row of the matrix at which they start.
+    first_row: u32,
+    /// Rows that are left, of the tensor's.
+    rows: Range<u64>,
+    cols: u64,
+    granularity: Granularity,
+    values: Vec<f32>,
+}
+
 /// Writes chunks into allocated weights. Holds one chunk's worth of converted rows.
 pub struct WeightLoader<'a, B: Store> {
     plan: &'a WeightPlan,
     weights: &'a Weights<B>,
     /// Scale tensors that came in part.
     partial_scales: HashMap<String, Vec<f32>>,
+    pending: VecDeque<Pending>,
     values: Vec<f32>,
     codes: Vec<u8>,
     scales: Vec<f32>,
@@ -114,6 +139,7 @@ impl<'a, B: Store> WeightLoader<'a, B> {
             plan,
             weights,
             partial_scales: HashMap::new(),
+            pending: VecDeque::new(),
             values: Vec::new(),
             codes: Vec::new(),
             scales: Vec::new(),
@@ -152,8 +178,18 @@ impl<'a, B: Store> WeightLoader<'a, B> {
                 let row = first_row + (element / cols) as u32;
                 let Some(matrix) = self.weights.matrix(role) else { return Ok(()) };
                 if let (Some(rows), 0) = (unit_scales, chunk.offset) {
-                    let scales = vec![1.0; rows as usize * scales_per_row(self.plan, role)];
-                    backend.write_scales(matrix, first_row, &scales).map_err(LoadError::Backend)?;
+                    // One block over all rows, as wide as the neighbours' blocks.
+                    let per_row = scales_per_row(self.plan, role) as u64;
+                    let granularity = Granularity::Block { rows: u64::MAX, cols: 1 };
+                    let (values, rows) = (vec![1.0; per_row as usize], 0..u64::from(rows));
+                    self.pending.push_back(Pending {
+                        role,
+                        first_row,
+                        rows,
+                        cols: per_row,
+                        granularity,
+                        values,
+                    });
                 }
                 self.write_rows(backend, matrix, row, conversion, file, chunk)
             }
@@ -165,15 +201,34 @@ impl<'a, B: Store> WeightLoader<'a, B> {
                     self.partial_scales.insert(info.name.clone(), values);
                     return Ok(());
                 }
-                let (_, scales) = expand(granularity, rows, cols, &values)?;
-                match self.weights.matrix(role) {
-                    Some(matrix) => {
-                        backend.write_scales(matrix, first_row, &scales).map_err(LoadError::Backend)
-                    }
-                    None => Ok(()),
-                }
+                check_count(granularity, rows, cols, &values)?;
+                self.pending.push_back(Pending { role, first_row, rows: 0..rows, cols, granularity, values });
+                Ok(())
             }
         }
+    }
+
+    /// Spreads scales that have come, and waits until all but a bounded part of the writes so far has left
+    /// host memory. To be called after every piece of data, the last one included.
+    ///
+    /// # Errors
+    /// What the backend reports.
+    pub async fn relieve(&mut self, backend: &mut B) -> Result<(), LoadError<B::Error>> {
+        while let Some(mut pending) = self.pending.pop_front() {
+            let per_row = scales_per_row(self.plan, pending.role) as u64;
+            let Some(matrix) = self.weights.matrix(pending.role) else { continue };
+            while !pending.rows.is_empty() {
+                let first = pending.rows.start;
+                let end = pending.rows.end.min(first + (SCALES_AT_ONCE / per_row.max(1)).max(1));
+                self.scales.clear();
+                spread(pending.granularity, first..end, pending.cols, &pending.values, &mut self.scales);
+                let row = pending.first_row + first as u32;
+                backend.write_scales(matrix, row, &self.scales).map_err(LoadError::Backend)?;
+                backend.relieve().await.map_err(LoadError::Backend)?;
+                pending.rows.start = end;
+            }
+        }
+        backend.relieve().await.map_err(LoadError::Backend)
     }
 
     fn write_rows(
@@ -224,7 +279,9 @@ impl<B: Store> Weights<B> {
         Some(match role {
             Role::Embed => &self.embed,
             Role::Head => self.head(),
-            Role::Qkv(layer) => &self.layers.get(layer)?.qkv,
+            Role::Qkv(layer, row) => {
+                &self.layers.get(layer)?.qkv.iter().find(|(first_row, _)| *first_row == row)?.1
+            }
             Role::Output(layer) => &self.layers.get(layer)?.output,
             Role::Gate(layer) => &self.layers.get(layer)?.gate,
             Role::Up(layer) => &self.layers.get(layer)?.up,

@@ -130,13 +130,13 @@ impl Reference {
         &self,
         x: Slot,
         weight: RefMatrix,
-        y: Slot,
+        (y, first): (Slot, u32),
         out: &mut [f32],
         write: Write,
     ) -> Result<(), ReferenceError> {
         let matrix = &self.matrices[weight.0];
         let params = linear::Params {
-            first_row: 0,
+            first_row: first,
             rows: matrix.spec.rows,
             loads: matrix.loads(),
             x_pitch: pitch(&self.shape, x) / 4,
@@ -300,15 +300,22 @@ impl Steps for Reference {
         })
     }
 
-    fn linear(&mut self, x: Slot, weight: &RefMatrix, y: Slot, write: Write) -> Result<(), ReferenceError> {
-        self.fill(y, |this, out| this.product(x, *weight, y, out, write))
+    fn linear(
+        &mut self,
+        x: Slot,
+        weight: &RefMatrix,
+        y: Slot,
+        first: u32,
+        write: Write,
+    ) -> Result<(), ReferenceError> {
+        self.fill(y, |this, out| this.product(x, *weight, (y, first), out, write))
     }
 
     fn gated_linear(&mut self, x: Slot, gate: &RefMatrix, up: &RefMatrix) -> Result<(), ReferenceError> {
         self.fill(Slot::Mlp, |this, mlp| {
             let mut up_out = vec![0.0; mlp.len()];
-            this.product(x, *gate, Slot::Mlp, mlp, Write::Set)?;
-            this.product(x, *up, Slot::Mlp, &mut up_out, Write::Set)?;
+            this.product(x, *gate, (Slot::Mlp, 0), mlp, Write::Set)?;
+            this.product(x, *up, (Slot::Mlp, 0), &mut up_out, Write::Set)?;
             let params = silu_mul::Params { pitch: pitch(&this.shape, Slot::Mlp) / 4, padding: [0; 3] };
             super::silu_mul::silu_mul(this.batch.tokens, &params, &up_out, mlp);
             Ok(())

@@ -48,6 +48,13 @@ impl ByteSource for AnySource {
             }
         }
     }
+
+    async fn list(&self) -> Vec<String> {
+        match self {
+            AnySource::Files(source) => source.list().await,
+            AnySource::Merge(_) => Vec::new(),
+        }
+    }
 }
 
 impl ByteStream for AnyStream {

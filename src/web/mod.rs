@@ -1,7 +1,7 @@
 //! The exported engine: what `worker.js` calls.
 //!
 //! ```text
-//! mod.rs     WebEngine: load, info, generate
+//! mod.rs     WebEngine: load, info, generate; inspect
 //! source.rs  where a checkpoint lies: a URL, picked files, a picked directory
 //! http.rs    one file of it over fetch
 //! any.rs     files or a merge, as one type
@@ -32,7 +32,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
-use crate::engine::{Delta, Engine, Info, LoadOptions, Progress, Request};
+use crate::engine::{self, Delta, Engine, Info, LoadOptions, Progress, Request};
+use crate::gpu::DeviceTier;
 use crate::merge::{MergeOptions, MergeReport};
 use any::AnySource;
 use error::{bad_request, from_engine};
@@ -51,6 +52,21 @@ pub fn wasm_memory() -> f64 {
     core::arch::wasm32::memory_size::<0>() as f64 * PAGE_BYTES
 }
 
+/// Describes a checkpoint without loading it: an [`Inspection`](crate::engine::Inspection), with the
+/// limits of this browser's adapter where it has one. `source` is as for [`WebEngine::load`], but no
+/// merge; `options` are [`LoadOptions`].
+///
+/// # Errors
+/// A JavaScript `Error` with a `code`.
+#[wasm_bindgen]
+pub async fn inspect(source: JsValue, options: JsValue, signal: AbortSignal) -> Result<JsValue, JsValue> {
+    let options: LoadOptions = from_js("options", options)?;
+    let source = AnySource::Files(Rc::new(WebSource::new(&source, signal)?));
+    let tier = DeviceTier::probe(&options.gpu).await.ok();
+    let inspection = engine::inspect(&source, &options, tier.as_ref()).await;
+    to_js(&inspection.map_err(from_engine)?)
+}
+
 /// A loaded model. `free()` releases its memory on the device.
 #[wasm_bindgen]
 pub struct WebEngine {
@@ -63,9 +79,9 @@ pub struct WebEngine {
 
 #[wasm_bindgen]
 impl WebEngine {
-    /// Loads a checkpoint. `source` is `{kind: "http", base, headers?}`, `{kind: "files", files: Map}`,
-    /// `{kind: "directory", handle}` or `{kind: "merge", recipe, models: Map}`; `options` are
-    /// [`LoadOptions`]; `on_progress` gets [`Progress`], and `on_tensor` what a merge did to each
+    /// Loads a checkpoint. `source` is `{kind: "http", base, listing?, headers?}`,
+    /// `{kind: "files", files: Map}`, `{kind: "directory", handle}` or
+    /// `{kind: "merge", recipe, models: Map}`; `options` are [`LoadOptions`]; `on_progress` gets [`Progress`], and `on_tensor` what a merge did to each
     /// tensor, a [`TensorReport`](crate::merge::TensorReport).
     ///
     /// # Errors

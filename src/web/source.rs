@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use js_sys::{Map, Reflect};
+use serde_json::Value;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Blob, FileSystemDirectoryHandle, FileSystemFileHandle};
@@ -10,7 +11,10 @@ use web_sys::{AbortSignal, Blob, FileSystemDirectoryHandle, FileSystemFileHandle
 use super::error::{bad_request, from_file};
 use super::http::HttpDirectory;
 use super::stream::{Bounds, WebStream};
-use crate::checkpoint::{ByteSource, Opened, SourceError};
+use crate::checkpoint::{ByteSource, ByteStream, Opened, SourceError};
+
+/// Longest list of a hub's repository that is read, bytes.
+const LISTING_LIMIT_BYTES: usize = 2 << 20;
 
 /// A checkpoint's directory in the browser. Dropping a stream of it cancels the read.
 pub struct WebSource {
@@ -19,8 +23,8 @@ pub struct WebSource {
 }
 
 enum Place {
-    /// A directory on a web server.
-    Http(HttpDirectory),
+    /// A directory on a web server, and where a hub lists its files: the URL's last part apart.
+    Http(HttpDirectory, Option<(HttpDirectory, String)>),
     /// Name -> `File`.
     Files(Map),
     /// A picked directory.
@@ -28,7 +32,8 @@ enum Place {
 }
 
 impl WebSource {
-    /// Reads `{kind: "http", base, headers?}`, `{kind: "files", files}` or `{kind: "directory", handle}`.
+    /// Reads `{kind: "http", base, listing?, headers?}`, `{kind: "files", files}` or
+    /// `{kind: "directory", handle}`.
     ///
     /// # Errors
     /// `bad-request` for any other shape.
@@ -38,7 +43,14 @@ impl WebSource {
             Some("http") => {
                 let base = field("base").as_string();
                 let base = base.ok_or_else(|| bad_request("source.base must be a string"))?;
-                Place::Http(HttpDirectory::new(&base, field("headers"))?)
+                let listing = field("listing").as_string();
+                let listing = match listing.as_deref().and_then(|url| url.rsplit_once('/')) {
+                    Some((base, file)) => {
+                        Some((HttpDirectory::new(base, field("headers"))?, file.to_owned()))
+                    }
+                    None => None,
+                };
+                Place::Http(HttpDirectory::new(&base, field("headers"))?, listing)
             }
             Some("files") => Place::Files(
                 field("files").dyn_into().map_err(|_| bad_request("source.files must be a Map of Files"))?,
@@ -63,7 +75,7 @@ impl ByteSource for WebSource {
         }
         let parts = path_inside(file)?;
         let blob: Blob = match &self.place {
-            Place::Http(directory) => return directory.open(&parts, range, &self.signal).await,
+            Place::Http(directory, _) => return directory.open(&parts, range, &self.signal).await,
             Place::Files(files) => files
                 .get(&file.into())
                 .dyn_into()
@@ -74,6 +86,49 @@ impl ByteSource for WebSource {
         };
         open_blob(file, &blob, range, &self.signal)
     }
+
+    async fn list(&self) -> Vec<String> {
+        match &self.place {
+            Place::Http(_, Some((directory, file))) => self.hub_files(directory, file).await,
+            Place::Http(_, None) => Vec::new(),
+            Place::Files(files) => names(files.keys()),
+            Place::Directory(directory) => {
+                let (mut all, entries) = (Vec::new(), directory.keys());
+                while let Ok(next) = entries.next().map(JsFuture::from) {
+                    let value = next.await.and_then(|step| Reflect::get(&step, &"value".into()));
+                    match value.ok().and_then(|name| name.as_string()) {
+                        Some(name) => all.push(name),
+                        None => break,
+                    }
+                }
+                all
+            }
+        }
+    }
+}
+
+impl WebSource {
+    /// The files that a hub lists; none if it does not answer as ours does.
+    async fn hub_files(&self, directory: &HttpDirectory, file: &str) -> Vec<String> {
+        let Ok(Opened { mut stream, .. }) = directory.open(&[file], None, &self.signal).await else {
+            return Vec::new();
+        };
+        let mut json = Vec::new();
+        while let Ok(Some(piece)) = stream.next().await {
+            json.extend_from_slice(&piece);
+            if json.len() > LISTING_LIMIT_BYTES {
+                return Vec::new();
+            }
+        }
+        let repository: Value = serde_json::from_slice(&json).unwrap_or_default();
+        let siblings = repository.get("siblings").and_then(Value::as_array).into_iter().flatten();
+        let names = siblings.filter_map(|sibling| sibling.get("rfilename")?.as_str());
+        names.map(str::to_owned).collect()
+    }
+}
+
+fn names(iterator: js_sys::Iterator) -> Vec<String> {
+    iterator.into_iter().flatten().filter_map(|name| name.as_string()).collect()
 }
 
 /// The parts of a relative path. File names come from a checkpoint's index, which anybody may have

@@ -1,10 +1,93 @@
-// The graphics device goes in the middle of a reply. Chromium only: only it can be asked to crash its
-// GPU process.
+// The graphics device goes: in the middle of a load, of replies, and of nothing. A device says so here; one that goes with
+// Chromium's GPU process does in the page below and in lost_load.e2e.js, once in a browser each: a second time, Chromium
+// gives no adapter any more.
 
 import assert from "node:assert/strict";
 import test from "node:test";
+import { TALE_PROOF, openClient } from "./client.js";
 import { openPage } from "./harness.js";
 import { browserName } from "./launch.js";
+
+/** The client's workers get a device that is lost on the channel "lose". @param {import("puppeteer-core").Page} page */
+const prepare = (page) => page.evaluate(() => {
+  const Original = globalThis.Worker;
+  globalThis.Worker = class extends Original {
+    /** @param {string | URL} _script @param {WorkerOptions} [options] */
+    constructor(_script, options) {
+      super("/pages/losing-worker.js", options);
+    }
+  };
+});
+
+/** @param {import("puppeteer-core").Page} page */
+const lose = (page) => page.evaluate(() => new BroadcastChannel("lose").postMessage("now"));
+
+test("a lost device fails everything that waits, and loading again works", async (t) => {
+  const { page } = await openClient(t, { bytesPerSecond: 3e6, expectErrors: [/./] });
+  await prepare(page);
+  /** A new engine proves itself. */
+  const again = async () => {
+    const text = await page.evaluate(async () => {
+      const { Engine, proof } = /** @type {any} */ (globalThis).bise;
+      const engine = await Engine.load("/models/tale/", { weights: "checkpoint" });
+      const text = await proof(engine);
+      await engine.dispose();
+      return text;
+    });
+    assert.ok(text.startsWith(TALE_PROOF.slice(0, 10)), text);
+  };
+
+  // While weights come.
+  await page.evaluate(() => {
+    const { Engine, outcome } = /** @type {any} */ (globalThis).bise;
+    const onProgress = (/** @type {any} */ { phase, done }) => {
+      if (phase === "weights" && done > 1e6) Object.assign(globalThis, { started: true });
+    };
+    Object.assign(globalThis, { started: false, ended: outcome(Engine.load("/models/tale/", { weights: "checkpoint", onProgress })) });
+  });
+  await page.waitForFunction("started");
+  await lose(page);
+  const load = await page.evaluate(() => /** @type {any} */ (globalThis).ended);
+  assert.deepEqual([load.code, load.value], ["device-lost", undefined], JSON.stringify(load));
+  assert.match(load.message, /load the model again/i);
+  await again();
+
+  // In the middle of a reply, with two more behind it.
+  await page.evaluate(async () => {
+    const { Engine, outcome } = /** @type {any} */ (globalThis).bise;
+    const engine = await Engine.load("/models/tale/", { weights: "checkpoint" });
+    const ask = () => engine.completions.create({ prompt: "Once upon a time", max_tokens: 400, ignore_eos: true, temperature: 0 });
+    const chunks = await engine.completions.create({ prompt: "Once", max_tokens: 400, ignore_eos: true, stream: true });
+    const reading = (async () => {
+      for await (const _ of chunks) Object.assign(globalThis, { started: true });
+    })();
+    Object.assign(globalThis, { engine, started: false, ended: Promise.all([reading, ask(), ask()].map(outcome)) });
+  });
+  await page.waitForFunction("started");
+  await lose(page);
+  const ends = await page.evaluate(() => /** @type {any} */ (globalThis).ended);
+  assert.deepEqual(ends.map((/** @type {any} */ { code }) => code), ["device-lost", "device-lost", "device-lost"], JSON.stringify(ends));
+  assert.equal(new Set(ends.map((/** @type {any} */ { message }) => message)).size, 1, "one loss, one report");
+  const late = await page.evaluate(() => {
+    const { engine, outcome } = { ...(/** @type {any} */ (globalThis).bise), engine: /** @type {any} */ (globalThis).engine };
+    return outcome(engine.completions.create({ prompt: "Once", max_tokens: 1 }));
+  });
+  assert.deepEqual([late.code, late.message], ["device-lost", ends[0].message]);
+  await again();
+
+  // While nothing runs: the next request is told.
+  await page.evaluate(async () => {
+    const { Engine } = /** @type {any} */ (globalThis).bise;
+    Object.assign(globalThis, { engine: await Engine.load("/models/tale/", { weights: "checkpoint" }) });
+  });
+  await lose(page);
+  const next = await page.evaluate(() => {
+    const { engine, bise: { outcome, proof } } = /** @type {any} */ (globalThis);
+    return outcome(proof(engine));
+  });
+  assert.equal(next.code, "device-lost", JSON.stringify(next));
+  await again();
+});
 
 if (browserName() === "chromium") {
   test("a lost device is said, takes the model with it, and the model can be loaded again", async (t) => {

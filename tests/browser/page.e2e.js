@@ -170,7 +170,8 @@ test("a model that is not there gives a message, and a way on", async (t) => {
   await page.waitForSelector("#message:not([hidden])");
   const said = await page.$eval("#message", (node) => node.textContent ?? "");
   assert.match(said, /missing, incomplete or damaged.*there is no model here: http.*\/models\/nothing\/config\.json was not found; check the name/);
-  assert.equal(await page.$eval("#prompt", (node) => node.matches(":disabled")), true);
+  assert.equal(await page.$eval("#model-name", (node) => node.textContent), "tale", "what is loaded stays");
+  assert.equal(await page.$eval("#prompt", (node) => node.matches(":enabled")), true);
   await page.click('[data-name="tale"]');
   await ready(page, "tale");
   assert.equal(await page.$eval("#message", (node) => /** @type {HTMLElement} */ (node).hidden), true);

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -13,7 +13,7 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {string} root folder behind `/`
  * @property {Record<string, string>} [mounts] further folders by path prefix, such as `{"/models/x/": "target/models/x"}`
  * @property {Record<string, string>} [hub] checkpoints by `owner/name`, answered as the Hugging Face hub does below
- *   `/owner/name/resolve/REVISION/`
+ *   `/owner/name/resolve/REVISION/`, and listed at `/api/models/owner/name/revision/REVISION`
  * @property {number} [bytesPerSecond] throttle of every body
  * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
  *   Content-Range and the like from the page
@@ -104,6 +104,12 @@ async function answer(options, strikes, request, response, entry) {
   };
   if (request.method === "OPTIONS") return reply(204);
   if (path === "/favicon.ico") return reply(204);
+  const listed = /^\/api\/models\/([^/]+\/[^/]+)\/revision\/([^/]+)$/.exec(path);
+  const repository = listed?.[1] ? options.hub?.[listed[1]] : undefined;
+  if (repository) {
+    const siblings = (await readdir(repository)).map((rfilename) => ({ rfilename }));
+    return reply(200, JSON.stringify({ id: listed?.[1], siblings }), { "Content-Type": "application/json" });
+  }
   const found = await locate(options, path);
   const name = path.split("/").pop() ?? "";
   const plan = planOf(strikesNow(strikes, fault, name, request.url) ? fault : null, found?.size ?? 0);

@@ -1,6 +1,9 @@
 // Every place that a model may come from, and a device without room for it.
 
 import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import test from "node:test";
 import { TALE_PROOF, openClient } from "./client.js";
 import { MODELS, fromTop } from "./paths.js";
@@ -78,6 +81,59 @@ test("a hub and the package itself on another origin", async (t) => {
   assert.ok(got.some(({ path }) => path === "/me/tale/resolve/v1/model-00003-of-00003.safetensors"), JSON.stringify(got));
   assert.ok(got.every(({ path, authorization }) => path.startsWith("/me/tale/resolve/v1/") && authorization === "Bearer x"), JSON.stringify(got));
   assert.ok(other.log.some(({ path }) => path === "/pkg/wasm/bise_bg.wasm"), "the other origin's package");
+});
+
+test("other formats are refused by name, wherever they lie", async (t) => {
+  const made = mkdtempSync(join(tmpdir(), "bise-foreign-"));
+  t.after(() => rmSync(made, { recursive: true }));
+  const hub = /** @type {Record<string, string>} */ ({});
+  for (const [name, files] of Object.entries({ "me/gguf": ["tale.Q8_0.gguf", "README.md"], "me/torch": ["config.json", "pytorch_model.bin"] })) {
+    hub[name] = join(made, name);
+    mkdirSync(hub[name], { recursive: true });
+    for (const file of files) writeFileSync(join(hub[name], file), file === "config.json" ? readFileSync(join(MODELS.tale, file)) : "x");
+  }
+  const other = await startServer({ root: made, cors: true, hub });
+  t.after(other.close);
+  const { page } = await openClient(t, { mounts: { "/torch/": hub["me/torch"] ?? "" }, expectErrors: [/404/] });
+  await page.evaluate(async () => {
+    const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("foreign", { create: true });
+    for (const name of ["params.json", "consolidated.safetensors"]) await folder.getFileHandle(name, { create: true });
+    Object.assign(globalThis, { folder, files: [new File(["x"], "model-00001-of-00002.safetensors"), new File(["x"], "model.ggml.gguf")] });
+  });
+  for (const [model, options, message] of /** @type {[string, object, RegExp][]} */ ([
+    ["'me/gguf'", { hubUrl: other.url, token: "hf_secret" }, /tale\.Q8_0\.gguf: GGUF.*converted from/],
+    ["'me/torch'", { hubUrl: other.url }, /pytorch_model\.bin: PyTorch.*save_pretrained/],
+    ["'/torch/'", {}, /pytorch_model\.bin: PyTorch/], // a server that lists nothing is asked for the names in use
+    ["folder", {}, /(consolidated\.safetensors|params\.json): Mistral's own layout/],
+    ["files", {}, /model-00001-of-00002\.safetensors: shards without their index/],
+  ])) {
+    const end = await tryLoad(page, model, options);
+    assert.equal(end.code, "unsupported-model", JSON.stringify(end));
+    assert.match(end.message ?? "", message);
+    assert.ok(!end.message?.includes("secret"));
+  }
+  const listings = other.log.filter(({ path, method }) => method === "GET" && path.startsWith("/api/models/"));
+  assert.deepEqual(listings.map(({ authorization }) => authorization), ["Bearer hf_secret", null]);
+});
+
+test("a token goes to the hub and to nobody else", async (t) => {
+  const other = await startServer({ root: fromTop("target/site"), cors: true, hub: { "me/tale": MODELS.tale } });
+  t.after(other.close);
+  const { page, server } = await openClient(t);
+  loaded(await tryLoad(page, "'me/tale'", { hubUrl: other.url, token: "hf_secret" }));
+  const asked = other.log.filter(({ method }) => method === "GET");
+  assert.ok(asked.length > 5 && asked.every(({ authorization }) => authorization === "Bearer hf_secret"), JSON.stringify(asked));
+  // A recipe that names the hub's model and one elsewhere: only the former is asked with it.
+  other.log.length = 0;
+  const recipe = `merge_method: linear\nmodels:\n  - {model: me/tale@v2, parameters: {weight: 0.5}}\n  - {model: ${server.url}/models/case/, parameters: {weight: 0.5}}\ndtype: bfloat16\n`;
+  const merged = await tryLoad(page, `({ recipe: ${JSON.stringify(recipe)} })`, { hubUrl: other.url, token: "hf_secret" });
+  assert.equal(merged.code, undefined, merged.message);
+  const [there, here] = [other.log, server.log].map((log) => log.filter(({ path, method }) => method === "GET" && path.endsWith(".safetensors")));
+  assert.ok(there?.length && there.every(({ authorization }) => authorization === "Bearer hf_secret"), JSON.stringify(there));
+  assert.ok(here?.length && here.every(({ authorization }) => authorization === null), JSON.stringify(here));
+  const refused = await tryLoad(page, "'/models/tale/'", { token: "hf_secret" });
+  assert.equal(refused.code, "bad-request");
+  assert.match(refused.message ?? "", /token.*hub/);
 });
 
 test("a device without room for the model says so, and room that comes back is used", async (t) => {

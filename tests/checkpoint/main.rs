@@ -14,6 +14,7 @@ mod common;
 mod support;
 
 mod errors;
+mod foreign;
 mod manifest;
 mod oracle;
 mod parser;

@@ -213,6 +213,24 @@ fn unsupported_compressed_tensors() {
     assert!(matches!(error, E::UnsupportedQuantization { .. }));
 }
 
+#[test]
+fn packed_weights_are_refused_by_what_packed_them() {
+    for (name, quoted) in [
+        ("mlp.up_proj.qweight", "GPTQ or AWQ"),
+        ("mlp.up_proj.SCB", "bitsandbytes int8"),
+        ("mlp.up_proj.weight.absmax", "nf4"),
+        ("mlp.up_proj.weight_packed", "packed integers"),
+        ("mlp.experts.gate_up_proj_blocks", "mxfp4"),
+        ("mlp.up_proj.weight_scale_2", "nvfp4"),
+    ] {
+        // Without a config that would say so.
+        let tensors = [info(name, Dtype::U8, &[300, 100])];
+        let error = Scales::find(&json!({}), &tensors).unwrap_err();
+        assert!(matches!(&error, E::UnsupportedQuantization { key, .. } if key == name), "{error:?}");
+        assert!(error.to_string().contains(quoted), "{error}");
+    }
+}
+
 /// The definition: the scale of the weight at `(row, col)`.
 fn scale_at(granularity: Granularity, cols: u64, values: &[f32], row: u64, col: u64) -> f32 {
     match granularity {

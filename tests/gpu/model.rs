@@ -70,7 +70,7 @@ impl Model {
         for _ in 0..s.layers {
             layers.push(LayerWeights {
                 input_norm: norm(b, random, s.hidden)?,
-                qkv: self.matrix(b, random, self.linear, s.qkv_width(), s.hidden)?,
+                qkv: self.qkv(b, random)?,
                 output: self.matrix(b, random, self.linear, s.hidden, s.q_width())?,
                 post_norm: norm(b, random, s.hidden)?,
                 gate: self.matrix(b, random, self.linear, s.intermediate, s.hidden)?,
@@ -81,6 +81,18 @@ impl Model {
         let norm = norm(b, random, s.hidden)?;
         let lm_head = Some(self.matrix(b, random, self.embed, s.vocab, s.hidden)?);
         Ok(Weights { embed, layers, norm, lm_head })
+    }
+
+    /// In parts where the dtypes are mixed.
+    fn qkv<B: Steps>(&self, b: &mut B, random: &mut Random) -> Result<Vec<(u32, B::Matrix)>, B::Error> {
+        let s = self.shape();
+        if self.up == self.linear {
+            return Ok(vec![(0, self.matrix(b, random, self.linear, s.qkv_width(), s.hidden)?)]);
+        }
+        let q = self.matrix(b, random, self.linear, s.q_width(), s.hidden)?;
+        let k = self.matrix(b, random, self.up, s.kv_width(), s.hidden)?;
+        let v = self.matrix(b, random, (Dtype::Bf16, 0), s.kv_width(), s.hidden)?;
+        Ok(vec![(0, q), (s.q_width(), k), (s.q_width() + s.kv_width(), v)])
     }
 
     fn matrix<B: Steps>(

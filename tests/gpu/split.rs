@@ -24,7 +24,7 @@ fn a_split_decoder_gives_the_same_bits() {
         if limits == LimitChoice::Binding(SMALL) {
             let weights = model.weights(&mut backend).unwrap();
             let layer = &weights.layers[1];
-            let linear = [&layer.qkv, &layer.output, &layer.gate, &layer.up, &layer.down];
+            let linear = [&layer.qkv[0].1, &layer.output, &layer.gate, &layer.up, &layer.down];
             for matrix in linear.into_iter().chain([&weights.embed, weights.head()]) {
                 assert!(matrix.parts.len() > 1, "{} is not split", matrix.spec.label);
             }

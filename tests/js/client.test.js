@@ -51,7 +51,10 @@ test("a load reaches the engine and reports progress", async () => {
   assert.equal(engine.info.adapter.name, "fake adapter");
   assert.deepEqual(progress, [{ phase: "weights", done: 1, total: 2 }]);
   assert.deepEqual(trace.loads, [{
-    source: { kind: "http", base: "https://huggingface.co/owner/name/resolve/main/" },
+    source: {
+      kind: "http", base: "https://huggingface.co/owner/name/resolve/main/",
+      listing: "https://huggingface.co/api/models/owner/name/revision/main",
+    },
     options: { weights: "checkpoint", contextLength: 64 },
   }]);
   assert.equal(await engine.hostMemory(), 1234);

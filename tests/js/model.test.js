@@ -44,6 +44,40 @@ test("headers go with what is fetched, and with nothing else", () => {
   assert.throws(() => resolveModel([new File([], "config.json")], { headers }, PAGE), refused(/headers/));
 });
 
+test("a token goes to the hub alone, and shows nowhere", () => {
+  const token = "hf_secret";
+  const hub = source("a/b@v1", { token, headers: { authorization: "Bearer other", "X-Own": "1" }, hubUrl: "https://hub.example/" });
+  assert.deepEqual(hub, {
+    kind: "http", base: "https://hub.example/a/b/resolve/v1/", listing: "https://hub.example/api/models/a/b/revision/v1",
+    headers: { "X-Own": "1", Authorization: "Bearer hf_secret" },
+  });
+  for (const model of ["https://elsewhere.example/m/", "./models/tale/", "owner/name/", [new File([], "config.json")]]) {
+    assert.throws(() => source(model, { token }), refused(/token/));
+  }
+  // Recipes: for the hub's models, whether the caller placed them or the recipe named them.
+  const merge = mergeSource("the recipe", [["own", "https://own.example/m/"], ["placed", "c/d"], ["here", [new File([], "x")]]], { token }, PAGE);
+  const { models } = completeModels(merge, ["owner/name", "https://elsewhere.example/m", "./here", "own", "placed", "here"]);
+  const sent = Object.fromEntries([...models].map(([name, each]) => [name, each.kind === "http" ? each.headers?.Authorization : undefined]));
+  assert.deepEqual(sent, {
+    "owner/name": "Bearer hf_secret", "https://elsewhere.example/m": undefined, "./here": undefined, own: undefined,
+    placed: "Bearer hf_secret", here: undefined,
+  });
+  for (const bad of ["two words", "line\nbreak", "", 7, "ä"]) {
+    assert.throws(() => checkLoadOptions({ token: bad }), (/** @type {any} */ error) => {
+      assert.match(error.message, /token must be/);
+      assert.ok(bad === "" || !error.message.includes(String(bad)), error.message);
+      return error.code === "bad-request";
+    });
+  }
+  assert.equal(checkLoadOptions({ token }).token, token);
+});
+
+test("what is wrong with a header is said without its value", () => {
+  for (const headers of [{ Authorization: "Bearer secret\nx" }, { "X Y": "secret" }, { a: ["secret"] }]) {
+    assert.throws(() => checkLoadOptions({ headers }), (/** @type {any} */ error) => error.code === "bad-request" && !error.message.includes("secret"));
+  }
+});
+
 test("files and folders", () => {
   const named = (/** @type {string} */ name, path = "") => Object.defineProperty(new File(["x"], name), "webkitRelativePath", { value: path });
   const picked = source([named("config.json"), named("model.safetensors")]);

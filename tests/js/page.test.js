@@ -1,13 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Rate, formatBytes, formatDuration, formatSpeed, fromHubPage, weightsLine } from "../../www/panels/format.js";
+import { Rate, formatBytes, formatCount, formatDuration, formatSpeed, fromHubPage, weightsLine } from "../../www/panels/format.js";
 
 test("numbers for people", () => {
   assert.deepEqual([0, 999, 12_345, 6_300_000, 75_000_000, 7_513_000_000, 26_100_000_000].map(formatBytes),
     ["0 KB", "1 KB", "12 KB", "6.3 MB", "75 MB", "7.51 GB", "26.1 GB"]);
   assert.deepEqual([0, 1.2, 89, 91, 3600, 9000].map(formatDuration), ["1 s", "2 s", "89 s", "2 min", "60 min", "2.5 h"]);
   assert.deepEqual([0.44, 9.94, 142.3].map(formatSpeed), ["0.4 tokens/s", "9.9 tokens/s", "142 tokens/s"]);
+});
+
+test("counts for people", () => {
+  assert.deepEqual([7, 999_999, 3_148_224, 134_515_008, 7_241_732_096, 70e9].map(formatCount),
+    ["7", "999999", "3.1 million", "135 million", "7.2 billion", "70 billion"]);
 });
 
 test("a rate follows the last seconds only", () => {

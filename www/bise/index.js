@@ -1,6 +1,7 @@
 /** bise: Mistral-family language models in a browser tab, on WebGPU. */
 
 export { Engine } from "./engine.js";
+export { inspect } from "./inspect.js";
 export { merge } from "./merge.js";
 export { recipeOutline } from "./recipe.js";
 export { BiseError, ERROR_CODES } from "./errors.js";
@@ -9,6 +10,8 @@ export { HUB_URL } from "./model.js";
 /** @typedef {import("./model.js").Model} Model */
 /** @typedef {import("./model.js").LoadOptions} LoadOptions */
 /** @typedef {import("./model.js").Models} Models */
+/** @typedef {import("./inspect.js").InspectOptions} InspectOptions */
+/** @typedef {import("./protocol.js").Inspection} Inspection */
 /** @typedef {import("./merge.js").MergeOptions} MergeOptions */
 /** @typedef {import("./protocol.js").MergeProgress} MergeProgress */
 /** @typedef {import("./protocol.js").MergeReport} MergeReport */

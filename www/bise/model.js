@@ -32,12 +32,19 @@ import { checkKind, checkNames, describe, oneOf } from "./options.js";
  * @property {AbortSignal} [signal]
  * @property {string} [hubUrl] where `owner/name` is looked up
  * @property {Record<string, string> | Headers} [headers] sent with each request, such as an Authorization for a gated model
+ * @property {string} [token] access token for gated and private models of the hub: sent with requests for `owner/name`
+ *   alone, to `hubUrl`, and kept nowhere
+ */
+
+/**
+ * Who asks a server.
+ * @typedef {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined, token?: string | undefined }} Access
  */
 
 export const HUB_URL = "https://huggingface.co";
 
 const LOAD_OPTIONS = Object.freeze(
-  ["backend", "weights", "contextLength", "cache", "onProgress", "onTensor", "signal", "hubUrl", "headers"],
+  ["backend", "weights", "contextLength", "cache", "onProgress", "onTensor", "signal", "hubUrl", "headers", "token"],
 );
 
 /**
@@ -46,7 +53,7 @@ const LOAD_OPTIONS = Object.freeze(
  */
 export function checkLoadOptions(given) {
   const options = checkNames(given, LOAD_OPTIONS, "load options");
-  const { backend, weights, contextLength, cache, onProgress, onTensor, signal, hubUrl, headers } = options;
+  const { backend, weights, contextLength, cache, onProgress, onTensor, signal, hubUrl, headers, token } = options;
   if (backend === "cpu") {
     throw badRequest("backend: this version has no CPU backend; use \"auto\" or \"webgpu\".");
   }
@@ -60,11 +67,22 @@ export function checkLoadOptions(given) {
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
   if (signal !== undefined) checkKind("signal", signal, "signal");
   if (hubUrl !== undefined) checkKind("hubUrl", hubUrl, "string");
+  checkToken(token);
   /** @type {Record<string, unknown>} */
   const engine = {};
   if (weights !== undefined) engine.weights = weights;
   if (contextLength !== undefined) engine.contextLength = contextLength;
   return { ...options, engine, ...(headers === undefined ? {} : { headers: plainHeaders(headers) }) };
+}
+
+/**
+ * Its value is in no message: those are shown, sent and stored.
+ *
+ * @param {unknown} token
+ */
+export function checkToken(token) {
+  if (token === undefined || (typeof token === "string" && /^[!-~]+$/.test(token))) return;
+  throw badRequest("token must be the text of an access token: letters, digits and signs, no spaces.");
 }
 
 /**
@@ -78,11 +96,12 @@ export function plainHeaders(given) {
     throw badRequest(`headers must be an object of names and values, or Headers, not ${describe(given)}.`);
   }
   for (const [name, value] of Object.entries(/** @type {object} */ (given))) {
-    checkKind(`headers["${name}"]`, value, "string");
+    // Values may be secrets, and messages go far.
+    if (typeof value !== "string") throw badRequest(`headers["${name}"] must be a string.`);
     try {
       new Headers([[name, value]]);
     } catch {
-      throw badRequest(`headers: ${describe(name)}: ${describe(value)} is not what HTTP allows in a header.`);
+      throw badRequest(`headers: the value of ${describe(name)}, or that name, is not what HTTP allows in a header.`);
     }
   }
   return { .../** @type {Record<string, string>} */ (given) };
@@ -92,18 +111,23 @@ export function plainHeaders(given) {
  * Where a checkpoint lies, and what to call it in responses.
  *
  * @param {unknown} model
- * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
+ * @param {Access} options
  * @param {string} pageUrl what relative URLs start from
  * @returns {{ source: import("./protocol.js").PlainSource, name: string }}
  */
 function resolvePlain(model, options, pageUrl) {
   if (typeof model === "string") {
-    const base = isUrl(model) ? directoryUrl(model, pageUrl) : hubDirectory(model, options.hubUrl ?? HUB_URL, pageUrl);
+    const { token } = options;
+    if (!isUrl(model)) return { source: hubSource(model, options, pageUrl), name: model };
+    if (token !== undefined) {
+      throw badRequest("token: it is sent to the hub alone, for owner/name. What another server needs goes into headers.");
+    }
+    const base = directoryUrl(model, pageUrl);
     const { headers } = options;
     return { source: headers ? { kind: "http", base, headers } : { kind: "http", base }, name: model };
   }
-  if (options.headers !== undefined) {
-    throw badRequest("headers: they are for models that are fetched, not for files or folders.");
+  for (const name of /** @type {const} */ (["headers", "token"])) {
+    if (options[name] !== undefined) throw badRequest(`${name}: for models that are fetched, not for files or folders.`);
   }
   if (isDirectory(model)) return { source: { kind: "directory", handle: model }, name: model.name };
   if (typeof model === "object" && model !== null && Symbol.iterator in model) {
@@ -116,7 +140,7 @@ function resolvePlain(model, options, pageUrl) {
  * Where a model lies, and what to call it in responses.
  *
  * @param {unknown} model
- * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
+ * @param {Access} options
  * @param {string} pageUrl what relative URLs start from
  * @returns {{ source: Source, name: string }}
  */
@@ -144,18 +168,19 @@ export function toModels(models) {
 /**
  * @param {unknown} recipe
  * @param {[string, unknown][]} models
- * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
+ * @param {Access} options
  * @param {string} pageUrl
  * @returns {import("./protocol.js").MergeSource}
  */
 export function mergeSource(recipe, models, options, pageUrl) {
   if (typeof recipe !== "string") throw badRequest(`recipe must be the text of a mergekit recipe, not ${describe(recipe)}.`);
-  const { hubUrl = HUB_URL, headers } = options;
+  const { hubUrl = HUB_URL, headers, token } = options;
   const sources = models.map(([name, model]) => {
-    const isHere = typeof model === "string" && headers !== undefined;
-    return /** @type {const} */ ([name, resolvePlain(model, { hubUrl, ...(isHere ? { headers } : {}) }, pageUrl).source]);
+    const isHere = typeof model === "string";
+    const access = { hubUrl, ...(isHere && headers ? { headers } : {}), ...(isHere && token && !isUrl(model) ? { token } : {}) };
+    return /** @type {const} */ ([name, resolvePlain(model, access, pageUrl).source]);
   });
-  return { kind: "merge", recipe, models: new Map(sources), hubUrl, pageUrl, ...(headers ? { headers } : {}) };
+  return { kind: "merge", recipe, models: new Map(sources), hubUrl, pageUrl, ...(headers ? { headers } : {}), ...(token ? { token } : {}) };
 }
 
 /**
@@ -166,14 +191,14 @@ export function mergeSource(recipe, models, options, pageUrl) {
  * @returns {import("./protocol.js").MergeSource}
  */
 export function completeModels(source, names) {
-  const { models, hubUrl, pageUrl, headers } = source;
+  const { models, hubUrl, pageUrl, headers, token } = source;
   const unknown = [...models.keys()].find((name) => !names.includes(name));
   if (unknown !== undefined) {
     throw badRequest(`models: the recipe names no "${unknown}"; it names ${names.join(", ")}.`);
   }
   // A recipe is somebody's text: an address in it is not sent what the caller means for the hub.
   const sourceOf = (/** @type {string} */ name) => models.get(name)
-    ?? resolvePlain(name, { hubUrl, ...(headers && !isUrl(name) ? { headers } : {}) }, pageUrl).source;
+    ?? resolvePlain(name, isUrl(name) ? { hubUrl } : { hubUrl, headers, token }, pageUrl).source;
   return { ...source, models: new Map(names.map((name) => [name, sourceOf(name)])) };
 }
 
@@ -203,16 +228,30 @@ function directoryUrl(model, pageUrl) {
 
 /**
  * @param {string} model
- * @param {string} hubUrl
+ * @param {Access} access
  * @param {string} pageUrl
+ * @returns {import("./protocol.js").PlainSource}
  */
-function hubDirectory(model, hubUrl, pageUrl) {
+function hubSource(model, { hubUrl = HUB_URL, headers, token }, pageUrl) {
   const parts = /^([\w.-]+)\/([\w.-]+)(?:@([^\s@]+))?$/.exec(model);
   if (parts === null) {
     throw badRequest(`model: ${describe(model)} is neither "owner/name", "owner/name@revision" nor a URL (those start with https:, / or ./, or end with /).`);
   }
-  const [, owner, name, revision = "main"] = parts;
-  return new URL(`${hubUrl.replace(/\/+$/, "")}/${owner}/${name}/resolve/${encodeURIComponent(revision)}/`, pageUrl).href;
+  const [, owner, name, given = "main"] = parts;
+  const revision = encodeURIComponent(given);
+  const url = (/** @type {string} */ path) => new URL(`${hubUrl.replace(/\/+$/, "")}/${path}`, pageUrl).href;
+  const sent = token === undefined ? headers : { ...withoutAuthorization(headers), Authorization: `Bearer ${token}` };
+  return {
+    kind: "http",
+    base: url(`${owner}/${name}/resolve/${revision}/`),
+    listing: url(`api/models/${owner}/${name}/revision/${revision}`),
+    ...(sent ? { headers: sent } : {}),
+  };
+}
+
+/** @param {Record<string, string>} [headers] */
+function withoutAuthorization(headers = {}) {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => name.toLowerCase() !== "authorization"));
 }
 
 /**

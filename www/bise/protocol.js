@@ -9,8 +9,9 @@
 export {};
 
 /**
- * Where a checkpoint lies.
- * @typedef {{ kind: "http", base: string, headers?: Record<string, string> }
+ * Where a checkpoint lies. `listing` is where a hub names the files of the repository; headers, which may hold
+ * secrets, are for requests only.
+ * @typedef {{ kind: "http", base: string, listing?: string, headers?: Record<string, string> }
  *   | { kind: "files", files: Map<string, File> }
  *   | { kind: "directory", handle: FileSystemDirectoryHandle }} PlainSource
  */
@@ -19,7 +20,7 @@ export {};
  * A merge that is yet to be done. Of the recipe's models, those that are not in `models` are looked up by their
  * names: on the hub, or as URLs from the page's.
  * @typedef {{ kind: "merge", recipe: string, models: Map<string, PlainSource>, hubUrl: string, pageUrl: string,
- *   headers?: Record<string, string> }} MergeSource
+ *   headers?: Record<string, string>, token?: string }} MergeSource
  */
 
 /** @typedef {PlainSource | MergeSource} Source */
@@ -118,6 +119,65 @@ export {};
  */
 
 /**
+ * What a checkpoint holds and what it would take here, from its small files and headers alone. Memory is in bytes on
+ * the device.
+ * @typedef {object} Inspection
+ * @property {string} architecture `model_type` of config.json
+ * @property {number} parameters number of weights
+ * @property {number} layers
+ * @property {number} vocab
+ * @property {string} dtype how most of its weights are stored, such as "BF16" or "F8_E4M3"
+ * @property {string | null} scales how many of its FP8 weights share a scale, in words
+ * @property {Record<string, number>} tensors number of tensors by dtype
+ * @property {number} files number of weight files
+ * @property {number} downloadBytes bytes of weights to fetch
+ * @property {"checkpoint" | "f8"} weights how weights would be stored
+ * @property {number} contextLength positions that `memory` counts
+ * @property {number} maxContextLength positions the model was made for
+ * @property {number | null} slidingWindow
+ * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
+ * @property {{ contextLength: number, total: number, kvCache: number, activations: number }[]} contexts memory at other
+ *   lengths that this device holds, the shortest first
+ * @property {{ name: string, software: boolean, maxBindingBytes: number } | null} adapter null where there is no WebGPU
+ * @property {string[]} problems why the adapter's limits do not hold this model, and what to do; empty if they do. How
+ *   much memory is free no browser tells
+ * @property {{ freeBytes: number, quotaBytes: number } | null} storage of this browser for this site; null where it does
+ *   not say
+ * @property {boolean} chat whether the checkpoint has a chat template
+ * @property {boolean} tokenizer whether the checkpoint has a tokenizer
+ */
+
+/**
+ * What the wasm module answers: `Inspection` of src/engine/inspect.rs.
+ * @typedef {object} RawInspection
+ * @property {string} architecture
+ * @property {number} parameters
+ * @property {number} layers
+ * @property {number} vocab
+ * @property {string} dtype
+ * @property {string | null} scales
+ * @property {Record<string, number>} tensors
+ * @property {number} shards
+ * @property {number} weight_bytes
+ * @property {"checkpoint" | "f8"} weights
+ * @property {number} context_length
+ * @property {number} max_context_length
+ * @property {number | null} sliding_window
+ * @property {number} device_bytes
+ * @property {number} device_bytes_f8
+ * @property {number} kv_cache_bytes
+ * @property {number} activation_bytes
+ * @property {number} total_bytes
+ * @property {{ context_length: number, kv_cache_bytes: number, activation_bytes: number }[]} contexts
+ * @property {string | null} adapter
+ * @property {boolean} software
+ * @property {number} max_binding_bytes
+ * @property {string[]} problems
+ * @property {boolean} tokenizer
+ * @property {boolean} chat
+ */
+
+/**
  * @typedef {{ role: string, content: string }} Message
  */
 
@@ -181,10 +241,11 @@ export {};
  * @typedef {{ type: "replace", source: MergeSource }} ReplaceCall gives {@link MergeReport}
  * @typedef {{ type: "merge", source: MergeSource, output: FileSystemDirectoryHandle | MessagePort,
  *   options: { backend: "auto" | "webgpu" | "cpu", f8: boolean, shardBytes: number | null } }} MergeCall gives {@link MergeReport}
+ * @typedef {{ type: "inspect", source: PlainSource, options: EngineLoadOptions }} InspectCall gives {@link RawInspection}
  * @typedef {{ type: "outline", recipe: string }} OutlineCall gives {@link RecipeOutline}
  * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory
  * @typedef {{ type: "dispose" }} DisposeCall gives null
- * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | OutlineCall | MemoryCall | DisposeCall} Call
+ * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | InspectCall | OutlineCall | MemoryCall | DisposeCall} Call
  */
 
 /**

@@ -96,6 +96,12 @@ export function serve(port, wasm, platform) {
           signal,
         );
       }
+      case "inspect": {
+        await start(wasm);
+        const inspection = await wasm.inspect(message.source, message.options, signal);
+        const name = await platform.adapterName();
+        return inspection.adapter === null || name === "" ? inspection : { ...inspection, adapter: name };
+      }
       case "outline":
         await start(wasm);
         return wasm.recipeOutline(message.recipe);

@@ -32,8 +32,8 @@ function check() {
 /** Browsers tell little, and not to the library below: a description, or maker and family. */
 async function adapterName() {
   // TypeScript's own declarations do not know WebGPU in every version.
-  const { gpu } = /** @type {{ gpu: { requestAdapter(options: object): Promise<any> } }} */ (/** @type {unknown} */ (navigator));
-  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  const { gpu } = /** @type {{ gpu?: { requestAdapter(options: object): Promise<any> } }} */ (/** @type {unknown} */ (navigator));
+  const adapter = await gpu?.requestAdapter({ powerPreference: "high-performance" })?.catch(() => null);
   const { description = "", vendor = "", architecture = "" } = adapter?.info ?? {};
   return String(description || [vendor, architecture].filter(Boolean).join(" "));
 }

@@ -8,6 +8,13 @@ export function formatBytes(bytes) {
   return `${(bytes / 1e9).toFixed(bytes < 1e10 ? 2 : 1)} GB`;
 }
 
+/** @param {number} count */
+export function formatCount(count) {
+  const [size, word] = count >= 1e9 ? [1e9, "billion"] : count >= 1e6 ? [1e6, "million"] : [1, ""];
+  if (word === "") return String(count);
+  return `${(count / size).toFixed(count < 10 * size ? 1 : 0)} ${word}`;
+}
+
 /** @param {number} seconds */
 export function formatDuration(seconds) {
   const whole = Math.max(1, Math.ceil(seconds));

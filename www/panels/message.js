@@ -23,7 +23,7 @@ const REMEDIES = {
   "no-webgpu": "bise computes on the graphics card, through WebGPU. On Linux it may have to be switched on in the browser’s settings first.",
   "device-lost": "Other programs, a driver update or a sleeping computer can take the graphics device away. Loading the model again usually helps.",
   "out-of-memory": "Close other tabs, keep the weights as FP8, or take a smaller model.",
-  network: "Check the name or address and your connection. Gated models cannot be fetched without an account: download such a model and open its folder.",
+  network: "Check the name or address and your connection. A gated model needs your access token, which the model panel takes; or download it and open its folder.",
 };
 
 /** @typedef {{ label: string, run: () => void }} Action */

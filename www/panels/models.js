@@ -1,8 +1,10 @@
 /** Choosing a model, and its load: bytes, rate, remaining time, then shaders. */
 
-import { BiseError, Engine, HUB_URL } from "../pkg/index.js";
+import { BiseError, Engine, HUB_URL, inspect } from "../pkg/index.js";
 import { evenBlend } from "./blend.js";
+import { ConfirmPanel, needsNoQuestion } from "./confirm.js";
 import { byId } from "./dom.js";
+import { acceptDrops } from "./drop.js";
 import { Rate, fromHubPage, weightsLine } from "./format.js";
 
 /** @typedef {import("../pkg/index.js").Engine} LoadedEngine */
@@ -27,7 +29,9 @@ export class ModelsPanel {
   #panel = byId("models-panel", HTMLDetailsElement);
   #nameLabel = byId("model-name", HTMLElement);
   #address = byId("model-address", HTMLInputElement);
+  #token = byId("hub-token", HTMLInputElement);
   #weights = byId("weights", HTMLSelectElement);
+  #confirm = new ConfirmPanel();
   #loading = byId("loading", HTMLElement);
   #title = byId("loading-title", HTMLElement);
   #progress = byId("load-progress", HTMLProgressElement);
@@ -55,6 +59,7 @@ export class ModelsPanel {
     });
     byId("cancel-load", HTMLButtonElement).addEventListener("click", () => this.cancel());
     this.#pickers();
+    acceptDrops((files, name) => void this.load(files, name), (error) => this.#events.onFailed(error, () => this.openPanel()));
   }
 
   /** Loads the first of the page's own models. */
@@ -91,22 +96,76 @@ export class ModelsPanel {
   }
 
   /**
+   * Loads a model; large ones only after the visitor has seen what they take.
+   *
    * @param {Model} model
    * @param {string} name
    * @param {Watch} [watch]
    * @returns {Promise<boolean>} whether it is loaded
    */
   async load(model, name, watch) {
+    const options = { weights: this.#weights.value === "checkpoint" ? /** @type {const} */ ("checkpoint") : /** @type {const} */ ("f8"), ...this.#access(model) };
+    const isOwn = [...this.#offers.values()].includes(model);
+    if (isOwn || watch || (typeof model === "object" && "recipe" in model)) return this.#start(model, name, options, watch);
+    const controller = this.#supersede();
+    try {
+      this.#show(`Looking at ${name}`, "Reading the model’s description");
+      const inspection = await inspect(model, { ...options, signal: controller.signal });
+      if (controller.signal.aborted) return false;
+      this.#loading.hidden = true;
+      if (needsNoQuestion(inspection)) return await this.#start(model, name, options);
+      const contextLength = await this.#confirm.ask(name, inspection, { local: typeof model !== "string", signal: controller.signal });
+      return contextLength !== null && await this.#start(model, name, { ...options, contextLength });
+    } catch (thrown) {
+      // What is loaded stays so, whether the visitor changed their mind or the model cannot be had.
+      if (!controller.signal.aborted) this.#events.onFailed(thrown, () => void this.load(model, name));
+      return false;
+    } finally {
+      if (this.#controller === controller) {
+        this.#controller = null;
+        this.#loading.hidden = true;
+      }
+    }
+  }
+
+  /**
+   * Ends what is under way for something new.
+   *
+   * @returns {AbortController}
+   */
+  #supersede() {
     this.#controller?.abort();
-    const controller = new AbortController();
-    this.#controller = controller;
-    this.#again = () => void this.load(model, name);
+    this.#controller = new AbortController();
+    return this.#controller;
+  }
+
+  /**
+   * The visitor's token, where the model lies on the hub: a URL never gets it.
+   *
+   * @param {Model} model
+   */
+  #access(model) {
+    const token = this.#token.value.trim();
+    const onHub = typeof model === "object" ? "recipe" in model : !/^(https?:|\/|\.\.?\/)|\/$/i.test(model);
+    return token !== "" && onHub ? { token } : {};
+  }
+
+  /**
+   * @param {Model} model
+   * @param {string} name
+   * @param {LoadOptions} options
+   * @param {Watch} [watch]
+   * @returns {Promise<boolean>} whether it is loaded
+   */
+  async #start(model, name, options, watch) {
+    const controller = this.#supersede();
+    this.#again = () => void this.#start(model, name, options);
     for (const choice of this.#choices) choice.setAttribute("aria-pressed", String(this.#offers.get(choice) === model));
     this.#begin(name);
     try {
       await this.#events.onUnload();
       const engine = await Engine.load(model, {
-        weights: this.#weights.value === "checkpoint" ? "checkpoint" : "f8",
+        ...options,
         onProgress: this.#reporter(watch),
         ...(watch?.onTensor ? { onTensor: watch.onTensor } : {}),
         signal: controller.signal,
@@ -140,10 +199,18 @@ export class ModelsPanel {
   /** @param {string} name */
   #begin(name) {
     this.#nameLabel.textContent = "loading";
-    this.#title.textContent = `Loading ${name}`;
-    this.#announcer.textContent = `Loading ${name}.`;
+    this.#show(`Loading ${name}`, "Asking for the graphics device");
+  }
+
+  /**
+   * @param {string} title
+   * @param {string} detail
+   */
+  #show(title, detail) {
+    this.#title.textContent = title;
+    this.#announcer.textContent = `${title}.`;
     this.#progress.removeAttribute("value");
-    this.#detail.textContent = "Asking for the graphics device";
+    this.#detail.textContent = detail;
     this.#loading.hidden = false;
   }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::PITCH;
-use crate::gpu::{Gpu, GpuBuffer, GpuError, Purpose};
+use crate::gpu::{Gpu, GpuBuffer, GpuError, Purpose, buffer_bytes};
 use crate::kernels::attend::Tiling;
 use crate::kernels::{BatchUniform, Sizes};
 use crate::steps::{DecoderShape, Slot};
@@ -18,26 +18,56 @@ pub(super) struct Activations {
     pub(super) batch: GpuBuffer,
     pub(super) logits_staging: GpuBuffer,
 }
+
+const SLOTS: [Slot; 7] =
+    [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::LastNormed, Slot::Logits];
+
+/// f32 of a slot's buffer.
+fn slot_words(shape: &DecoderShape, slot: Slot) -> u64 {
+    u64::from(shape.width(slot).next_multiple_of(PITCH)) * u64::from(shape.rows(slot, shape.max_batch))
+}
+
+/// f32 of the buffer in which parts of split attention meet.
+fn piece_words(shape: &DecoderShape, sizes: Sizes) -> u64 {
+    let splits = u64::from(Tiling::new(shape, false, sizes).most_splits(shape));
+    u64::from(shape.heads) * splits * (u64::from(shape.head_dim) + 2)
+}
+
+/// Bytes of the activations' buffers, but for some parameters of 16 to 48 bytes each.
+fn activation_bytes(shape: &DecoderShape, sizes: Sizes) -> impl Iterator<Item = u64> {
+    let batch = u64::from(shape.max_batch);
+    let slots = SLOTS.map(|slot| slot_words(shape, slot));
+    let rest = [batch, batch * u64::from(shape.head_dim), piece_words(shape, sizes), u64::from(shape.vocab)];
+    let up = slot_words(shape, Slot::Mlp);
+    slots.into_iter().chain([up]).chain(rest).map(|words| buffer_bytes(words * 4))
+}
+
+/// Bytes of the caches of all layers, and of all activations.
+pub(super) fn memory(shape: &DecoderShape, sizes: Sizes) -> [u64; 2] {
+    let caches = u64::from(shape.layers) * 2 * buffer_bytes(cache_bytes(shape));
+    [caches, activation_bytes(shape, sizes).sum()]
+}
+
+/// Bytes of the largest activation: they are not split.
+pub(super) fn largest_activation(shape: &DecoderShape, sizes: Sizes) -> u64 {
+    activation_bytes(shape, sizes).max().unwrap_or(0)
+}
+
 /// Allocates them, zeroed.
 pub(super) fn allocate_activations(gpu: &Gpu, shape: &DecoderShape) -> Result<Activations, GpuError> {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
     let words = |label: &str, words: u64| gpu.buffer(label, words * 4, usage, Purpose::Activations);
-    let all = [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::LastNormed, Slot::Logits];
-    let size = |slot: Slot| {
-        u64::from(shape.width(slot).next_multiple_of(PITCH)) * u64::from(shape.rows(slot, shape.max_batch))
-    };
     let mut slots = HashMap::new();
-    for slot in all {
-        slots.insert(slot, words(&format!("{slot:?}"), size(slot))?);
+    for slot in SLOTS {
+        slots.insert(slot, words(&format!("{slot:?}"), slot_words(shape, slot))?);
     }
     let batch = u64::from(shape.max_batch);
-    let splits = u64::from(Tiling::new(shape, false, Sizes::of(gpu.tier())).most_splits(shape));
-    let pieces = u64::from(shape.heads) * splits * (u64::from(shape.head_dim) + 2);
+    let pieces = piece_words(shape, Sizes::of(gpu.tier()));
     let mapped = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
     Ok(Activations {
         slots,
-        up: words("up", size(Slot::Mlp))?,
+        up: words("up", slot_words(shape, Slot::Mlp))?,
         ids: words("ids", batch)?,
         rope: words("rope", batch * u64::from(shape.head_dim))?,
         pieces: words("attention pieces", pieces)?,
@@ -51,10 +81,14 @@ pub(super) fn allocate_activations(gpu: &Gpu, shape: &DecoderShape) -> Result<Ac
     })
 }
 
+/// Bytes of the keys of one layer, and of its values.
+fn cache_bytes(shape: &DecoderShape) -> u64 {
+    u64::from(shape.cache_slots()) * u64::from(shape.kv_width()) * 2
+}
+
 /// Allocates keys and values of every layer.
 pub(super) fn allocate_caches(gpu: &Gpu, shape: &DecoderShape) -> Result<Vec<[GpuBuffer; 2]>, GpuError> {
-    let bytes = u64::from(shape.cache_slots()) * u64::from(shape.kv_width()) * 2;
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
-    let cache = |label: &str| gpu.buffer(label, bytes, usage, Purpose::KvCache);
+    let cache = |label: &str| gpu.buffer(label, cache_bytes(shape), usage, Purpose::KvCache);
     (0..shape.layers).map(|_| Ok([cache("key cache")?, cache("value cache")?])).collect()
 }

@@ -12,7 +12,8 @@ use super::weights::Decoder;
 use super::{BatchUniform, Grid, Sizes, decode_fp8, linear, matmul, matvec};
 use crate::dtype::Dtype;
 use crate::gpu::{
-    Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader, read_buffer,
+    DeviceTier, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader,
+    buffer_bytes, read_buffer,
 };
 use crate::steps::{DecoderShape, MatrixSpec, Slot, Store, Write};
 
@@ -90,10 +91,33 @@ pub struct WebGpu {
 
 impl WebGpu {
     /// Tokens that one pass may hold on this device: activations are not split.
-    pub fn max_batch(gpu: &Gpu, shape: &DecoderShape) -> u32 {
+    pub fn max_batch(tier: &DeviceTier, shape: &DecoderShape) -> u32 {
         let widest = shape.hidden.max(shape.intermediate).max(shape.qkv_width()).next_multiple_of(PITCH);
-        let fit = gpu.tier().max_binding_bytes / (u64::from(widest) * 4);
+        let fit = tier.max_binding_bytes / (u64::from(widest) * 4);
         u32::try_from(fit).unwrap_or(u32::MAX).clamp(1, MAX_BATCH).min(shape.context.max(1))
+    }
+
+    /// Whether a device's bindings hold every activation, which are not split.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`].
+    pub fn check_limits(tier: &DeviceTier, shape: &DecoderShape) -> Result<(), GpuError> {
+        let (bytes, limit) = (buffers::largest_activation(shape, Sizes::of(tier)), tier.max_binding_bytes);
+        if bytes <= buffer_bytes(limit) {
+            return Ok(());
+        }
+        let label = "an activation".into();
+        Err(GpuError::TooLarge { label, bytes, limit, advice: "use a device with larger limits" })
+    }
+
+    /// Device memory in bytes for a vector of that many f32.
+    pub fn vector_bytes(len: u32) -> u64 {
+        u64::from(len.next_multiple_of(PITCH)) * 4
+    }
+
+    /// Device memory in bytes for key/value cache and for activations.
+    pub fn memory(tier: &DeviceTier, shape: &DecoderShape) -> [u64; 2] {
+        buffers::memory(shape, Sizes::of(tier))
     }
 
     /// Tests the weight decoders and allocates activations and key/value cache.
@@ -269,7 +293,7 @@ impl WebGpu {
         &mut self,
         x: Slot,
         weight: &GpuMatrix,
-        y: &GpuBufferRef,
+        (y, first): (&GpuBufferRef, u32),
         write: Write,
         prompt: bool,
     ) -> Result<Option<Vec<Bound>>, GpuError> {
@@ -281,7 +305,8 @@ impl WebGpu {
         let (x_pitch, y_pitch) = (self.pitch(x), y.pitch(self));
         let mut bound = Vec::new();
         for part in &weight.parts {
-            let params = self.uniform(&linear::Params::new(weight, part, x_pitch, y_pitch, single, write))?;
+            let params = linear::Params::new(weight, part, x_pitch, y_pitch, first, single, write);
+            let params = self.uniform(&params)?;
             let y = y.buffer(self)?;
             let buffers = [
                 &self.activations.batch,
@@ -301,7 +326,7 @@ impl WebGpu {
         key: StepKey,
         x: Slot,
         weight: &GpuMatrix,
-        y: GpuBufferRef,
+        (y, first): (GpuBufferRef, u32),
         write: Write,
     ) -> Result<(), GpuError> {
         // One row is a matrix-vector product even in a prompt.
@@ -315,7 +340,7 @@ impl WebGpu {
                 matvec::grid(&weight.spec, part.rows, tokens, sizes)
             }
         });
-        self.record(key, |this| this.bind_linear(x, weight, &y, write, prompt), grids)
+        self.record(key, |this| this.bind_linear(x, weight, (&y, first), write, prompt), grids)
     }
 }
 
@@ -369,8 +394,7 @@ impl Store for WebGpu {
 
     fn vector(&mut self, label: &str, len: u32) -> Result<GpuVector, GpuError> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let bytes = u64::from(len.next_multiple_of(PITCH)) * 4;
-        let buffer = self.gpu.buffer(label, bytes, usage, Purpose::Weights)?;
+        let buffer = self.gpu.buffer(label, WebGpu::vector_bytes(len), usage, Purpose::Weights)?;
         Ok(GpuVector { id: self.next_id(), len, buffer })
     }
 
@@ -403,6 +427,13 @@ impl Store for WebGpu {
 }
 
 impl WebGpu {
+    /// Drops what passes made for themselves: after a failure some of it may be no more than a name, as
+    /// where memory ran out, and the next pass makes it anew.
+    fn forget(&mut self) {
+        self.bound.clear();
+        self.uniforms.clear();
+    }
+
     fn cache(&self, layer: u32) -> Result<&[GpuBuffer; 2], GpuError> {
         let missing =
             || GpuError::Rejected { label: format!("layer {layer}"), detail: "no such cache".into() };

@@ -28,7 +28,7 @@ impl Steps for WebGpu {
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), GpuError> {
-        self.gpu.check()?;
+        self.gpu.check().inspect_err(|_| self.forget())?;
         let tokens = batch.ids.len() as u32;
         let fits = u64::from(batch.position) + u64::from(tokens) <= u64::from(self.shape.context);
         let single = batch.prompt || tokens == 1;
@@ -104,9 +104,16 @@ impl Steps for WebGpu {
         self.record(StepKey::RmsNorm { x, weight: weight.id, y }, bind, [[rows, 1, 1]])
     }
 
-    fn linear(&mut self, x: Slot, weight: &GpuMatrix, y: Slot, write: Write) -> Result<(), GpuError> {
+    fn linear(
+        &mut self,
+        x: Slot,
+        weight: &GpuMatrix,
+        y: Slot,
+        first: u32,
+        write: Write,
+    ) -> Result<(), GpuError> {
         let key = StepKey::Linear { x, weight: weight.id, y, write, prompt: self.prompt };
-        self.linear_to(key, x, weight, GpuBufferRef::Slot(y), write)
+        self.linear_to(key, x, weight, (GpuBufferRef::Slot(y), first), write)
     }
 
     fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
@@ -116,9 +123,9 @@ impl Steps for WebGpu {
             let mlp = GpuBufferRef::Slot(Slot::Mlp);
             let key =
                 StepKey::Linear { x, weight: gate.id, y: Slot::Mlp, write: Write::Set, prompt: self.prompt };
-            self.linear_to(key, x, gate, mlp, Write::Set)?;
+            self.linear_to(key, x, gate, (mlp, 0), Write::Set)?;
             let key = StepKey::Up { x, up: up.id, prompt: self.prompt };
-            self.linear_to(key, x, up, GpuBufferRef::Up, Write::Set)?;
+            self.linear_to(key, x, up, (GpuBufferRef::Up, 0), Write::Set)?;
             let pitch = self.pitch(Slot::Mlp) / 4;
             let bind = |this: &mut Self| {
                 let Some(pipeline) = this.pipeline("silu_mul", Some(silu_mul::kernel()))? else {
@@ -266,10 +273,14 @@ impl Steps for WebGpu {
             encoder.copy_buffer_to_buffer(self.slot(Slot::Logits)?.raw(), 0, staging.raw(), 0, bytes);
         }
         self.gpu.queue().submit([encoder.finish()]);
-        if logits {
-            return Ok(Some(read_buffer(&self.gpu, staging.raw(), self.shape.vocab).await?));
+        let result = if logits {
+            read_buffer(&self.gpu, staging.raw(), self.shape.vocab).await.map(Some)
+        } else {
+            self.gpu.idle().await.map(|()| None)
+        };
+        if result.is_err() {
+            self.forget();
         }
-        self.gpu.idle().await?;
-        Ok(None)
+        result
     }
 }

@@ -1,6 +1,6 @@
 // Parameters and bindings that matvec and matmul share: y = x W^T for the rows of W in one buffer.
 struct Params {
-    first_row: u32,        // row of W at which this buffer starts
+    first_row: u32,        // column of y for the first row of W in this buffer
     rows: u32,             // rows of W in this buffer
     loads: u32,            // 16-byte loads per row of W
     x_pitch: u32,          // vec4 between rows of x

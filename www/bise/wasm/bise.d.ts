@@ -3,7 +3,8 @@
  * build writes wasm-bindgen's own declarations over this file in the package.
  */
 import type {
-  Delta, EngineLoadOptions, Info, MergeProgress, MergeReport, MergeSource, Output, Progress, RecipeOutline,
+  Delta, EngineLoadOptions, Info, MergeProgress, MergeReport, MergeSource, Output, PlainSource, Progress, RawInspection,
+  RecipeOutline,
   Request, Source,
   TensorReport,
 } from "../protocol.js";
@@ -35,6 +36,13 @@ export class WebEngine {
   generate(request: Request, onDelta: (delta: Delta) => void, signal: AbortSignal): Promise<Output>;
   free(): void;
 }
+
+/** Describes a checkpoint without loading it. */
+export function inspect(
+  source: PlainSource,
+  options: EngineLoadOptions,
+  signal: AbortSignal,
+): Promise<RawInspection>;
 
 /** The models that a recipe names. */
 export function recipeModels(recipe: string): string[];
