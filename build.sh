@@ -11,6 +11,8 @@ usage: ./build.sh [COMMAND]
   site [DIR]       write a folder that any static host serves (default: target/site)
   bench            speed of the embedded model in Chromium, against the limit it must keep
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
+  test --seven-billion
+                   a checkpoint of Mistral 7B's shape in Chromium: half an hour, 11 GiB of free memory
   clean            remove what was built; installed tools stay
 TEXT
 }
