@@ -148,7 +148,10 @@ fn memory_of_long_contexts_is_as_computed() {
             assert_eq!(cache, shape.cache_bytes());
             println!("{context} positions, window {window:?}: cache {cache}, activations {activations}");
             if let Some((half, earlier)) = before {
-                assert!(activations >= earlier && activations - earlier <= earlier / 8, "{context}, {window:?}");
+                assert!(
+                    activations >= earlier && activations - earlier <= earlier / 8,
+                    "{context}, {window:?}"
+                );
                 assert!(cache <= 2 * half, "{context}, {window:?}");
             }
             // The scores of one head would have 4 GiB at the longest of these contexts.

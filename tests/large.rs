@@ -96,7 +96,8 @@ fn a_header_places_tensors_beyond_four_gib() {
     // A size that 32 bits would make right is wrong.
     let wrong = r#"{"a":{"dtype":"U8","shape":[4194305,1024],"data_offsets":[0,1024]}}"#;
     assert!(matches!(Header::parse("x", wrong.as_bytes()), Err(CheckpointError::SizeMismatch { .. })));
-    let wrong = format!(r#"{{"a":{{"dtype":"U8","shape":[{},{}],"data_offsets":[0,0]}}}}"#, 1u64 << 40, 1u64 << 40);
+    let wrong =
+        format!(r#"{{"a":{{"dtype":"U8","shape":[{},{}],"data_offsets":[0,0]}}}}"#, 1u64 << 40, 1u64 << 40);
     assert!(matches!(Header::parse("x", wrong.as_bytes()), Err(CheckpointError::SizeOverflow { .. })));
 }
 
@@ -137,7 +138,8 @@ fn a_tensor_of_five_gigabytes_streams_to_its_end() {
 #[test]
 fn tensors_beyond_four_gib_of_a_file_are_fetched_where_they_lie() {
     for layout in [Layout::Bf16, Layout::Fp8] {
-        let source = SyntheticSource::with_layout(&small_config(), layout, u64::MAX).with_filler(FOUR_GIB / 1024 + 5);
+        let source =
+            SyntheticSource::with_layout(&small_config(), layout, u64::MAX).with_filler(FOUR_GIB / 1024 + 5);
         let manifest = block_on(Manifest::read(&source)).unwrap();
         let shard = &manifest.shards[0];
         let infos = &shard.header.tensors;
@@ -218,7 +220,8 @@ impl ByteSink for Nowhere {
 
 #[test]
 fn a_writer_counts_beyond_four_gib() {
-    let spec = |name: &str, rows| TensorSpec { name: name.into(), dtype: Dtype::U8, shape: vec![rows, 1 << 20] };
+    let spec =
+        |name: &str, rows| TensorSpec { name: name.into(), dtype: Dtype::U8, shape: vec![rows, 1 << 20] };
     let plan = Plan::new(vec![spec("a", 4100), spec("b", 2), spec("c", 4099)], 10 << 30).unwrap();
     let [shard] = &plan.shards[..] else { panic!("one file") };
     let begins: Vec<u64> = shard.header.tensors.iter().map(|tensor| tensor.begin >> 20).collect();

@@ -3,7 +3,8 @@
 import { readFileSync } from "node:fs";
 
 /**
- * Memory of the browser's processes by their type, in bytes: what is resident, and the most that was.
+ * Memory of the browser's processes by their type, in bytes: what is resident in all of them, and the most that
+ * ever was in one.
  * @param {import("puppeteer-core").Page} page
  */
 export async function processMemory(page) {
@@ -16,7 +17,7 @@ export async function processMemory(page) {
     const status = readFileSync(`/proc/${id}/status`, "utf8");
     const bytes = (/** @type {string} */ field) => Number(new RegExp(`${field}:\\s+(\\d+)`).exec(status)?.[1] ?? 0) * 1024;
     const before = memory[type] ?? { resident: 0, peak: 0 };
-    memory[type] = { resident: before.resident + bytes("VmRSS"), peak: before.peak + bytes("VmHWM") };
+    memory[type] = { resident: before.resident + bytes("VmRSS"), peak: Math.max(before.peak, bytes("VmHWM")) };
   }
   return memory;
 }

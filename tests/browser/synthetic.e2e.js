@@ -38,9 +38,9 @@ const embeddingsOf = (size) => configOf(size).vocab_size * configOf(size).hidden
 
 for (const [layout, weights] of /** @type {const} */ ([["fp8", "checkpoint"], ["fp8", "f8"], ["bf16", "checkpoint"], ["bf16", "f8"]])) {
   test(`a small model, ${layout} on the line, weights: "${weights}"`, async (t) => {
-    const files = checkpoint("mini", layout, { shardBytes: 9e6 });
+    const files = checkpoint("mini", layout, { shardBytes: 8.3e6 });
     assert.equal([...files.keys()].filter((name) => name.endsWith(".safetensors")).length, 3);
-    const { page, server } = await openClient(t, { computed: { "/computed/": files } });
+    const { page } = await openClient(t, { computed: { "/computed/": files } });
     const answer = await run(page, { model: "/computed/", options: { weights }, tokens: TOKENS });
     assert.equal(answer.info.parameters, parametersOf(configOf("mini")));
     assert.equal(answer.ids.length, TOKENS);
@@ -52,7 +52,6 @@ for (const [layout, weights] of /** @type {const} */ ([["fp8", "checkpoint"], ["
       const { steps } = await reference("mini", layout, { f8: !f8, ids, last: TOKENS });
       assert.match(disagreement(answer, steps) ?? "", /^step /);
     }
-    assert.ok(server.log.every(({ status }) => [200, 206, 404].includes(status)));
   });
 }
 

@@ -406,7 +406,7 @@ fn the_synthetic_checkpoint_is_one() {
 #[test]
 fn the_synthetic_weights_are_those_of_the_definition() {
     let config = include_str!("../fixtures/synthetic/mini.json");
-    let source = SyntheticSource::with_layout(config, Layout::Fp8, 9_000_000);
+    let source = SyntheticSource::with_layout(config, Layout::Fp8, 8_300_000);
     let manifest = block_on(Manifest::read(&source)).unwrap();
     assert_eq!(manifest.shards.len(), 3);
     for (name, begin, expected) in [

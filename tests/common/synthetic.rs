@@ -72,7 +72,11 @@ impl SyntheticSource {
         SyntheticSource::of(config.to_string(), distribute(tensors, shard_bytes).unwrap(), fills)
     }
 
-    fn of(config_json: String, shards: Vec<Vec<TensorSpec>>, fills: HashMap<String, Fill>) -> SyntheticSource {
+    fn of(
+        config_json: String,
+        shards: Vec<Vec<TensorSpec>>,
+        fills: HashMap<String, Fill>,
+    ) -> SyntheticSource {
         SyntheticSource {
             config_json,
             plan: Rc::new(Plan::from_shards(shards).unwrap()),
@@ -86,8 +90,10 @@ impl SyntheticSource {
     /// first shard.
     pub fn with_filler(self, rows: u64) -> SyntheticSource {
         let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
-        let spec = |t: &TensorInfo| TensorSpec { name: t.name.clone(), dtype: t.dtype, shape: t.shape.clone() };
-        let shard = |shard: &bise::checkpoint::writer::PlannedShard| shard.header.tensors.iter().map(spec).collect();
+        let spec =
+            |t: &TensorInfo| TensorSpec { name: t.name.clone(), dtype: t.dtype, shape: t.shape.clone() };
+        let shard =
+            |shard: &bise::checkpoint::writer::PlannedShard| shard.header.tensors.iter().map(spec).collect();
         let mut shards: Vec<Vec<TensorSpec>> = self.plan.shards.iter().map(shard).collect();
         // Of the widest type, so that it comes first.
         shards[0].push(TensorSpec { name: name.into(), dtype: Dtype::F64, shape: vec![rows, 128] });
@@ -207,7 +213,9 @@ fn append(info: &TensorInfo, fill: Fill, range: Range<u64>, out: &mut Vec<u8>) {
             Fill::Scales(shift) => {
                 append_row(key, words, out, |word| (word & 0x007f_007f) + (0x3900 + (shift << 7)) * 0x1_0001)
             }
-            Fill::Vector | Fill::Zeros => append_row(key, words, out, |word| (word & 0x007f_007f) | 0x3f00_3f00),
+            Fill::Vector | Fill::Zeros => {
+                append_row(key, words, out, |word| (word & 0x007f_007f) | 0x3f00_3f00)
+            }
         }
         let skipped = ((at - row_start) % 4) as usize;
         if skipped > 0 {
