@@ -129,15 +129,15 @@ export function largestDeviation({ top }, steps) {
 }
 
 /**
- * One load and one greedy completion in the page; `watch` is called while they go on.
+ * One load and one greedy completion in the page; `watch` is called while they go on, with how far they are.
  * @param {import("puppeteer-core").Page} page
  * @param {{ model: unknown, options?: object, prompt?: number[], tokens?: number, interval?: number }} task
- * @param {() => void | Promise<void>} [watch]
+ * @param {(progress: { state: string, done: number, total: number, tokens: number }) => void} [watch]
  */
 export async function run(page, { model, options = {}, prompt = PROMPT, tokens = 3, interval = 100 }, watch = () => {}) {
   await page.evaluate((model, options, prompt, tokens) => {
     const { Engine } = /** @type {any} */ (globalThis).bise;
-    const job = { state: "loading", done: 0, total: 0, weightsMs: 0, error: "", result: /** @type {any} */ (null) };
+    const job = { state: "loading", done: 0, total: 0, tokens: 0, weightsMs: 0, error: "", result: /** @type {any} */ (null) };
     Object.assign(globalThis, { job });
     const began = performance.now();
     let first = 0;
@@ -151,25 +151,32 @@ export async function run(page, { model, options = {}, prompt = PROMPT, tokens =
       const loaded = performance.now();
       const loadMemory = await engine.hostMemory();
       job.state = "generating";
-      const request = { prompt, temperature: 0, max_tokens: tokens, ignore_eos: true, logprobs: 20 };
-      const { choices: [{ token_ids: ids, logprobs }], timings } = await engine.completions.create(request);
+      const request = { prompt, temperature: 0, max_tokens: tokens, ignore_eos: true, logprobs: 20, stream: true };
+      const [ids, top] = [/** @type {number[]} */ ([]), /** @type {Record<string, number>[]} */ ([])];
+      let timings = null;
+      for await (const { choices: [{ token_ids, logprobs }], timings: last } of await engine.completions.create(request)) {
+        ids.push(...token_ids);
+        top.push(...logprobs?.top_logprobs ?? []);
+        timings = last ?? timings;
+        job.tokens = ids.length;
+      }
       const hostMemory = await engine.hostMemory();
       const { info } = engine;
       await engine.dispose();
       const { weightsMs, total } = job;
-      return { ids, top: logprobs.top_logprobs, info, timings, hostMemory, loadMemory, loadMs: loaded - began, weightsMs, weightBytes: total };
+      return { ids, top, info, timings, hostMemory, loadMemory, loadMs: loaded - began, weightsMs, weightBytes: total };
     };
     work().then((result) => Object.assign(job, { state: "done", result }), (error) => {
       Object.assign(job, { state: "failed", error: `${error.code}: ${error.message}` });
     });
   }, model, options, prompt, tokens);
   for (;;) {
-    const { state, done, total, error, result } = await page.evaluate(() => /** @type {any} */ (globalThis).job);
+    const { state, done, total, tokens, error, result } = await page.evaluate(() => /** @type {any} */ (globalThis).job);
     if (state === "done") {
       return /** @type {Answer & { info: any, timings: any, hostMemory: number, loadMemory: number, loadMs: number, weightsMs: number, weightBytes: number }} */ (result);
     }
     if (state === "failed") throw new Error(`after ${done} of ${total} bytes: ${error}`);
-    await watch();
+    watch({ state, done, total, tokens });
     await new Promise((resolve) => setTimeout(resolve, interval));
   }
 }

@@ -64,7 +64,13 @@ for (const layout of /** @type {const} */ (["fp8", "bf16"])) {
     if (FULL) assert.ok(Math.max(...sizes) > 4 * GIB, "a shard beyond 4 GiB");
     const { page, close } = await openClient(t, { computed: { "/computed/": files } });
     const heaps = await watchHeaps(page);
-    const answer = await run(page, { model: "/computed/", tokens: TOKENS, interval: 500 }, heaps.sample);
+    let spoke = performance.now();
+    const answer = await run(page, { model: "/computed/", tokens: TOKENS, interval: 500 }, ({ state, done, total, tokens }) => {
+      heaps.sample();
+      if (performance.now() - spoke < 30_000) return;
+      spoke = performance.now();
+      console.log(`    ${state}: ${(done / 1e9).toFixed(2)} of ${(total / 1e9).toFixed(2)} GB, ${tokens} of ${TOKENS} tokens`);
+    });
     const processes = await processMemory(page);
     await close(); // the reference shall have the machine to itself
 
