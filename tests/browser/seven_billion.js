@@ -19,7 +19,7 @@ const TOKENS = 4;
 /** Another size is for trying this file out. @type {import("./seven.js").Size} */
 const SIZE = /** @type {any} */ (process.env.SEVEN_BILLION_SIZE ?? "seven");
 const FULL = SIZE === "seven";
-const REPORT = "target/seven-billion.json";
+const REPORT = `target/${FULL ? "seven-billion" : SIZE}.json`;
 /** What the device takes, and the rest of the browser and the reference. */
 const NEEDED = FULL ? 11 * GIB : GIB;
 
