@@ -48,7 +48,7 @@ function record(name, figures) {
   all[name] = figures;
   mkdirSync(fromTop("target"), { recursive: true });
   writeFileSync(fromTop(REPORT), `${JSON.stringify(all, null, 2)}\n`);
-  for (const [what, value] of Object.entries(figures)) console.log(`    ${what.padEnd(44)}${value}`);
+  for (const [what, value] of Object.entries(figures)) console.log(`    ${what.padEnd(48)}${value}`);
 }
 
 test("the shape is that of Mistral 7B", () => {
