@@ -12,6 +12,8 @@ usage: ./build.sh [COMMAND]
   bench            speed of the embedded model in Chromium, against the limit it must keep
   bench merge      speed of a merge, natively and in Chromium, beside mergekit's (downloads 3 GB, once)
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
+  test --seven-billion
+                   a checkpoint of Mistral 7B's shape in Chromium: half an hour, 11 GiB of free memory
   clean            remove what was built; installed tools stay
 TEXT
 }

@@ -90,7 +90,7 @@ fn three_gigabytes_stream_in_sixteen_megabytes() {
                 for at in [0, length - 16] {
                     let expected = chunk.offset + at..chunk.offset + at + 16;
                     let got = &chunk.bytes[at as usize..at as usize + 16];
-                    assert_eq!(got, SyntheticSource::tensor_bytes(chunk.tensor, expected));
+                    assert_eq!(got, source.tensor_bytes(chunk.tensor, expected));
                 }
                 (chunks, bytes) = (chunks + 1, bytes + length);
             }

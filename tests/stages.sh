@@ -5,6 +5,8 @@
 STAGES=(needs fmt clippy doc structure wgsl native-lavapipe native-limits native-swiftshader build tsc js browser-chromium browser-firefox transformers)
 FIREFOX_AT_LEAST=141 # the first with WebGPU
 SMOLLM2=target/models/smollm2-135m
+# Run by `./build.sh test --seven-billion` alone: half an hour, and 11 GiB of free memory.
+SEVEN_BILLION=seven-billion
 
 # --- needs -------------------------------------------------------------------
 
@@ -47,17 +49,20 @@ need_browsers() {
         die "Firefox $version has no WebGPU: install $FIREFOX_AT_LEAST or newer"
 }
 
+# Python with numpy, in .tools/venv.
+need_numpy() {
+    .tools/venv/bin/python -c 'import gguf, numpy' 2>/dev/null && return
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+    python3 -m venv --clear .tools/venv
+    .tools/venv/bin/python -m pip install --quiet -r tests/requirements.txt
+}
+
 # A real instruction-tuned model, made once (a download of about 100 MB).
 need_smollm2() {
     [ -d "$SMOLLM2" ] && return
-    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
-    local python=.tools/venv/bin/python
-    "$python" -c 'import gguf, numpy' 2>/dev/null || {
-        python3 -m venv --clear .tools/venv
-        "$python" -m pip install --quiet -r tests/requirements.txt
-    }
+    need_numpy
     say "making $SMOLLM2"
-    "$python" tests/smollm2_checkpoint.py "$SMOLLM2"
+    .tools/venv/bin/python tests/smollm2_checkpoint.py "$SMOLLM2"
 }
 
 TORCH_PYTHON=.tools/venv-torch/bin/python
@@ -186,6 +191,7 @@ browser_tests() {
     need_browsers
     need_node
     need_smollm2
+    need_numpy
     site
     BROWSER=$1 node_tests tests/browser/*.e2e.js
 }
@@ -198,6 +204,15 @@ stage_transformers() {
     need_transformers
     cargo build --bin bise
     with_adapter "$(lavapipe_driver)" llvmpipe "$TORCH_PYTHON" tests/transformers_check.py "$TARGET/debug/bise"
+}
+
+# Mistral 7B's shape in full, streamed from a server that computes it.
+stage_seven-billion() {
+    need_browsers
+    need_node
+    need_numpy
+    site
+    BROWSER=chromium node_tests tests/browser/seven_billion.js
 }
 
 # --- running -----------------------------------------------------------------
@@ -258,7 +273,12 @@ run_tests() {
     # What lets a cargo test by hand do less must not let these pass.
     unset BISE_NO_GPU BISE_NO_SMOLLM2 BISE_NO_MOUNT BISE_LIMITS BISE_ADAPTER
     local selected stage
-    selected=$(selected_stages "$@")
+    if [ "${1:-}" = --seven-billion ]; then
+        [ $# = 1 ] || die "--seven-billion runs alone"
+        selected=$SEVEN_BILLION
+    else
+        selected=$(selected_stages "$@")
+    fi
     PASSED=0 FAILED=0 SKIPPED=0 REPORT=() BAD_STAGES=()
     mkdir -p target/test-logs
     for stage in $selected; do
@@ -269,7 +289,8 @@ run_tests() {
     printf '\n'
     printf '%s\n' "${REPORT[@]}"
     for stage in ${BAD_STAGES[@]+"${BAD_STAGES[@]}"}; do
-        printf 'failed or skipped: %s (alone: ./build.sh test %s; its output: target/test-logs/%s.log)\n' "$stage" "$stage" "$stage"
+        printf 'failed or skipped: %s (alone: ./build.sh test %s; its output: target/test-logs/%s.log)\n' \
+            "$stage" "${stage/#$SEVEN_BILLION/--$SEVEN_BILLION}" "$stage"
     done
     printf '\n%s passed, %s failed\n' "$PASSED" "$FAILED"
     [ "${#BAD_STAGES[@]}" = 0 ] # a skipped test is a failure too

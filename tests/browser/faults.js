@@ -81,23 +81,35 @@ export function planOf(fault, size) {
 
 /**
  * A part of a file, in small chunks, with the damage that the plan says.
- * @param {string} file
+ * @param {string | import("./synthetic.js").ComputedFile} file its path, or what computes it
  * @param {number} begin
  * @param {number} end exclusive
  * @param {Plan} [plan]
  */
 export async function* readPart(file, begin, end, { damageAt = -1, nanAt = -2 } = {}) {
+  let at = begin;
+  for await (const part of typeof file === "string" ? readFile(file, begin, end) : file.read(begin, end)) {
+    damage(part, damageAt - at, (byte) => byte ^ 0x10);
+    damage(part, nanAt - at, () => 0xff);
+    damage(part, nanAt + 1 - at, () => 0xff);
+    yield part;
+    at += part.length;
+  }
+}
+
+/**
+ * @param {string} file
+ * @param {number} begin
+ * @param {number} end exclusive
+ */
+async function* readFile(file, begin, end) {
   const handle = await open(file);
   try {
     for (let at = begin; at < end; ) {
       const chunk = Buffer.alloc(Math.min(65_536, end - at));
       const { bytesRead } = await handle.read(chunk, 0, chunk.length, at);
       if (bytesRead === 0) return;
-      const part = chunk.subarray(0, bytesRead);
-      damage(part, damageAt - at, (byte) => byte ^ 0x10);
-      damage(part, nanAt - at, () => 0xff);
-      damage(part, nanAt + 1 - at, () => 0xff);
-      yield part;
+      yield chunk.subarray(0, bytesRead);
       at += bytesRead;
     }
   } finally {

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { openClient } from "./client.js";
 import { browserName } from "./launch.js";
+import { processMemory } from "./memory.js";
 
 const ROUNDS = 20;
 const MIB = 2 ** 20;
@@ -16,24 +17,6 @@ const MIB = 2 ** 20;
  * @param {import("puppeteer-core").Page} page
  */
 const workers = (page) => page.workers().map((worker) => worker.url());
-
-/**
- * Resident memory of the GPU's and the pages' processes, in bytes.
- * @param {import("puppeteer-core").Page} page
- */
-async function processMemory(page) {
-  const session = await page.browser().target().createCDPSession();
-  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
-  await session.detach();
-  const { readFileSync } = await import("node:fs");
-  /** @type {Record<string, number>} */
-  const memory = {};
-  for (const { id, type } of processInfo) {
-    const kib = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, "utf8"))?.[1];
-    memory[type] = (memory[type] ?? 0) + Number(kib ?? 0) * 1024;
-  }
-  return memory;
-}
 
 /**
  * Lets the page's engines count their GPU buffers, in `state.counts`.
@@ -75,7 +58,7 @@ if (browserName() === "chromium") {
     });
     /** @type {Awaited<ReturnType<typeof round>>[]} */
     const rounds = [];
-    /** @type {Record<string, number>[]} */
+    /** @type {Awaited<ReturnType<typeof processMemory>>[]} */
     const memory = [];
     for (let i = 0; i < ROUNDS; i += 1) {
       rounds.push(await round());
@@ -84,7 +67,7 @@ if (browserName() === "chromium") {
     }
     const mib = (/** @type {number | undefined} */ bytes) => ((bytes ?? 0) / MIB).toFixed(1);
     for (const [i, { hostMemory, gpuMemory, loaded, disposed }] of rounds.entries()) {
-      console.log(`    ${i + 1}: wasm ${mib(hostMemory)} MiB, on the device ${mib(gpuMemory)} MiB, buffers ${loaded.buffers} (${mib(loaded.bytes)} MiB) -> ${disposed.buffers} after dispose, GPU process ${mib(memory[i]?.GPU)} MiB, renderers ${mib(memory[i]?.renderer)} MiB`);
+      console.log(`    ${i + 1}: wasm ${mib(hostMemory)} MiB, on the device ${mib(gpuMemory)} MiB, buffers ${loaded.buffers} (${mib(loaded.bytes)} MiB) -> ${disposed.buffers} after dispose, GPU process ${mib(memory[i]?.GPU?.resident)} MiB, renderers ${mib(memory[i]?.renderer?.resident)} MiB`);
     }
     for (const [i, { tokens, code, loaded, disposed, gpuMemory }] of rounds.entries()) {
       assert.deepEqual([tokens, code], [4, "aborted"], `round ${i}`);
@@ -96,7 +79,7 @@ if (browserName() === "chromium") {
     }
     const [first] = rounds;
     // After a few rounds that warm caches up, a leak of one engine's buffers per round would show.
-    const grown = (memory.at(-1)?.GPU ?? Infinity) - (memory[4]?.GPU ?? 0);
+    const grown = (memory.at(-1)?.GPU?.resident ?? Infinity) - (memory[4]?.GPU?.resident ?? 0);
     assert.ok(grown < 10 * (first?.gpuMemory ?? 0), `the GPU process grew by ${mib(grown)} MiB in 15 rounds`);
   });
 

@@ -12,6 +12,8 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @typedef {object} ServerOptions
  * @property {string} root folder behind `/`
  * @property {Record<string, string>} [mounts] further folders by path prefix, such as `{"/models/x/": "target/models/x"}`
+ * @property {Record<string, Map<string, import("./synthetic.js").ComputedFile>>} [computed] files that are computed, by
+ *   path prefix and name; no cache keeps them
  * @property {Record<string, string>} [hub] checkpoints by `owner/name`, answered as the Hugging Face hub does below
  *   `/owner/name/resolve/REVISION/`, and listed at `/api/models/owner/name/revision/REVISION`
  * @property {number} [bytesPerSecond] throttle of every body
@@ -30,7 +32,14 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {number} bytes sent in the body
  */
 
-/** @typedef {{ file: string, size: number, etag: string, hub: boolean }} Found */
+/**
+ * @typedef {object} Found
+ * @property {string} name
+ * @property {string | import("./synthetic.js").ComputedFile} file its path, or what computes it
+ * @property {number} size
+ * @property {string} etag
+ * @property {boolean} hub
+ */
 
 /** @type {Record<string, string>} */
 const TYPES = {
@@ -180,6 +189,11 @@ function strikesNow(strikes, fault, name, url = "") {
  * @returns {Promise<Found | null>}
  */
 async function locate(options, path) {
+  for (const [prefix, files] of Object.entries(options.computed ?? {})) {
+    const name = path.slice(prefix.length);
+    const file = path.startsWith(prefix) ? files.get(name) : undefined;
+    if (file) return { name, file, size: file.size, etag: `"${name}"`, hub: false };
+  }
   let clean = normalize(path);
   if (clean.endsWith("/")) clean += "index.html";
   let file = join(options.root, clean);
@@ -190,7 +204,7 @@ async function locate(options, path) {
   else if (mount) file = join(mount[1], clean.slice(mount[0].length));
   const info = await stat(file).catch(() => null);
   if (!info?.isFile()) return null;
-  return { file, size: info.size, etag: `"${info.size.toString(16)}-${info.mtimeMs}"`, hub: checkpoint !== undefined };
+  return { name: file, file, size: info.size, etag: `"${info.size.toString(16)}-${info.mtimeMs}"`, hub: checkpoint !== undefined };
 }
 
 /**
@@ -201,11 +215,13 @@ async function locate(options, path) {
 async function headersOf(found, size, sound) {
   /** @type {Record<string, string>} */
   const headers = {
-    "Content-Type": TYPES[extname(found.file)] ?? "application/octet-stream",
-    "Cache-Control": sound && found.file.endsWith(".safetensors") ? "max-age=3600" : "no-cache",
+    "Content-Type": TYPES[extname(found.name)] ?? "application/octet-stream",
+    "Cache-Control": sound && found.name.endsWith(".safetensors") ? "max-age=3600" : "no-cache",
     ETag: found.etag,
   };
-  if (found.hub && found.file.endsWith(".safetensors")) {
+  // A browser would write gigabytes to its cache.
+  if (typeof found.file !== "string") headers["Cache-Control"] = "no-store";
+  else if (found.hub && found.name.endsWith(".safetensors")) {
     headers["x-linked-etag"] = `"${await sha256(found.file)}"`;
     headers["x-linked-size"] = String(size);
   }

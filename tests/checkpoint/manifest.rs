@@ -9,7 +9,7 @@ use bise::dtype::Dtype;
 use pollster::block_on;
 
 use crate::common::Random;
-use crate::common::synthetic::SyntheticSource;
+use crate::common::synthetic::{Layout, SyntheticSource};
 use crate::support::{Faulty, Seen, drain, events, file, file_of};
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -399,4 +399,27 @@ fn the_synthetic_checkpoint_is_one() {
         assert_eq!(header, *manifest.shards[number].header);
     }
     assert_eq!(block_on(read_all(&source, "config.json", None, 999)).unwrap(), config.as_bytes());
+}
+
+/// Rust, JavaScript and Python make the same weights: these are of
+/// tests/seven_billion_reference.py.
+#[test]
+fn the_synthetic_weights_are_those_of_the_definition() {
+    let config = include_str!("../fixtures/synthetic/mini.json");
+    let source = SyntheticSource::with_layout(config, Layout::Fp8, 8_300_000);
+    let manifest = block_on(Manifest::read(&source)).unwrap();
+    assert_eq!(manifest.shards.len(), 3);
+    for (name, begin, expected) in [
+        ("model.layers.1.mlp.down_proj.weight", 3 * 352, "9e923ce0db2ee745bb05ab02"),
+        ("lm_head.weight", 32_000 * 256 - 12, "9b3dcabde2bdf43d42bd89bd"),
+        ("model.layers.1.mlp.down_proj.weight_scale", 0, "1d3a393a343a3b3a063a053a"),
+        ("model.norm.weight", 0, "493f323f7c3f6d3f543f413f"),
+    ] {
+        let info = manifest.get(name).unwrap().1;
+        let bytes = source.tensor_bytes(info, begin..begin + 12);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, expected, "{name}");
+        // From inside a word to inside another.
+        assert_eq!(source.tensor_bytes(info, begin + 1..begin + 10), bytes[1..10], "{name}");
+    }
 }

@@ -50,3 +50,12 @@ test("the stages run whole, whatever the caller's environment leaves out", (t) =
   assert.match(stdout, /cargo fmt --check/);
   assert.doesNotMatch(stdout, /BISE_/);
 });
+
+test("seven billion parameters are tested on request, and by themselves", () => {
+  const run = (/** @type {string[]} */ ...words) => spawnSync("bash", ["build.sh", "test", ...words], { cwd: TOP, encoding: "utf8" });
+  const { stdout: stages } = run("--list");
+  assert.match(stages, /^browser-chromium$/m);
+  assert.doesNotMatch(stages, /seven/);
+  assert.match(run("--seven-billion", "fmt").stderr, /--seven-billion runs alone/);
+  assert.match(run("seven").stderr, /no stage seven/);
+});
