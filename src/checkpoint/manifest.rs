@@ -48,6 +48,10 @@ pub struct Shard {
     held: Arc<[u8]>,
     /// Whether the source knew the file's length, which then matches the header.
     length_known: bool,
+    /// As [`Opened::validator`] when the header was read.
+    pub validator: Option<String>,
+    /// As [`Opened::linked_sha256`].
+    pub linked_sha256: Option<String>,
 }
 
 impl Shard {
@@ -110,6 +114,8 @@ impl Manifest {
             header: Arc::new(header),
             held: Arc::default(),
             length_known: true,
+            validator: None,
+            linked_sha256: None,
         };
         let shards: Vec<Shard> = files.into_iter().map(shard).collect();
         Ok(Manifest { places: places(&shards)?, shards })
@@ -258,7 +264,8 @@ fn places(shards: &[Shard]) -> Result<HashMap<String, (usize, usize)>, Checkpoin
 
 /// Reads one file's header, in one request where it is short enough.
 async fn read_shard(source: &impl ByteSource, file: &str, room: &Room) -> Result<Shard, CheckpointError> {
-    let Opened { mut stream, file_bytes } = source.open(file, Some(0..FIRST_BYTES)).await?;
+    let Opened { mut stream, file_bytes, validator, linked_sha256 } =
+        source.open(file, Some(0..FIRST_BYTES)).await?;
     let mut bytes = collect(&mut stream, file, FIRST_BYTES).await?;
     let truncated = |bytes: u64, expected: u64| {
         let file = file.to_owned();
@@ -298,7 +305,8 @@ async fn read_shard(source: &impl ByteSource, file: &str, room: &Room) -> Result
         _ => {}
     }
     let length_known = file_bytes.is_some();
-    Ok(Shard { file: file.to_owned(), header: Arc::new(header), held: held.into(), length_known })
+    let (file, header) = (file.to_owned(), Arc::new(header));
+    Ok(Shard { file, header, held: held.into(), length_known, validator, linked_sha256 })
 }
 
 /// The bytes of neighbouring tensors of one shard, pulled piece by piece: nothing is requested
