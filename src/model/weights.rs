@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::error::ModelError;
+use super::weight_cache::{Part, WriteLog, tag};
 use super::weight_plan::{Conversion, Place, Role, WeightPlan};
 use crate::checkpoint::scales::expand;
 use crate::checkpoint::{CheckpointError, TensorChunk};
@@ -100,6 +101,8 @@ impl<E: std::error::Error + 'static> From<CheckpointError> for LoadError<E> {
 pub struct WeightLoader<'a, B: Store> {
     plan: &'a WeightPlan,
     weights: &'a Weights<B>,
+    /// Who keeps what is written.
+    log: Option<&'a dyn WriteLog>,
     /// Scale tensors that came in part.
     partial_scales: HashMap<String, Vec<f32>>,
     values: Vec<f32>,
@@ -113,11 +116,23 @@ impl<'a, B: Store> WeightLoader<'a, B> {
         WeightLoader {
             plan,
             weights,
+            log: None,
             partial_scales: HashMap::new(),
             values: Vec::new(),
             codes: Vec::new(),
             scales: Vec::new(),
         }
+    }
+
+    /// Tells `log` of everything that is written.
+    #[must_use]
+    pub fn logged(self, log: &'a dyn WriteLog) -> Self {
+        WeightLoader { log: Some(log), ..self }
+    }
+
+    /// Whether everything that came was written: not while part of a scale tensor is missing.
+    pub fn is_settled(&self) -> bool {
+        self.partial_scales.is_empty()
     }
 
     /// Takes the next chunk: whole rows of a matrix, a whole vector, or part of a scale tensor.
@@ -142,20 +157,16 @@ impl<'a, B: Store> WeightLoader<'a, B> {
             Place::Skip => Ok(()),
             Place::Vector { role } => {
                 self.widen(file, chunk)?;
-                match self.weights.vector(role) {
-                    Some(vector) => backend.write_vector(vector, &self.values).map_err(LoadError::Backend),
-                    None => Ok(()),
-                }
+                self.put(backend, Part::Vector(&self.values), role, 0)
             }
             Place::Matrix { role, first_row, conversion, unit_scales } => {
                 let cols = info.shape.last().copied().unwrap_or(1).max(1);
                 let row = first_row + (element / cols) as u32;
-                let Some(matrix) = self.weights.matrix(role) else { return Ok(()) };
                 if let (Some(rows), 0) = (unit_scales, chunk.offset) {
-                    let scales = vec![1.0; rows as usize * scales_per_row(self.plan, role)];
-                    backend.write_scales(matrix, first_row, &scales).map_err(LoadError::Backend)?;
+                    let scales = vec![1.0_f32; rows as usize * scales_per_row(self.plan, role)];
+                    self.put(backend, Part::Scales(&scales), role, first_row)?;
                 }
-                self.write_rows(backend, matrix, row, conversion, file, chunk)
+                self.write_rows(backend, role, row, conversion, file, chunk)
             }
             Place::Scale { role, first_row, rows, cols, granularity } => {
                 self.widen(file, chunk)?;
@@ -166,12 +177,7 @@ impl<'a, B: Store> WeightLoader<'a, B> {
                     return Ok(());
                 }
                 let (_, scales) = expand(granularity, rows, cols, &values)?;
-                match self.weights.matrix(role) {
-                    Some(matrix) => {
-                        backend.write_scales(matrix, first_row, &scales).map_err(LoadError::Backend)
-                    }
-                    None => Ok(()),
-                }
+                self.put(backend, Part::Scales(&scales), role, first_row)
             }
         }
     }
@@ -179,19 +185,18 @@ impl<'a, B: Store> WeightLoader<'a, B> {
     fn write_rows(
         &mut self,
         backend: &mut B,
-        matrix: &B::Matrix,
+        role: Role,
         row: u32,
         conversion: Conversion,
         file: &str,
         chunk: &TensorChunk,
     ) -> Result<(), LoadError<B::Error>> {
         if conversion == Conversion::Keep {
-            return backend.write_rows(matrix, row, chunk.bytes).map_err(LoadError::Backend);
+            return self.put(backend, Part::Rows(chunk.bytes), role, row);
         }
         self.widen(file, chunk)?;
         if conversion == Conversion::WidenToF32 {
-            let bytes = bytemuck::cast_slice(&self.values);
-            return backend.write_rows(matrix, row, bytes).map_err(LoadError::Backend);
+            return self.put(backend, Part::Rows(bytemuck::cast_slice(&self.values)), role, row);
         }
         let cols = chunk.tensor.shape.last().copied().unwrap_or(1).max(1) as usize;
         self.codes.resize(self.values.len(), 0);
@@ -200,8 +205,29 @@ impl<'a, B: Store> WeightLoader<'a, B> {
             let scale = dtype::quantize_row_e4m3(values, codes).map_err(|e| bad(file, chunk, e))?;
             self.scales.push(scale);
         }
-        backend.write_rows(matrix, row, &self.codes).map_err(LoadError::Backend)?;
-        backend.write_scales(matrix, row, &self.scales).map_err(LoadError::Backend)
+        self.put(backend, Part::Rows(&self.codes), role, row)?;
+        self.put(backend, Part::Scales(&self.scales), role, row)
+    }
+
+    /// Writes what belongs at `row` of a matrix, or a whole vector.
+    pub(super) fn put(
+        &self,
+        backend: &mut B,
+        part: Part,
+        role: Role,
+        row: u32,
+    ) -> Result<(), LoadError<B::Error>> {
+        let written = match (part, self.weights.matrix(role), self.weights.vector(role)) {
+            (Part::Rows(bytes), Some(matrix), _) => backend.write_rows(matrix, row, bytes),
+            (Part::Scales(scales), Some(matrix), _) => backend.write_scales(matrix, row, scales),
+            (Part::Vector(values), _, Some(vector)) => backend.write_vector(vector, values),
+            _ => Ok(()),
+        };
+        written.map_err(LoadError::Backend)?;
+        if let Some(log) = self.log {
+            log.write(tag(part, role, row), part.bytes());
+        }
+        Ok(())
     }
 
     fn widen(&mut self, file: &str, chunk: &TensorChunk) -> Result<(), CheckpointError> {

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -13,7 +13,9 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {string} root folder behind `/`
  * @property {Record<string, string>} [mounts] further folders by path prefix, such as `{"/models/x/": "target/models/x"}`
  * @property {Record<string, string>} [hub] checkpoints by `owner/name`, answered as the Hugging Face hub does below
- *   `/owner/name/resolve/REVISION/`
+ *   `/owner/name/resolve/REVISION/`, and described below `/api/models/`
+ * @property {string} [commit] what the hub says every revision is
+ * @property {string} [damage] a file of this name has a bit flipped, and says nothing of it
  * @property {number} [bytesPerSecond] throttle of every body
  * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
  *   Content-Range and the like from the page
@@ -68,6 +70,8 @@ export async function startServer(options) {
   return {
     url: `http://localhost:${address.port}`,
     log,
+    /** May be changed while it runs. */
+    options,
     /**
      * The requests for files of this name.
      * @param {string} file
@@ -104,9 +108,12 @@ async function answer(options, strikes, request, response, entry) {
   };
   if (request.method === "OPTIONS") return reply(204);
   if (path === "/favicon.ico") return reply(204);
+  const described = await describeModel(options, path);
+  if (described) return reply(200, JSON.stringify(described), { "Content-Type": "application/json" });
   const found = await locate(options, path);
   const name = path.split("/").pop() ?? "";
   const plan = planOf(strikesNow(strikes, fault, name, request.url) ? fault : null, found?.size ?? 0);
+  if (options.damage === name) plan.damageAt ??= Math.floor((found?.size ?? 0) * 0.9);
   if (plan.status) return reply(plan.status, `fault ${plan.status}`);
   if (plan.page) return reply(200, "<!doctype html><title>Not here</title>");
   if (!found) return reply(404, "not found");
@@ -185,6 +192,23 @@ async function locate(options, path) {
   const info = await stat(file).catch(() => null);
   if (!info?.isFile()) return null;
   return { file, size: info.size, etag: `"${info.size.toString(16)}-${info.mtimeMs}"`, hub: checkpoint !== undefined };
+}
+
+/**
+ * What the hub's API says of a revision of a model.
+ * @param {ServerOptions} options
+ * @param {string} path
+ */
+async function describeModel(options, path) {
+  const [, name = "", revision] = /^\/api\/models\/([^/]+\/[^/]+)\/revision\/([^/]+)$/.exec(path) ?? [];
+  const checkpoint = options.hub?.[name];
+  if (checkpoint === undefined || revision === undefined) return null;
+  const siblings = await Promise.all((await readdir(checkpoint)).map(async (rfilename) => {
+    const file = join(checkpoint, rfilename);
+    const { size } = await stat(file);
+    return rfilename.endsWith(".safetensors") ? { rfilename, size, lfs: { sha256: await sha256(file), size } } : { rfilename, size };
+  }));
+  return { id: name, sha: options.commit ?? "0".repeat(40), siblings };
 }
 
 /**
