@@ -16,7 +16,7 @@ import { parseFault, planOf, readPart } from "./faults.js";
  *   `/owner/name/resolve/REVISION/`, and described below `/api/models/`
  * @property {string} [commit] what the hub says every revision is
  * @property {string} [damage] a file of this name has a bit flipped, and says nothing of it
- * @property {number} [bytesPerSecond] throttle of every body
+ * @property {number} [bytesPerSecond] throttle of all bodies together
  * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
  *   Content-Range and the like from the page
  */
@@ -53,12 +53,13 @@ export async function startServer(options) {
   const log = [];
   /** @type {Map<string, number>} */
   const strikes = new Map();
+  const pace = { freeAt: 0 };
   const server = createServer((request, response) => {
     const { method = "GET", url: path = "/", headers } = request;
     /** @type {Logged} */
     const entry = { method, path, range: headers.range ?? null, authorization: headers.authorization ?? null, status: 0, bytes: 0 };
     log.push(entry);
-    answer(options, strikes, request, response, entry).catch((error) => {
+    answer(options, { strikes, pace }, request, response, entry).catch((error) => {
       if (response.headersSent) response.destroy();
       else response.writeHead(500).end(String(error));
       entry.status = 500;
@@ -86,12 +87,12 @@ export async function startServer(options) {
 
 /**
  * @param {ServerOptions} options
- * @param {Map<string, number>} strikes
+ * @param {{ strikes: Map<string, number>, pace: { freeAt: number } }} state
  * @param {import("node:http").IncomingMessage} request
  * @param {import("node:http").ServerResponse} response
  * @param {Logged} entry
  */
-async function answer(options, strikes, request, response, entry) {
+async function answer(options, { strikes, pace }, request, response, entry) {
   const { path, fault } = parseFault(decodeURIComponent(entry.path.split("?")[0] ?? "/"));
   if (options.cors) {
     response.setHeader("Access-Control-Allow-Origin", "*");
@@ -138,7 +139,7 @@ async function answer(options, strikes, request, response, entry) {
     if (response.destroyed) return;
     entry.bytes += chunk.length;
     if (!response.write(chunk)) await drained(response);
-    if (options.bytesPerSecond) await sleep((chunk.length / options.bytesPerSecond) * 1000);
+    if (options.bytesPerSecond) await keepPace(pace, chunk.length, options.bytesPerSecond);
   }
   if (plan.stall) return;
   if (plan.cutAfter) {
@@ -147,6 +148,18 @@ async function answer(options, strikes, request, response, entry) {
     return;
   }
   response.end();
+}
+
+/**
+ * Until the line has carried that many bytes. Timers are late by a millisecond or so: the next ones make up for it.
+ * @param {{ freeAt: number }} pace
+ * @param {number} bytes
+ * @param {number} bytesPerSecond
+ */
+async function keepPace(pace, bytes, bytesPerSecond) {
+  const now = performance.now();
+  pace.freeAt = Math.max(pace.freeAt, now - 20) + (bytes / bytesPerSecond) * 1000;
+  if (pace.freeAt > now) await sleep(pace.freeAt - now);
 }
 
 /**
