@@ -10,6 +10,7 @@ usage: ./build.sh [COMMAND]
   serve [--port N] build, then serve the site on http://localhost:8000
   site [DIR]       write a folder that any static host serves (default: target/site)
   bench            speed of the embedded model in Chromium, against the limit it must keep
+  bench cache      a first visit on a slow line against one with the model kept
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   clean            remove what was built; installed tools stay
 TEXT
@@ -217,7 +218,13 @@ bench() {
     need_browsers
     need_node
     site
-    node tests/browser/bench.js "$@"
+    case ${1:-} in
+        cache)
+            need_smollm2
+            node tests/browser/bench_cache.js
+            ;;
+        *) node tests/browser/bench.js "$@" ;;
+    esac
 }
 
 clean() {
