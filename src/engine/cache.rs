@@ -142,9 +142,8 @@ impl Cache {
 
     /// What is kept of a read.
     pub fn find(&self, file: &str, range: Option<&Range<u64>>) -> Option<&KeptRead> {
-        let same = |kept: &&KeptRead| {
-            kept.is_whole && kept.read.file == file && kept.read.range.as_ref() == range
-        };
+        let same =
+            |kept: &&KeptRead| kept.is_whole && kept.read.file == file && kept.read.range.as_ref() == range;
         // Before the first point, some of it may still be on its way to the file.
         self.reads.iter().find(same).filter(|_| !self.is_new())
     }

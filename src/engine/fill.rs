@@ -81,7 +81,8 @@ impl<S: ByteSource> CachedSource<S> {
                         let (tensor, offset) = parser.place();
                         let hash = hash.as_ref().map(FileHash::state);
                         let (shard, tensor) = (number as u32, tensor as u32);
-                        let point = Point { shard, tensor, offset, hash, done_bytes: done, ..Point::default() };
+                        let point =
+                            Point { shard, tensor, offset, hash, done_bytes: done, ..Point::default() };
                         self.keeper.work(|cache| cache.add_point(point));
                     }
                     rest = behind;

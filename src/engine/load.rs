@@ -82,7 +82,9 @@ impl Engine {
         self.incomplete = true;
         let (backend, weights) = self.decoder.rewrite();
         let mut target = Target { plan: &plan, weights, backend };
-        source.fill(manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total)).await?;
+        source
+            .fill(manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
+            .await?;
         backend.flush().await?;
         self.incomplete = false;
         (self.generation, self.tokenizer, self.template) = (side.generation, side.tokenizer, side.template);
@@ -153,7 +155,9 @@ impl Engine {
 
         let total = manifest.total_bytes();
         let mut target = Target { plan: &plan, weights: &weights, backend: &mut backend };
-        source.fill(&manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total)).await?;
+        source
+            .fill(&manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
+            .await?;
         // Before the last weights are waited for: those lie in the queue behind the shaders.
         backend.compiled(&mut |done, total| report(Phase::Shaders, done, total)).await?;
         backend.flush().await?;

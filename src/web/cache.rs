@@ -82,7 +82,8 @@ impl StoredFile for OriginFile {
         if written as usize == bytes.len() {
             return Ok(());
         }
-        Err(StorageError::NoSpace(format!("{written} of {} bytes were written", bytes.len())))
+        // What it says instead may be no length, but an error's number.
+        Err(StorageError::NoSpace("not all could be written".to_owned()))
     }
 
     fn truncate(&self, bytes: u64) -> Result<(), StorageError> {

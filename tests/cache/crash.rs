@@ -94,5 +94,8 @@ fn points_are_close() {
     assert!(done.len() > 5 && journal.points().last().unwrap().complete, "{done:?}");
     let inside = journal.points().iter().filter(|point| point.offset > 0).count();
     assert!(inside > 1, "{inside} points inside tensors");
-    assert!(done.windows(2).all(|pair| pair[1] - pair[0] <= POINT_BYTES + (1 << 20) + (256 << 10)), "{done:?}");
+    assert!(
+        done.windows(2).all(|pair| pair[1] - pair[0] <= POINT_BYTES + (1 << 20) + (256 << 10)),
+        "{done:?}"
+    );
 }

@@ -12,9 +12,12 @@ use crate::support::{Options, Server, assert_state, load, load_kept, sha256_of, 
 
 fn integrity(error: LoadError<crate::support::Never>) -> Option<(String, String, String)> {
     match error {
-        LoadError::Model(ModelError::Checkpoint(CheckpointError::Integrity { file, expected, found, .. })) => {
-            Some((file, expected, found))
-        }
+        LoadError::Model(ModelError::Checkpoint(CheckpointError::Integrity {
+            file,
+            expected,
+            found,
+            ..
+        })) => Some((file, expected, found)),
         _ => None,
     }
 }
@@ -40,7 +43,10 @@ fn in_the_cache() {
         let sent = server.sent.get();
         let loaded = load_kept(&server, &disk, &options).unwrap();
         assert!(loaded.weights == truth, "seed {seed}: bit {bit} of the {file} went through");
-        assert!(loaded.cache.state != CacheState::Loaded, "seed {seed}: bit {bit} of the {file} was not seen");
+        assert!(
+            loaded.cache.state != CacheState::Loaded,
+            "seed {seed}: bit {bit} of the {file} was not seen"
+        );
         // The last frame and the last point may differ by nothing but the file's end.
         assert!(server.sent.get() > sent || file == "journal", "seed {seed}");
         // Mended by what was downloaded again.

@@ -66,7 +66,15 @@ fn every_bit_of_a_record_counts() {
 
 fn point(number: u64) -> Point {
     let hash = (number % 2 == 1).then_some([number as u8; 104]);
-    Point { pack_bytes: 1000 * number, done_bytes: 3000 * number, shard: 1, tensor: 2, offset: 5, complete: false, hash }
+    Point {
+        pack_bytes: 1000 * number,
+        done_bytes: 3000 * number,
+        shard: 1,
+        tensor: 2,
+        offset: 5,
+        complete: false,
+        hash,
+    }
 }
 
 #[test]

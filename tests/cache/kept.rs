@@ -5,7 +5,9 @@ use bise::engine::types::CacheState;
 use bise::model::Precision;
 
 use crate::disk::Disk;
-use crate::support::{Options, Server, assert_state, load, load_kept, sha256_of, truth, weight_files, with_files};
+use crate::support::{
+    Options, Server, assert_state, load, load_kept, sha256_of, truth, weight_files, with_files,
+};
 
 #[test]
 fn a_full_cache_asks_for_nothing() {

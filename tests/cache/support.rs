@@ -183,8 +183,7 @@ impl Recorder {
     /// Whether every row, scale and vector was written.
     pub fn is_full(&self) -> bool {
         let matrix = |(spec, rows, scales): &(MatrixSpec, BTreeMap<_, _>, BTreeMap<_, Vec<u32>>)| {
-            rows.len() == spec.rows as usize
-                && (spec.scale_cols == 0 || scales.len() == spec.rows as usize)
+            rows.len() == spec.rows as usize && (spec.scale_cols == 0 || scales.len() == spec.rows as usize)
         };
         !self.matrices.is_empty() && self.matrices.iter().all(matrix)
     }
