@@ -61,7 +61,7 @@ impl<S: ByteSource> CachedSource<S> {
         let (first, mut done) = (from.shard as usize, from.done_bytes);
         let mut loader = WeightLoader::new(target.plan, target.weights).logged(&*self.keeper);
         for (number, shard) in manifest.shards.iter().enumerate().skip(first) {
-            let resumed = (number == first).then_some(from).unwrap_or_default();
+            let resumed = if number == first { from } else { Point::default() };
             let mut hash = match resumed.hash {
                 Some(state) => FileHash::from_state(state),
                 None => shard.head_hash.clone().filter(|_| self.hashes_file(shard)),

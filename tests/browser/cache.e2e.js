@@ -207,8 +207,9 @@ test("two tabs load one model at once: the second waits, and then asks for no we
 
   // The one that waits can be stopped, and nothing is deleted under the one that loads.
   await page.evaluate(() => /** @type {any} */ (globalThis).bise.cache.clear());
+  server.log.length = 0;
   const loading = visit(page, "me/tale");
-  await new Promise((resolve) => setTimeout(resolve, 500));
+  while (weightBytes(server) === 0) await new Promise((resolve) => setTimeout(resolve, 20));
   const stopped = await other.evaluate(async () => {
     const { Engine, outcome, cache } = /** @type {any} */ (globalThis).bise;
     const controller = new AbortController();

@@ -45,18 +45,21 @@ async function start(profile, url) {
   return { page, kill };
 }
 
+/** A hub that no fault strikes, but of which the browser's own cache keeps no weights. */
+const HUB = "/fault/nohead/none";
+
 /** @param {import("puppeteer-core").Page} page */
 function loadAndPredict(page) {
-  return page.evaluate(async () => {
+  return page.evaluate(async (hub) => {
     const { Engine, outcome, cache } = /** @type {any} */ (globalThis).bise;
-    const { value: engine, ...end } = await outcome(Engine.load("me/smollm2", { hubUrl: location.origin }));
+    const { value: engine, ...end } = await outcome(Engine.load("me/smollm2", { hubUrl: location.origin + hub }));
     if (!engine) return { ...end, state: "", top: [], kept: [] };
     const { choices } = await engine.completions.create({ prompt: "The capital of France is", temperature: 0, max_tokens: 3, logprobs: 5 });
     const { top_logprobs: top } = choices[0].logprobs;
     const { state } = engine.info.cache;
     await engine.dispose();
     return { ...end, state, top, kept: await cache.list() };
-  });
+  }, HUB);
 }
 
 test(`killed ${KILLS} times at random, a load goes on and downloads little again`, async (t) => {
@@ -86,8 +89,10 @@ test(`killed ${KILLS} times at random, a load goes on and downloads little again
       [whole, before] = [whole + 1, 0];
       server.log.length = 0;
     }
-    page.evaluate(() => void /** @type {any} */ (globalThis).bise.Engine.load("me/smollm2", { hubUrl: location.origin })).catch(() => {});
-    const ms = 300 + next() * 4500;
+    page.evaluate((hub) => void /** @type {any} */ (globalThis).bise.Engine.load("me/smollm2", { hubUrl: location.origin + hub }), HUB).catch(() => {});
+    // One in five anywhere from the start on; the others while weights come, or are read back.
+    if (next() > 0.2) await weightsCome(server.log);
+    const ms = next() * 4000;
     await new Promise((resolve) => setTimeout(resolve, ms));
     await kill();
     kills += 1;
@@ -132,6 +137,13 @@ async function check(page, truth, kills) {
 }
 
 /** @typedef {import("./server.js").Logged} Logged */
+
+/** Until weights are sent, or it takes long: everything may be kept. @param {Logged[]} log */
+async function weightsCome(log) {
+  for (const began = performance.now(); firstByte(log) === null && performance.now() - began < 15_000;) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
 
 /** Bytes of weight files that were sent. @param {Logged[]} log */
 function bytesOf(log) {

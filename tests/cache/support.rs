@@ -119,10 +119,18 @@ impl ByteStream for Body {
     }
 }
 
+/// What was written of a matrix, by row.
+#[derive(Clone, PartialEq)]
+struct Matrix {
+    spec: MatrixSpec,
+    rows: BTreeMap<u32, Vec<u8>>,
+    scales: BTreeMap<u32, Vec<u32>>,
+}
+
 /// Keeps what is written to it.
 #[derive(Clone, Default, PartialEq)]
 pub struct Recorder {
-    matrices: Vec<(MatrixSpec, BTreeMap<u32, Vec<u8>>, BTreeMap<u32, Vec<u32>>)>,
+    matrices: Vec<Matrix>,
     vectors: Vec<Vec<u32>>,
 }
 
@@ -136,12 +144,12 @@ impl Store for Recorder {
     type Error = Never;
 
     fn matrix(&mut self, spec: &MatrixSpec) -> Result<usize, Never> {
-        self.matrices.push((spec.clone(), BTreeMap::new(), BTreeMap::new()));
+        self.matrices.push(Matrix { spec: spec.clone(), rows: BTreeMap::new(), scales: BTreeMap::new() });
         Ok(self.matrices.len() - 1)
     }
 
     fn write_rows(&mut self, matrix: &usize, first_row: u32, bytes: &[u8]) -> Result<(), Never> {
-        let (spec, rows, _) = &mut self.matrices[*matrix];
+        let Matrix { spec, rows, .. } = &mut self.matrices[*matrix];
         let row_bytes = (u64::from(spec.cols) * spec.dtype.size_bytes()) as usize;
         assert!(bytes.len().is_multiple_of(row_bytes));
         rows.extend((first_row..).zip(bytes.chunks_exact(row_bytes).map(<[u8]>::to_vec)));
@@ -149,7 +157,7 @@ impl Store for Recorder {
     }
 
     fn write_scales(&mut self, matrix: &usize, first_row: u32, scales: &[f32]) -> Result<(), Never> {
-        let (spec, _, kept) = &mut self.matrices[*matrix];
+        let Matrix { spec, scales: kept, .. } = &mut self.matrices[*matrix];
         let per_row = spec.cols.div_ceil(spec.scale_cols) as usize;
         let rows = scales.chunks_exact(per_row).map(|row| row.iter().map(|scale| scale.to_bits()).collect());
         kept.extend((first_row..).zip(rows));
@@ -182,7 +190,7 @@ impl Store for Recorder {
 impl Recorder {
     /// Whether every row, scale and vector was written.
     pub fn is_full(&self) -> bool {
-        let matrix = |(spec, rows, scales): &(MatrixSpec, BTreeMap<_, _>, BTreeMap<_, Vec<u32>>)| {
+        let matrix = |Matrix { spec, rows, scales }: &Matrix| {
             rows.len() == spec.rows as usize && (spec.scale_cols == 0 || scales.len() == spec.rows as usize)
         };
         !self.matrices.is_empty() && self.matrices.iter().all(matrix)

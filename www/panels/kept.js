@@ -2,7 +2,7 @@
 
 import { cache } from "../pkg/index.js";
 import { button, byId, element } from "./dom.js";
-import { formatBytes } from "./format.js";
+import { formatBytes, shortName } from "./format.js";
 
 /** @typedef {import("../pkg/index.js").CachedModel} CachedModel */
 
@@ -40,11 +40,12 @@ export class KeptPanel {
   /** @param {CachedModel} model */
   #item({ id, name, weights, bytes, complete, url }) {
     const remove = button("Delete", () => void this.#delete(() => cache.remove(id)), "quiet");
-    remove.ariaLabel = `Delete: ${name}`;
+    const title = shortName(name);
+    remove.ariaLabel = `Delete: ${title}`;
     const state = [formatBytes(bytes), ...(weights === "f8" ? ["FP8"] : []), ...(complete ? [] : ["in part: loading it goes on from there"])];
     return element("li", { className: "stored-item", title: url }, [
       element("div", { className: "stored-head" }, [
-        element("strong", { textContent: name }), element("span", { className: "hint", textContent: state.join(", ") }), remove,
+        element("strong", { textContent: title }), element("span", { className: "hint", textContent: state.join(", ") }), remove,
       ]),
     ]);
   }
