@@ -11,6 +11,7 @@ usage: ./build.sh [COMMAND]
   site [DIR]       write a folder that any static host serves (default: target/site)
   bench            speed of the embedded model in Chromium, against the limit it must keep
   bench merge      speed of a merge, natively and in Chromium, beside mergekit's (downloads 3 GB, once)
+  bench cache      a first visit on a slow line against one with the model kept
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   test --seven-billion
                    a checkpoint of Mistral 7B's shape in Chromium: half an hour, 11 GiB of free memory
@@ -237,7 +238,12 @@ bench() {
             cargo build --profile native --bin bise
             "$TORCH_PYTHON" tests/merge_bench.py "$TARGET/native/bise" "$SMOLLM2"
             ;;
-        *) die "there is no bench $1; there are: bench, bench merge" ;;
+        cache)
+            need_smollm2
+            site
+            node tests/browser/bench_cache.js
+            ;;
+        *) die "there is no bench $1; there are: bench, bench merge, bench cache" ;;
     esac
 }
 

@@ -74,6 +74,12 @@ pub enum CheckpointError {
         "{file}: tensor {tensor} ({dtype}) holds NaN or infinity at element {element}; the checkpoint is damaged"
     )]
     NotFinite { file: String, tensor: String, dtype: Dtype, element: u64 },
+    #[error(
+        "{file}: has the SHA-256 {found}, but {origin} {expected}; the file was damaged or exchanged on its way: load it again"
+    )]
+    Integrity { file: String, expected: String, found: String, origin: &'static str },
+    #[error("integrity: there is no weight file {file:?}; this model has {files}")]
+    IntegrityFile { file: String, files: String },
     #[error("{file}: tensor {tensor}: {source}")]
     Values { file: String, tensor: String, source: DtypeError },
 

@@ -23,6 +23,7 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::checkpoint::error::{CheckpointError, HEADER_LIMIT_BYTES, TENSOR_LIMIT};
 use crate::checkpoint::foreign::no_weights;
+use crate::checkpoint::hash::FileHash;
 use crate::checkpoint::header::{Header, LENGTH_BYTES, TensorInfo};
 use crate::checkpoint::index::{INDEX_FILE, Index, SINGLE_FILE};
 use crate::checkpoint::source::{ByteSource, ByteStream, Opened, SourceError, append, collect, read_all};
@@ -49,6 +50,12 @@ pub struct Shard {
     held: Arc<[u8]>,
     /// Whether the source knew the file's length, which then matches the header.
     length_known: bool,
+    /// As [`Opened::validator`] when the header was read.
+    pub validator: Option<String>,
+    /// As [`Opened::linked_sha256`].
+    pub linked_sha256: Option<String>,
+    /// The hash of what lies before the data; `None` for a file that is still to be made.
+    pub head_hash: Option<FileHash>,
 }
 
 impl Shard {
@@ -110,6 +117,9 @@ impl Manifest {
             header: Arc::new(header),
             held: Arc::default(),
             length_known: true,
+            validator: None,
+            linked_sha256: None,
+            head_hash: None,
         };
         let shards: Vec<Shard> = files.into_iter().map(shard).collect();
         Ok(Manifest { places: places(&shards)?, shards })
@@ -258,7 +268,8 @@ fn places(shards: &[Shard]) -> Result<HashMap<String, (usize, usize)>, Checkpoin
 
 /// Reads one file's header, in one request where it is short enough.
 async fn read_shard(source: &impl ByteSource, file: &str, room: &Room) -> Result<Shard, CheckpointError> {
-    let Opened { mut stream, file_bytes } = source.open(file, Some(0..FIRST_BYTES)).await?;
+    let Opened { mut stream, file_bytes, validator, linked_sha256 } =
+        source.open(file, Some(0..FIRST_BYTES)).await?;
     let mut bytes = collect(&mut stream, file, FIRST_BYTES).await?;
     let truncated = |bytes: u64, expected: u64| {
         let file = file.to_owned();
@@ -298,7 +309,11 @@ async fn read_shard(source: &impl ByteSource, file: &str, room: &Room) -> Result
         _ => {}
     }
     let length_known = file_bytes.is_some();
-    Ok(Shard { file: file.to_owned(), header: Arc::new(header), held: held.into(), length_known })
+    let (file, header) = (file.to_owned(), Arc::new(header));
+    let mut head_hash = FileHash::default();
+    head_hash.update(head);
+    let (held, head_hash) = (held.into(), Some(head_hash));
+    Ok(Shard { file, header, held, length_known, validator, linked_sha256, head_hash })
 }
 
 /// The bytes of neighbouring tensors of one shard, pulled piece by piece: nothing is requested
@@ -306,6 +321,8 @@ async fn read_shard(source: &impl ByteSource, file: &str, room: &Room) -> Result
 pub struct ShardStream<S: ByteSource, C> {
     shard: Shard,
     tensors: Range<usize>,
+    /// Where in the first of them the bytes begin.
+    offset: u64,
     cancelled: C,
     /// The part of what was held of the shard that is still to be returned.
     held: Range<usize>,
@@ -327,12 +344,27 @@ impl<S: ByteSource, C: Fn() -> bool> ShardStream<S, C> {
         tensors: Range<usize>,
         cancelled: C,
     ) -> Result<ShardStream<S, C>, CheckpointError> {
+        ShardStream::open_at(source, shard, tensors, 0, cancelled).await
+    }
+
+    /// [`ShardStream::open`] from a chunk boundary of the first tensor on, `offset` bytes behind its
+    /// beginning.
+    ///
+    /// # Errors
+    /// What the source meets.
+    pub async fn open_at(
+        source: &S,
+        shard: &Shard,
+        tensors: Range<usize>,
+        offset: u64,
+        cancelled: C,
+    ) -> Result<ShardStream<S, C>, CheckpointError> {
         if cancelled() {
             return Err(SourceError::Aborted.into());
         }
         let Header { tensors: infos, data_start, .. } = &*shard.header;
         let chosen = infos.get(tensors.clone()).unwrap_or_default();
-        let begin = chosen.first().map_or(0, |first| first.begin);
+        let begin = chosen.first().map_or(0, |first| first.begin + offset.min(first.bytes()));
         let end = chosen.last().map_or(begin, |last| last.end);
         let held_end = shard.held.len() as u64;
         // Both are at most the length of what is held, so they fit usize.
@@ -347,7 +379,7 @@ impl<S: ByteSource, C: Fn() -> bool> ShardStream<S, C> {
             Some(source.open(&shard.file, Some(range)).await?.stream)
         };
         let (at, end) = (data_start + begin, rest.end);
-        Ok(ShardStream { shard: shard.clone(), tensors, cancelled, held, stream, at, end })
+        Ok(ShardStream { shard: shard.clone(), tensors, offset, cancelled, held, stream, at, end })
     }
 
     /// The parser that takes this stream's pieces.
@@ -355,7 +387,8 @@ impl<S: ByteSource, C: Fn() -> bool> ShardStream<S, C> {
     /// # Errors
     /// [`CheckpointError::RowTooLong`].
     pub fn parser(&self) -> Result<StreamParser, CheckpointError> {
-        StreamParser::at_tensors(&self.shard.file, self.shard.header.clone(), self.tensors.clone())
+        let (file, header) = (&self.shard.file, self.shard.header.clone());
+        StreamParser::at_offset(file, header, self.tensors.clone(), self.offset)
     }
 
     /// The next piece; `None` once all bytes came.

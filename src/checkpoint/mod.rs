@@ -7,14 +7,19 @@
 //! stream    push parser: bytes -> chunks of whole rows
 //! foreign   what lies there instead of a checkpoint
 //! manifest  a whole checkpoint, and the streams over it
+//! hash      SHA-256 of a file while it streams
 //! scales    which FP8 format this is: weight -> scale
 //! sink      where files are written to
 //! writer    the inverse: tensors -> files and index
+//! storage   files that are kept, written in place
+//! pack      records in such a file, each with a checksum
+//! journal   how much of a pack is durable
 //! ```
 
 pub mod source;
 pub mod error;
 mod unique;
+pub mod hash;
 pub mod header;
 pub mod index;
 pub mod stream;
@@ -23,6 +28,9 @@ pub mod manifest;
 pub mod scales;
 pub mod sink;
 pub mod writer;
+pub mod storage;
+pub mod pack;
+pub mod journal;
 
 pub use error::CheckpointError;
 pub use header::{Header, TensorInfo};

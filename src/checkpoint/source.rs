@@ -92,6 +92,24 @@ pub struct Opened<S> {
     pub stream: S,
     /// Length of the whole file in bytes, where the source knows it.
     pub file_bytes: Option<u64>,
+    /// What tells this version of the file from others: its ETag, else its Last-Modified, as the
+    /// server gave it and where the page may see it.
+    pub validator: Option<String>,
+    /// SHA-256 of the whole file in lower-case hexadecimal, where the server tells it.
+    pub linked_sha256: Option<String>,
+}
+
+impl<S> Opened<S> {
+    /// An opened range of a file of which no more is known.
+    pub fn new(stream: S, file_bytes: Option<u64>) -> Opened<S> {
+        Opened { stream, file_bytes, validator: None, linked_sha256: None }
+    }
+
+    /// The same with another stream.
+    pub fn map<T>(self, change: impl FnOnce(S) -> T) -> Opened<T> {
+        let Opened { stream, file_bytes, validator, linked_sha256 } = self;
+        Opened { stream: change(stream), file_bytes, validator, linked_sha256 }
+    }
 }
 
 /// Bytes in pieces of any size.
@@ -115,7 +133,7 @@ pub async fn read_all(
     limit_bytes: u64,
 ) -> Result<Vec<u8>, SourceError> {
     let whole = range.is_none();
-    let Opened { mut stream, file_bytes } = source.open(file, range).await?;
+    let Opened { mut stream, file_bytes, .. } = source.open(file, range).await?;
     let mut all = Vec::new();
     if let Some(bytes) = file_bytes.filter(|bytes| whole && *bytes <= limit_bytes) {
         // Growing would hold up to three times as much.
@@ -191,7 +209,7 @@ impl ByteSource for MemorySource {
         // Both ends lie within a slice, so they fit usize.
         let bytes = content.get(range.start as usize..range.end as usize).unwrap_or_default().to_vec();
         let stream = MemoryStream { bytes, at: 0, piece_bytes: self.piece_bytes.max(1) };
-        Ok(Opened { stream, file_bytes: Some(length) })
+        Ok(Opened::new(stream, Some(length)))
     }
 
     async fn list(&self) -> Vec<String> {
@@ -270,7 +288,7 @@ mod native {
             let range = clamp(range, metadata.len());
             handle.seek(SeekFrom::Start(range.start)).map_err(failed)?;
             let stream = FileStream { file: file.to_owned(), handle, left: range.end - range.start };
-            Ok(Opened { stream, file_bytes: Some(metadata.len()) })
+            Ok(Opened::new(stream, Some(metadata.len())))
         }
 
         async fn list(&self) -> Vec<String> {

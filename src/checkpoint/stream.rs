@@ -109,10 +109,45 @@ impl StreamParser {
         header: Arc<Header>,
         tensors: Range<usize>,
     ) -> Result<StreamParser, CheckpointError> {
+        StreamParser::at_offset(file, header, tensors, 0)
+    }
+
+    /// [`StreamParser::at_tensors`] from a chunk boundary of the first tensor on, `offset` bytes
+    /// behind its beginning.
+    ///
+    /// # Errors
+    /// [`CheckpointError::RowTooLong`].
+    pub fn at_offset(
+        file: &str,
+        header: Arc<Header>,
+        tensors: Range<usize>,
+        offset: u64,
+    ) -> Result<StreamParser, CheckpointError> {
         header.check_rows(file)?;
         let tensors = tensors.start..tensors.end.min(header.tensors.len());
-        let state = State::Data(Position { header, tensors, offset: 0 });
+        let state = State::Data(Position { header, tensors, offset });
         Ok(StreamParser { file: file.to_owned(), state, buffer: Vec::new() })
+    }
+
+    /// Bytes that complete the chunk of which a part has come; 0 between two chunks.
+    pub fn missing_bytes(&self) -> u64 {
+        match &self.state {
+            State::Data(Position { header, tensors, offset }) if !self.buffer.is_empty() => {
+                let chunk = |t: &TensorInfo| t.chunk_bytes().min(t.bytes() - *offset);
+                let size = header.tensors.get(tensors.start).map_or(0, chunk);
+                size.saturating_sub(self.buffer.len() as u64)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The tensor of which the next chunk will be, by index in the header, and where in it that
+    /// chunk lies in bytes.
+    pub fn place(&self) -> (usize, u64) {
+        match &self.state {
+            State::Data(position) => (position.tensors.start, position.offset),
+            _ => (0, 0),
+        }
     }
 
     /// Takes the next bytes and passes what they complete to `sink`.

@@ -90,8 +90,9 @@ fn checkpoint_code(error: &CheckpointError) -> &'static str {
     match error {
         CheckpointError::Source(error) => source_code(error),
         CheckpointError::NoSpace { .. } => "quota",
+        CheckpointError::Integrity { .. } => "integrity",
         // The place to write to was the caller's choice.
-        CheckpointError::Write { .. } => "bad-request",
+        CheckpointError::Write { .. } | CheckpointError::IntegrityFile { .. } => "bad-request",
         // Both parents are sound; what the recipe makes of them is not.
         CheckpointError::Overflow { .. } => "bad-recipe",
         CheckpointError::UnsupportedQuantization { .. } | CheckpointError::OtherFormat { .. } => {

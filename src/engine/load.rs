@@ -3,16 +3,17 @@
 
 use futures_util::future::join3;
 
+use super::cached::CachedSource;
+use super::fill::Target;
 use super::{Engine, EngineError, LoadOptions, Phase, Progress};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
-use crate::checkpoint::{ByteSource, Event, Manifest, ShardStream, SourceError};
-use crate::gpu::{DeviceTier, Gpu, GpuError};
+use crate::checkpoint::{ByteSource, Manifest, SourceError};
+use crate::gpu::{DeviceTier, Gpu};
 use crate::kernels::WebGpu;
 use crate::model::WeightPlan;
 use crate::model::config::{CONFIG_FILE, GENERATION_FILE};
-use crate::model::weights::LoadError;
-use crate::model::{Config, Decoder, GenerationConfig, KvCache, ModelError, WeightLoader, Weights, decoder};
+use crate::model::{Config, Decoder, GenerationConfig, KvCache, ModelError, Weights, decoder};
 use crate::steps::{DecoderShape, Steps, Store};
 use crate::text::{ChatTemplate, SamplerOptions, TemplateFiles, TextError, Tokenizer};
 
@@ -53,7 +54,7 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
-        Engine::load_known(source, None, options, progress, cancelled).await
+        Engine::load_cached(&CachedSource::plain(source), None, options, progress, cancelled).await
     }
 
     /// Writes another model of the same architecture over this engine's weights, such as another
@@ -69,9 +70,10 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<(), EngineError> {
-        let mut report = |phase, done, total| progress(Progress { phase, done, total });
+        let mut report = |phase, done, total| progress(Progress { phase, done, total, note: None });
         report(Phase::Config, 0, 1);
-        let side = read_side_files(source).await?;
+        let source = CachedSource::plain(source);
+        let side = read_side_files(&source).await?;
         let plan = WeightPlan::new(&side.config, &side.config_json, manifest, self.weights.precision())?;
         if side.config != self.config || !plan.has_the_matrices_of(&self.plan) {
             let what = "this model has other layers, shapes or precisions than the loaded one; load it anew";
@@ -80,10 +82,10 @@ impl Engine {
         let total = manifest.total_bytes();
         self.incomplete = true;
         let (backend, weights) = self.decoder.rewrite();
-        stream_weights(source, manifest, &plan, weights, backend, cancelled, &mut |done| {
-            report(Phase::Weights, done, total);
-        })
-        .await?;
+        let mut target = Target { plan: &plan, weights, backend };
+        source
+            .fill(manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
+            .await?;
         backend.flush().await?;
         self.incomplete = false;
         (self.generation, self.tokenizer, self.template) = (side.generation, side.tokenizer, side.template);
@@ -103,7 +105,24 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
-        let mut report = |phase, done, total| progress(Progress { phase, done, total });
+        Engine::load_cached(&CachedSource::plain(source), manifest, options, progress, cancelled).await
+    }
+
+    /// [`Engine::load_known`] of a source that is kept while it is loaded, or was kept before. With a
+    /// full cache nothing is asked of the source.
+    ///
+    /// # Errors
+    /// As [`Engine::load`]; [`CheckpointError::Integrity`](crate::checkpoint::CheckpointError::Integrity).
+    pub async fn load_cached<S: ByteSource>(
+        source: &CachedSource<S>,
+        manifest: Option<Manifest>,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Engine, EngineError> {
+        let mut report = |phase, done, total| {
+            progress(Progress { phase, done, total, note: source.report().note });
+        };
         let stop = || if cancelled() { Err(EngineError::Aborted) } else { Ok(()) };
 
         report(Phase::Adapter, 0, 1);
@@ -133,10 +152,10 @@ impl Engine {
         stop()?;
 
         let total = manifest.total_bytes();
-        stream_weights(source, &manifest, &plan, &weights, &mut backend, cancelled, &mut |done| {
-            report(Phase::Weights, done, total);
-        })
-        .await?;
+        let mut target = Target { plan: &plan, weights: &weights, backend: &mut backend };
+        source
+            .fill(&manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
+            .await?;
         // Before the last weights are waited for: those lie in the queue behind the shaders.
         backend.compiled(&mut |done, total| report(Phase::Shaders, done, total)).await?;
         backend.flush().await?;
@@ -152,46 +171,9 @@ impl Engine {
             plan,
             incomplete: false,
             requests: 0,
+            cache: source.report(),
+            sha256: source.hashes(),
         })
-    }
-}
-
-async fn stream_weights<S: ByteSource>(
-    source: &S,
-    manifest: &Manifest,
-    plan: &WeightPlan,
-    weights: &Weights<WebGpu>,
-    backend: &mut WebGpu,
-    cancelled: &dyn Fn() -> bool,
-    report: &mut dyn FnMut(u64),
-) -> Result<(), EngineError> {
-    let mut loader = WeightLoader::new(plan, weights);
-    let mut done = 0;
-    report(done);
-    for shard in &manifest.shards {
-        let mut stream = ShardStream::open(source, shard, shard.all(), cancelled).await?;
-        let mut parser = stream.parser()?;
-        while let Some(piece) = stream.next_piece().await? {
-            done += piece.len() as u64;
-            parser.write(&piece, &mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
-            loader.relieve(backend).await?;
-            report(done);
-        }
-        parser.end(&mut |event| load_event(&mut loader, backend, &shard.file, &event))?;
-        loader.relieve(backend).await?;
-    }
-    Ok(())
-}
-
-fn load_event(
-    loader: &mut WeightLoader<WebGpu>,
-    backend: &mut WebGpu,
-    file: &str,
-    event: &Event,
-) -> Result<(), LoadError<GpuError>> {
-    match event {
-        Event::Chunk(chunk) => loader.write(backend, file, chunk),
-        _ => Ok(()),
     }
 }
 

@@ -1,15 +1,33 @@
 //! Load and generate: the loops that tie the floors together.
+//!
+//! ```text
+//! load      from a source of bytes to a model on the device
+//! fill      its weights: from the cache, then from the source
+//! cached    the source with what is kept of it, and the hashes of its files
+//! keeper    the cache of a load while it works
+//! cache     what is kept of one model: a pack and a journal
+//! generate  the token loop
+//! inspect   what a checkpoint holds and would take
+//! ```
 
+pub mod cache;
+pub mod cached;
 mod error;
+pub mod fill;
 mod generate;
 mod inspect;
+pub mod keeper;
 mod load;
 pub mod types;
 
+pub use cache::CacheFiles;
+pub use cached::{CachedSource, Trust};
 pub use error::EngineError;
 pub use inspect::{ContextMemory, Inspection, inspect};
 pub use load::load_tokenizer;
 pub use types::*;
+
+use std::collections::BTreeMap;
 
 use crate::kernels::WebGpu;
 use crate::model::{Config, Decoder, GenerationConfig, WeightPlan};
@@ -28,6 +46,8 @@ pub struct Engine {
     /// Whether a merge into the weights ended half-way.
     incomplete: bool,
     requests: u64,
+    cache: CacheReport,
+    sha256: BTreeMap<String, String>,
 }
 
 impl Engine {
@@ -57,6 +77,8 @@ impl Engine {
             memory: Memory { weights, kv_cache, activations, total: weights + kv_cache + activations },
             chat: self.template.is_some(),
             tokenizer: self.tokenizer.is_some(),
+            cache: self.cache.clone(),
+            sha256: self.sha256.clone(),
         }
     }
 

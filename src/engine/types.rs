@@ -51,6 +51,9 @@ pub struct Progress {
     pub done: u64,
     /// Units in all, once known; else 0.
     pub total: u64,
+    /// What the visitor should know: why the model is not kept, for example.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// The phases of a load, in order.
@@ -279,4 +282,33 @@ pub struct Info {
     pub chat: bool,
     /// Whether the checkpoint has a tokenizer.
     pub tokenizer: bool,
+    /// What became of the cache.
+    pub cache: CacheReport,
+    /// SHA-256 of the weight files, by name, as far as they were hashed: what the option `integrity`
+    /// takes.
+    pub sha256: BTreeMap<String, String>,
+}
+
+/// What a load had from the cache, or left there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheReport {
+    /// What was done.
+    pub state: CacheState,
+    /// Why it is off, where it was meant to be on.
+    pub note: Option<String>,
+}
+
+/// What was done with the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheState {
+    /// Nothing: the model is not kept.
+    Off,
+    /// All weights came from the source, and are kept now.
+    Stored,
+    /// Some were kept by a load that was interrupted.
+    Resumed,
+    /// All were kept.
+    Loaded,
 }

@@ -269,11 +269,10 @@ impl<S: ByteSource + Clone> ByteSource for Merge<S> {
         if let Some(shard) = self.inner.plan.shards.iter().position(|shard| shard.file == file) {
             let stream = ShardMerge::new(self.inner.clone(), shard, range);
             let file_bytes = Some(stream.file_bytes());
-            return Ok(Opened { stream: MergedStream::Merged(Box::new(stream)), file_bytes });
+            return Ok(Opened::new(MergedStream::Merged(Box::new(stream)), file_bytes));
         }
         if self.inner.written.files.contains_key(file) {
-            let Opened { stream, file_bytes } = self.inner.written.open(file, range).await?;
-            return Ok(Opened { stream: MergedStream::Written(stream), file_bytes });
+            return Ok(self.inner.written.open(file, range).await?.map(MergedStream::Written));
         }
         let not_found = || SourceError::NotFound { file: file.to_owned() };
         if !SIDE_FILES.contains(&file) {
@@ -282,7 +281,6 @@ impl<S: ByteSource + Clone> ByteSource for Merge<S> {
         let inner = &self.inner;
         let parent = if file == files::GENERATION_CONFIG { inner.base } else { inner.tokenizer };
         let parent = inner.parents.get(parent).ok_or_else(not_found)?;
-        let Opened { stream, file_bytes } = parent.source.open(file, range).await?;
-        Ok(Opened { stream: MergedStream::Copied(stream), file_bytes })
+        Ok(parent.source.open(file, range).await?.map(MergedStream::Copied))
     }
 }

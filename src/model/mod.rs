@@ -5,6 +5,7 @@ pub mod decoder;
 pub mod error;
 pub mod kv_cache;
 pub mod rope;
+pub mod weight_cache;
 pub mod weight_plan;
 pub mod weights;
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::config::Config;
 use super::error::ModelError;
@@ -181,6 +182,11 @@ impl WeightPlan {
         };
         self.matrices.insert(role, MatrixSpec { label, rows, cols: cols as u32, dtype, scale_cols });
         Ok(())
+    }
+
+    /// Tells this plan from others: where weights go, and in which form.
+    pub fn fingerprint(&self) -> Vec<u8> {
+        xxh3_64(format!("{:?}", self.matrices).as_bytes()).to_le_bytes().to_vec()
     }
 
     /// Device memory in bytes for the weights and their scales, where one binding holds `limit` bytes.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
 use super::error::ModelError;
+use super::weight_cache::{Part, WriteLog, tag};
 use super::weight_plan::{Conversion, Place, Role, WeightPlan};
 use crate::checkpoint::scales::{Granularity, check_count, spread};
 use crate::checkpoint::{CheckpointError, TensorChunk};
@@ -122,8 +123,10 @@ struct Pending {
 
 /// Writes chunks into allocated weights. Holds one chunk's worth of converted rows.
 pub struct WeightLoader<'a, B: Store> {
-    plan: &'a WeightPlan,
+    pub(super) plan: &'a WeightPlan,
     weights: &'a Weights<B>,
+    /// Who keeps what is written.
+    log: Option<&'a dyn WriteLog>,
     /// Scale tensors that came in part.
     partial_scales: HashMap<String, Vec<f32>>,
     pending: VecDeque<Pending>,
@@ -138,12 +141,25 @@ impl<'a, B: Store> WeightLoader<'a, B> {
         WeightLoader {
             plan,
             weights,
+            log: None,
             partial_scales: HashMap::new(),
             pending: VecDeque::new(),
             values: Vec::new(),
             codes: Vec::new(),
             scales: Vec::new(),
         }
+    }
+
+    /// Tells `log` of everything that is written.
+    #[must_use]
+    pub fn logged(self, log: &'a dyn WriteLog) -> Self {
+        WeightLoader { log: Some(log), ..self }
+    }
+
+    /// Whether everything that came was written: not while part of a scale tensor is missing, or scales are
+    /// still to be spread.
+    pub fn is_settled(&self) -> bool {
+        self.partial_scales.is_empty() && self.pending.is_empty()
     }
 
     /// Takes the next chunk: whole rows of a matrix, a whole vector, or part of a scale tensor.
@@ -168,15 +184,11 @@ impl<'a, B: Store> WeightLoader<'a, B> {
             Place::Skip => Ok(()),
             Place::Vector { role } => {
                 self.widen(file, chunk)?;
-                match self.weights.vector(role) {
-                    Some(vector) => backend.write_vector(vector, &self.values).map_err(LoadError::Backend),
-                    None => Ok(()),
-                }
+                self.put(backend, Part::Vector(&self.values), role, 0)
             }
             Place::Matrix { role, first_row, conversion, unit_scales } => {
                 let cols = info.shape.last().copied().unwrap_or(1).max(1);
                 let row = first_row + (element / cols) as u32;
-                let Some(matrix) = self.weights.matrix(role) else { return Ok(()) };
                 if let (Some(rows), 0) = (unit_scales, chunk.offset) {
                     // One block over all rows, as wide as the neighbours' blocks.
                     let per_row = scales_per_row(self.plan, role) as u64;
@@ -191,7 +203,7 @@ impl<'a, B: Store> WeightLoader<'a, B> {
                         values,
                     });
                 }
-                self.write_rows(backend, matrix, row, conversion, file, chunk)
+                self.write_rows(backend, role, row, conversion, file, chunk)
             }
             Place::Scale { role, first_row, rows, cols, granularity } => {
                 self.widen(file, chunk)?;
@@ -216,14 +228,13 @@ impl<'a, B: Store> WeightLoader<'a, B> {
     pub async fn relieve(&mut self, backend: &mut B) -> Result<(), LoadError<B::Error>> {
         while let Some(mut pending) = self.pending.pop_front() {
             let per_row = scales_per_row(self.plan, pending.role) as u64;
-            let Some(matrix) = self.weights.matrix(pending.role) else { continue };
             while !pending.rows.is_empty() {
                 let first = pending.rows.start;
                 let end = pending.rows.end.min(first + (SCALES_AT_ONCE / per_row.max(1)).max(1));
                 self.scales.clear();
                 spread(pending.granularity, first..end, pending.cols, &pending.values, &mut self.scales);
                 let row = pending.first_row + first as u32;
-                backend.write_scales(matrix, row, &self.scales).map_err(LoadError::Backend)?;
+                self.put(backend, Part::Scales(&self.scales), pending.role, row)?;
                 backend.relieve().await.map_err(LoadError::Backend)?;
                 pending.rows.start = end;
             }
@@ -234,19 +245,18 @@ impl<'a, B: Store> WeightLoader<'a, B> {
     fn write_rows(
         &mut self,
         backend: &mut B,
-        matrix: &B::Matrix,
+        role: Role,
         row: u32,
         conversion: Conversion,
         file: &str,
         chunk: &TensorChunk,
     ) -> Result<(), LoadError<B::Error>> {
         if conversion == Conversion::Keep {
-            return backend.write_rows(matrix, row, chunk.bytes).map_err(LoadError::Backend);
+            return self.put(backend, Part::Rows(chunk.bytes), role, row);
         }
         self.widen(file, chunk)?;
         if conversion == Conversion::WidenToF32 {
-            let bytes = bytemuck::cast_slice(&self.values);
-            return backend.write_rows(matrix, row, bytes).map_err(LoadError::Backend);
+            return self.put(backend, Part::Rows(bytemuck::cast_slice(&self.values)), role, row);
         }
         let cols = chunk.tensor.shape.last().copied().unwrap_or(1).max(1) as usize;
         self.codes.resize(self.values.len(), 0);
@@ -255,8 +265,29 @@ impl<'a, B: Store> WeightLoader<'a, B> {
             let scale = dtype::quantize_row_e4m3(values, codes).map_err(|e| bad(file, chunk, e))?;
             self.scales.push(scale);
         }
-        backend.write_rows(matrix, row, &self.codes).map_err(LoadError::Backend)?;
-        backend.write_scales(matrix, row, &self.scales).map_err(LoadError::Backend)
+        self.put(backend, Part::Rows(&self.codes), role, row)?;
+        self.put(backend, Part::Scales(&self.scales), role, row)
+    }
+
+    /// Writes what belongs at `row` of a matrix, or a whole vector.
+    pub(super) fn put(
+        &self,
+        backend: &mut B,
+        part: Part,
+        role: Role,
+        row: u32,
+    ) -> Result<(), LoadError<B::Error>> {
+        let written = match (part, self.weights.matrix(role), self.weights.vector(role)) {
+            (Part::Rows(bytes), Some(matrix), _) => backend.write_rows(matrix, row, bytes),
+            (Part::Scales(scales), Some(matrix), _) => backend.write_scales(matrix, row, scales),
+            (Part::Vector(values), _, Some(vector)) => backend.write_vector(vector, values),
+            _ => Ok(()),
+        };
+        written.map_err(LoadError::Backend)?;
+        if let Some(log) = self.log {
+            log.write(tag(part, role, row), part.bytes());
+        }
+        Ok(())
     }
 
     fn widen(&mut self, file: &str, chunk: &TensorChunk) -> Result<(), CheckpointError> {

@@ -36,15 +36,11 @@ impl ByteSource for AnySource {
 
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<AnyStream>, SourceError> {
         match self {
-            AnySource::Files(source) => {
-                let Opened { stream, file_bytes } = source.open(file, range).await?;
-                Ok(Opened { stream: AnyStream::Files(stream), file_bytes })
-            }
+            AnySource::Files(source) => Ok(source.open(file, range).await?.map(AnyStream::Files)),
             AnySource::Merge(merge) => {
                 // A merge opens its parents in turn: without a box the future would contain itself.
                 let opening: Opening = Box::pin(merge.open(file, range));
-                let Opened { stream, file_bytes } = opening.await?;
-                Ok(Opened { stream: AnyStream::Merge(Box::new(stream)), file_bytes })
+                Ok(opening.await?.map(|stream| AnyStream::Merge(Box::new(stream))))
             }
         }
     }

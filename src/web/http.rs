@@ -46,7 +46,7 @@ impl HttpDirectory {
         let url = self.url(parts);
         let file = url.as_str();
         if range.as_ref().is_some_and(Range::is_empty) {
-            return Ok(Opened { stream: WebStream::empty(file, start, signal.clone()), file_bytes: None });
+            return Ok(Opened::new(WebStream::empty(file, start, signal.clone()), None));
         }
         let failed = |thrown: JsValue| {
             if signal.aborted() {
@@ -64,7 +64,7 @@ impl HttpDirectory {
             Answer::PastEnd { file_bytes } => {
                 discard(&response);
                 let stream = WebStream::empty(file, start, signal.clone());
-                return Ok(Opened { stream, file_bytes });
+                return Ok(Opened::new(stream, file_bytes));
             }
             other => {
                 discard(&response);
@@ -76,7 +76,9 @@ impl HttpDirectory {
             detail: "the answer has no body".to_owned(),
         })?;
         let stream = WebStream::new(file, &body, bounds, signal.clone())?;
-        Ok(Opened { stream, file_bytes })
+        let validator = header("etag").or_else(|| header("last-modified"));
+        let linked_sha256 = header("x-linked-etag").and_then(|etag| sha256_of(&etag));
+        Ok(Opened { stream, file_bytes, validator, linked_sha256 })
     }
 
     /// A file's URL, without the query, which may hold a secret.
@@ -121,6 +123,12 @@ fn plain_length(response: &Response) -> Option<u64> {
         None => header("content-length")?.parse().ok(),
         Some(_) => None,
     }
+}
+
+/// The digest that the hub gives as the ETag of a large file.
+fn sha256_of(etag: &str) -> Option<String> {
+    let digest = etag.trim().trim_start_matches("W/").trim_matches('"').to_ascii_lowercase();
+    (digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digest)
 }
 
 fn refusal(file: &str, answer: &Answer, status: u16, content_range: Option<String>) -> SourceError {

@@ -6,6 +6,7 @@
 //! http.rs    one file of it over fetch
 //! any.rs     files or a merge, as one type
 //! merge.rs   merges: their sources and where their files go
+//! cache.rs   where a model is kept, and the hashes of its files
 //! answer.rs  what an HTTP answer means for a request
 //! stream.rs  a ReadableStream as a ByteStream
 //! diagnostics.rs  what tests ask of the adapter
@@ -17,6 +18,7 @@
 
 mod answer;
 mod any;
+mod cache;
 mod diagnostics;
 mod error;
 mod http;
@@ -32,7 +34,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
-use crate::engine::{self, Delta, Engine, Info, LoadOptions, Progress, Request};
+use crate::engine::{self, CachedSource, Delta, Engine, Info, LoadOptions, Progress, Request};
 use crate::gpu::DeviceTier;
 use crate::merge::{MergeOptions, MergeReport};
 use any::AnySource;
@@ -80,8 +82,9 @@ pub struct WebEngine {
 #[wasm_bindgen]
 impl WebEngine {
     /// Loads a checkpoint. `source` is `{kind: "http", base, listing?, headers?}`,
-    /// `{kind: "files", files: Map}`, `{kind: "directory", handle}` or
-    /// `{kind: "merge", recipe, models: Map}`; `options` are [`LoadOptions`]; `on_progress` gets [`Progress`], and `on_tensor` what a merge did to each
+    /// `{kind: "files", files: Map}`, `{kind: "directory", handle}`, each with `trust` and `cache` where
+    /// there are any, or `{kind: "merge", recipe, models: Map}`; `options` are [`LoadOptions`];
+    /// `on_progress` gets [`Progress`], and `on_tensor` what a merge did to each
     /// tensor, a [`TensorReport`](crate::merge::TensorReport).
     ///
     /// # Errors
@@ -97,6 +100,7 @@ impl WebEngine {
         let report = Rc::new(Callback::new(on_progress));
         let progress = &mut |progress: Progress| report.call(&progress);
         let stopped = || signal.aborted() || report.has_thrown();
+        let (trust, files) = cache::of_source(&source)?;
         let (source, merge) = if is_merge(&source) {
             let merge_options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
             let merge = merge::open(&source, merge_options, on_tensor, &report, signal.clone()).await?;
@@ -108,7 +112,8 @@ impl WebEngine {
             Some(merge) => Some(merge.manifest().map_err(|error| from_engine(error.into()))?),
             None => None,
         };
-        let engine = Engine::load_known(&source, manifest, &options, progress, &stopped).await;
+        let source = CachedSource::new(&source, trust, files);
+        let engine = Engine::load_cached(&source, manifest, &options, progress, &stopped).await;
         report.rethrow()?;
         let engine = engine.map_err(from_engine)?;
         let info = RefCell::new(engine.info());

@@ -168,5 +168,5 @@ fn open_blob(
         .map_err(|thrown| from_file(file, &thrown))?;
     let end = Some(end.max(start));
     let stream = WebStream::new(file, &part.stream(), Bounds { start, limit: end, end }, signal.clone())?;
-    Ok(Opened { stream, file_bytes: Some(file_bytes) })
+    Ok(Opened::new(stream, Some(file_bytes)))
 }

@@ -43,15 +43,19 @@ export function browserName() {
   return name;
 }
 
+/** A new folder for a profile. @param {BrowserName} name */
+export const newProfile = (name) => mkdtempSync(join(tmpdir(), `bise-${name}-`));
+
 /**
- * Starts a browser. `close` ends it and removes its profile; so does the end of this process. What its pages
- * download lands in the folder `downloads`, in Chromium for contexts that are opened with `context`.
+ * Starts a browser. `close` ends it and removes its profile; so does the end of this process. `kill` ends it as a power
+ * cut would, and leaves the profile, which another browser may then be started with. What its pages download lands in
+ * the folder `downloads`, in Chromium for contexts that are opened with `context`.
  * @param {BrowserName} name
+ * @param {string} [profile] a folder
  */
-export async function launch(name) {
-  const profile = mkdtempSync(join(tmpdir(), `bise-${name}-`));
+export async function launch(name, profile = newProfile(name)) {
   const downloads = join(profile, "downloads");
-  mkdirSync(downloads);
+  mkdirSync(downloads, { recursive: true });
   const removeProfile = () => rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
   process.once("exit", removeProfile);
   const common = { headless: true, userDataDir: profile, protocolTimeout: CALL_TIMEOUT_MS };
@@ -75,9 +79,17 @@ export async function launch(name) {
     removeProfile();
     process.off("exit", removeProfile);
   };
+  /** Until all of its processes are gone: they lock the profile. */
+  const killNow = async () => {
+    const { pid } = browser.process() ?? {};
+    kill();
+    while (pid !== undefined && groupLives(pid)) await new Promise((resolve) => setTimeout(resolve, 20));
+    process.off("exit", kill);
+    process.off("exit", removeProfile);
+  };
   /** @type {import("puppeteer-core").BrowserContextOptions} */
   const context = name === "chromium" ? { downloadBehavior: { policy: "allow", downloadPath: downloads } } : {};
-  return { browser, close, downloads, context };
+  return { browser, close, kill: killNow, downloads, context };
 }
 
 /**
@@ -90,6 +102,16 @@ function killGroup(pid) {
     process.kill(-pid, "SIGKILL");
   } catch {
     // It has ended already.
+  }
+}
+
+/** @param {number} pid */
+function groupLives(pid) {
+  try {
+    process.kill(-pid, 0);
+    return true;
+  } catch {
+    return false;
   }
 }
 

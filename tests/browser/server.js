@@ -15,8 +15,10 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {Record<string, Map<string, import("./synthetic.js").ComputedFile>>} [computed] files that are computed, by
  *   path prefix and name; no cache keeps them
  * @property {Record<string, string>} [hub] checkpoints by `owner/name`, answered as the Hugging Face hub does below
- *   `/owner/name/resolve/REVISION/`, and listed at `/api/models/owner/name/revision/REVISION`
- * @property {number} [bytesPerSecond] throttle of every body
+ *   `/owner/name/resolve/REVISION/`, and described below `/api/models/`
+ * @property {string} [commit] what the hub says every revision is
+ * @property {string} [damage] a file of this name has a bit flipped, and says nothing of it
+ * @property {number} [bytesPerSecond] throttle of all bodies together
  * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
  *   Content-Range and the like from the page
  */
@@ -60,12 +62,13 @@ export async function startServer(options) {
   const log = [];
   /** @type {Map<string, number>} */
   const strikes = new Map();
+  const pace = { freeAt: 0 };
   const server = createServer((request, response) => {
     const { method = "GET", url: path = "/", headers } = request;
     /** @type {Logged} */
     const entry = { method, path, range: headers.range ?? null, authorization: headers.authorization ?? null, status: 0, bytes: 0 };
     log.push(entry);
-    answer(options, strikes, request, response, entry).catch((error) => {
+    answer(options, { strikes, pace }, request, response, entry).catch((error) => {
       if (response.headersSent) response.destroy();
       else response.writeHead(500).end(String(error));
       entry.status = 500;
@@ -77,6 +80,8 @@ export async function startServer(options) {
   return {
     url: `http://localhost:${address.port}`,
     log,
+    /** May be changed while it runs. */
+    options,
     /**
      * The requests for files of this name.
      * @param {string} file
@@ -91,12 +96,12 @@ export async function startServer(options) {
 
 /**
  * @param {ServerOptions} options
- * @param {Map<string, number>} strikes
+ * @param {{ strikes: Map<string, number>, pace: { freeAt: number } }} state
  * @param {import("node:http").IncomingMessage} request
  * @param {import("node:http").ServerResponse} response
  * @param {Logged} entry
  */
-async function answer(options, strikes, request, response, entry) {
+async function answer(options, { strikes, pace }, request, response, entry) {
   const { path, fault } = parseFault(decodeURIComponent(entry.path.split("?")[0] ?? "/"));
   if (options.cors) {
     response.setHeader("Access-Control-Allow-Origin", "*");
@@ -113,15 +118,12 @@ async function answer(options, strikes, request, response, entry) {
   };
   if (request.method === "OPTIONS") return reply(204);
   if (path === "/favicon.ico") return reply(204);
-  const listed = /^\/api\/models\/([^/]+\/[^/]+)\/revision\/([^/]+)$/.exec(path);
-  const repository = listed?.[1] ? options.hub?.[listed[1]] : undefined;
-  if (repository) {
-    const siblings = (await readdir(repository)).map((rfilename) => ({ rfilename }));
-    return reply(200, JSON.stringify({ id: listed?.[1], siblings }), { "Content-Type": "application/json" });
-  }
+  const described = await describeModel(options, path);
+  if (described) return reply(200, JSON.stringify(described), { "Content-Type": "application/json" });
   const found = await locate(options, path);
   const name = path.split("/").pop() ?? "";
   const plan = planOf(strikesNow(strikes, fault, name, request.url) ? fault : null, found?.size ?? 0);
+  if (options.damage === name) plan.damageAt ??= Math.floor((found?.size ?? 0) * 0.9);
   if (plan.status) return reply(plan.status, `fault ${plan.status}`);
   if (plan.page) return reply(200, "<!doctype html><title>Not here</title>");
   if (!found) return reply(404, "not found");
@@ -146,7 +148,7 @@ async function answer(options, strikes, request, response, entry) {
     if (response.destroyed) return;
     entry.bytes += chunk.length;
     if (!response.write(chunk)) await drained(response);
-    if (options.bytesPerSecond) await sleep((chunk.length / options.bytesPerSecond) * 1000);
+    if (options.bytesPerSecond) await keepPace(pace, chunk.length, options.bytesPerSecond);
   }
   if (plan.stall) return;
   if (plan.cutAfter) {
@@ -155,6 +157,18 @@ async function answer(options, strikes, request, response, entry) {
     return;
   }
   response.end();
+}
+
+/**
+ * Until the line has carried that many bytes. Timers are late by a millisecond or so: the next ones make up for it.
+ * @param {{ freeAt: number }} pace
+ * @param {number} bytes
+ * @param {number} bytesPerSecond
+ */
+async function keepPace(pace, bytes, bytesPerSecond) {
+  const now = performance.now();
+  pace.freeAt = Math.max(pace.freeAt, now - 20) + (bytes / bytesPerSecond) * 1000;
+  if (pace.freeAt > now) await sleep(pace.freeAt - now);
 }
 
 /**
@@ -205,6 +219,23 @@ async function locate(options, path) {
   const info = await stat(file).catch(() => null);
   if (!info?.isFile()) return null;
   return { name: file, file, size: info.size, etag: `"${info.size.toString(16)}-${info.mtimeMs}"`, hub: checkpoint !== undefined };
+}
+
+/**
+ * What the hub's API says of a revision of a model.
+ * @param {ServerOptions} options
+ * @param {string} path
+ */
+async function describeModel(options, path) {
+  const [, name = "", revision] = /^\/api\/models\/([^/]+\/[^/]+)\/revision\/([^/]+)$/.exec(path) ?? [];
+  const checkpoint = options.hub?.[name];
+  if (checkpoint === undefined || revision === undefined) return null;
+  const siblings = await Promise.all((await readdir(checkpoint)).map(async (rfilename) => {
+    const file = join(checkpoint, rfilename);
+    const { size } = await stat(file);
+    return rfilename.endsWith(".safetensors") ? { rfilename, size, lfs: { sha256: await sha256(file), size } } : { rfilename, size };
+  }));
+  return { id: name, sha: options.commit ?? "0".repeat(40), siblings };
 }
 
 /**

@@ -263,7 +263,7 @@ impl ByteSource for SyntheticSource {
             piece_bytes: self.piece_bytes,
             served_bytes: self.served_bytes.clone(),
         };
-        Ok(Opened { stream, file_bytes: Some(length) })
+        Ok(Opened::new(stream, Some(length)))
     }
 }
 

@@ -21,13 +21,14 @@ const code = (/** @type {string} */ wanted, message = /./) => (/** @type {unknow
  * @param {import("./fake_worker.js").Faults} [faults]
  * @param {object} [options]
  * @param {() => void} [checkPlatform]
+ * @param {string} [name]
  * @returns {Promise<{ engine: any, trace: Trace, worker: any }>} the engine, or the error of its load
  */
-async function start(faults, options, checkPlatform) {
+async function start(faults, options, checkPlatform, name = "owner/name") {
   const trace = new Trace();
   let worker;
-  const engine = await loadWith("owner/name", options, () => {
-    worker = new FakeWorker(fakeWasm(trace, faults), checkPlatform);
+  const engine = await loadWith(name, options, () => {
+    worker = new FakeWorker(fakeWasm(trace, faults), checkPlatform, trace);
     return worker;
   }).catch((error) => error);
   return { engine, trace, worker };
@@ -58,6 +59,30 @@ test("a load reaches the engine and reports progress", async () => {
     options: { weights: "checkpoint", contextLength: 64 },
   }]);
   assert.equal(await engine.hostMemory(), 1234);
+});
+
+test("a load has a session of the cache, which ends with it, however it ends", async () => {
+  const hash = "aB".repeat(32);
+  const { trace } = await start({}, { cache: false, integrity: { "model.safetensors": hash } });
+  assert.deepEqual(trace.sessions, [{ name: "owner/name", cache: false, integrity: { "model.safetensors": hash.toLowerCase() } }]);
+  assert.equal(trace.closed.length, 1);
+  assert.equal(trace.closed[0].architecture, "mistral");
+  const failed = await start({ failLoad: Object.assign(new Error("no"), { code: "network" }) });
+  assert.equal(failed.engine.code, "network");
+  assert.deepEqual([failed.trace.sessions[0].cache, failed.trace.closed], [true, [null]]);
+});
+
+test("why a model is not kept, and what it waits for, reaches progress and info", async () => {
+  /** @type {any[]} */
+  const progress = [];
+  const options = { onProgress: (/** @type {unknown} */ p) => progress.push(p) };
+  const { engine } = await start({}, options, undefined, "owner/note");
+  assert.deepEqual(engine.info.cache, { state: "off", note: "no room" });
+  assert.deepEqual(progress.map(({ note }) => note), ["no room"]);
+  progress.length = 0;
+  const busy = await start({}, options, undefined, "owner/busy");
+  assert.deepEqual(progress.map(({ note }) => note), ["another tab", undefined]);
+  assert.equal(busy.engine.info.cache.state, "stored");
 });
 
 test("a chat completion has OpenAI's shape", async () => {

@@ -5,12 +5,16 @@ import { serve } from "../../www/bise/serve.js";
 /** Tokens that the fake model can say. */
 export const WORDS = ["There", " was", " once", " a", " king", ".", " He", " was", " old", "."];
 
-const INFO = { architecture: "mistral", contextLength: 512, backend: "webgpu" };
+const INFO = { architecture: "mistral", contextLength: 512, backend: "webgpu", cache: { state: "stored", note: null } };
 
 /** What the fake module was asked for. */
 export class Trace {
   /** @type {unknown[]} */
   loads = [];
+  /** The calls that came with a session. @type {any[]} */
+  sessions = [];
+  /** What sessions were closed with. @type {any[]} */
+  closed = [];
   /** @type {any[]} */
   requests = [];
   running = 0;
@@ -110,13 +114,22 @@ export class FakeWorker extends EventTarget {
   /**
    * @param {any} wasm
    * @param {() => void} [check]
+   * @param {Trace} [trace]
    */
-  constructor(wasm, check = () => {}) {
+  constructor(wasm, check = () => {}, trace = new Trace()) {
     super();
     serve({
       postMessage: (message) => this.emit(message),
       addEventListener: (_type, listener) => this.#listeners.push(listener),
-    }, wasm, { check, adapterName: async () => "fake adapter" });
+    }, wasm, {
+      check,
+      adapterName: async () => "fake adapter",
+      openSession: async (call, hooks) => {
+        trace.sessions.push({ name: call.name, cache: call.cache, integrity: call.integrity });
+        if (call.name === "owner/busy") hooks.onWait("another tab");
+        return { source: call.source, note: call.name === "owner/note" ? "no room" : null, close: async (info) => void trace.closed.push(info) };
+      },
+    });
   }
 
   /** @param {unknown} message */

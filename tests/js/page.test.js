@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Rate, formatBytes, formatCount, formatDuration, formatSpeed, fromHubPage, weightsLine } from "../../www/panels/format.js";
+import { Rate, formatBytes, formatCount, formatDuration, formatSpeed, fromHubPage, shortName, weightsLine } from "../../www/panels/format.js";
 
 test("numbers for people", () => {
   assert.deepEqual([0, 999, 12_345, 6_300_000, 75_000_000, 7_513_000_000, 26_100_000_000].map(formatBytes),
@@ -28,6 +28,12 @@ test("the line of a load", () => {
   assert.equal(weightsLine(2e9, 7e9, 1e8), "2.00 GB of 7.00 GB, 100 MB/s, 50 s left");
   assert.equal(weightsLine(2e9, 0, 0), "2.00 GB");
   assert.equal(weightsLine(7e9, 7e9, 1e8), "7.00 GB of 7.00 GB, 100 MB/s");
+});
+
+test("a model's short name", () => {
+  for (const [name, short] of [["./models/tale/", "tale"], ["https://cdn.example/a/b?sig=/x", "b"], ["owner/name@v1", "owner/name@v1"], ["/m", "m"]]) {
+    assert.equal(shortName(name ?? ""), short);
+  }
 });
 
 test("the address of a model's page means its hub name", () => {

@@ -4,7 +4,7 @@ import { BiseError, badRequest } from "./errors.js";
 
 /** @typedef {import("./protocol.js").Call} Call */
 /** @typedef {import("./protocol.js").FromWorker} FromWorker */
-/** @typedef {Extract<FromWorker, { type: "progress" | "merging" | "tensor" | "delta" }>} CallEvent */
+/** @typedef {Extract<FromWorker, { type: "progress" | "merging" | "tensor" | "delta" | "keeping" }>} CallEvent */
 /**
  * @typedef {object} Waiting
  * @property {(value: any) => void} resolve
@@ -99,6 +99,7 @@ export class Bridge {
       case "merging":
       case "tensor":
       case "delta":
+      case "keeping":
         waiting.onEvent(message);
         return;
       case "done":

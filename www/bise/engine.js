@@ -127,13 +127,15 @@ export class Engine {
  * @returns {Promise<Engine>}
  */
 export async function loadWith(model, options, spawn) {
-  const { engine, onProgress, onTensor, signal, ...rest } = checkLoadOptions(options);
+  const { engine, cache = true, integrity = null, onProgress, onTensor, signal, ...rest } = checkLoadOptions(options);
   const pageUrl = globalThis.document?.baseURI ?? globalThis.location.href;
   const { source, name } = resolveModel(model, rest, pageUrl);
+  if (source.kind === "merge" && integrity !== null) throw badRequest("integrity: it is for one model, not for a merge.");
   if (signal?.aborted) throw new BiseError("aborted", "The load was aborted.", { cause: signal.reason });
   const bridge = new Bridge(spawn());
-  const loading = bridge.call({ type: "load", source, options: engine }, {
+  const loading = bridge.call({ type: "load", source, options: engine, name, cache, integrity }, {
     onEvent: (event) => {
+      if (event.type === "keeping") keepForGood();
       if (signal?.aborted) return;
       if (event.type === "progress") onProgress?.(event.progress);
       if (event.type === "tensor") onTensor?.(event.tensor);
@@ -148,4 +150,12 @@ export async function loadWith(model, options, spawn) {
     void bridge.close(badRequest(DISPOSED));
     throw thrown;
   }
+}
+
+/**
+ * Asks the browser not to evict what is kept when space runs short. Whatever it answers, the model is kept as long as
+ * it pleases.
+ */
+function keepForGood() {
+  void navigator.storage.persist?.().catch(() => {});
 }

@@ -1,6 +1,7 @@
 /** bise: Mistral-family language models in a browser tab, on WebGPU. */
 
 export { Engine } from "./engine.js";
+export { cache } from "./cache.js";
 export { inspect } from "./inspect.js";
 export { merge } from "./merge.js";
 export { recipeOutline } from "./recipe.js";
@@ -19,6 +20,7 @@ export { HUB_URL } from "./model.js";
 /** @typedef {import("./protocol.js").RecipeOutline} RecipeOutline */
 /** @typedef {import("./protocol.js").Progress} Progress */
 /** @typedef {import("./protocol.js").Info} Info */
+/** @typedef {import("./cache.js").CachedModel} CachedModel */
 /** @typedef {import("./errors.js").ErrorCode} ErrorCode */
 /** @typedef {import("./openai.js").ChatParams} ChatParams */
 /** @typedef {import("./openai.js").ChatCompletion} ChatCompletion */

@@ -2,6 +2,7 @@
 
 import { badRequest } from "./errors.js";
 import { checkKind, checkNames, describe, oneOf } from "./options.js";
+import { isHash } from "./revision.js";
 
 /** @typedef {import("./protocol.js").Source} Source */
 
@@ -26,7 +27,10 @@ import { checkKind, checkNames, describe, oneOf } from "./options.js";
  * @property {"auto" | "webgpu"} [backend] where to run; both mean WebGPU in this version
  * @property {"f8" | "checkpoint"} [weights] linear weights as FP8 (the default), or all as the checkpoint has them
  * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
- * @property {false} [cache] no cache in this version
+ * @property {boolean} [cache] keep the model in this browser, and load it from there the next time (the default for what
+ *   is fetched; files, folders and merges are not kept)
+ * @property {Record<string, string>} [integrity] SHA-256 of weight files, in hexadecimal by file name: another content is
+ *   an error
  * @property {(progress: import("./protocol.js").Progress) => void} [onProgress]
  * @property {(tensor: import("./protocol.js").TensorReport) => void} [onTensor] what a merge did to each tensor
  * @property {AbortSignal} [signal]
@@ -44,25 +48,23 @@ import { checkKind, checkNames, describe, oneOf } from "./options.js";
 export const HUB_URL = "https://huggingface.co";
 
 const LOAD_OPTIONS = Object.freeze(
-  ["backend", "weights", "contextLength", "cache", "onProgress", "onTensor", "signal", "hubUrl", "headers", "token"],
+  ["backend", "weights", "contextLength", "cache", "integrity", "onProgress", "onTensor", "signal", "hubUrl", "headers", "token"],
 );
 
 /**
  * @param {unknown} given
- * @returns {Omit<LoadOptions, "headers"> & { headers?: Record<string, string>, engine: import("./protocol.js").EngineLoadOptions }}
+ * @returns {Omit<LoadOptions, "headers" | "integrity"> & { integrity?: Record<string, string>, headers?: Record<string, string>, engine: import("./protocol.js").EngineLoadOptions }}
  */
 export function checkLoadOptions(given) {
   const options = checkNames(given, LOAD_OPTIONS, "load options");
-  const { backend, weights, contextLength, cache, onProgress, onTensor, signal, hubUrl, headers, token } = options;
+  const { backend, weights, contextLength, cache, integrity, onProgress, onTensor, signal, hubUrl, headers, token } = options;
   if (backend === "cpu") {
     throw badRequest("backend: this version has no CPU backend; use \"auto\" or \"webgpu\".");
   }
   oneOf("backend", backend, ["auto", "webgpu"]);
   oneOf("weights", weights, ["f8", "checkpoint"]);
   if (contextLength !== undefined) checkKind("contextLength", contextLength, "count");
-  if (cache !== undefined && cache !== false) {
-    throw badRequest("cache: this version keeps no cache of its own; leave the option out.");
-  }
+  if (cache !== undefined) checkKind("cache", cache, "boolean");
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
   if (signal !== undefined) checkKind("signal", signal, "signal");
@@ -72,7 +74,27 @@ export function checkLoadOptions(given) {
   const engine = {};
   if (weights !== undefined) engine.weights = weights;
   if (contextLength !== undefined) engine.contextLength = contextLength;
-  return { ...options, engine, ...(headers === undefined ? {} : { headers: plainHeaders(headers) }) };
+  return {
+    ...options,
+    engine,
+    ...(integrity === undefined ? {} : { integrity: hashes(integrity) }),
+    ...(headers === undefined ? {} : { headers: plainHeaders(headers) }),
+  };
+}
+
+/**
+ * @param {unknown} given
+ * @returns {Record<string, string>}
+ */
+function hashes(given) {
+  if (typeof given !== "object" || given === null || Array.isArray(given)) {
+    throw badRequest(`integrity must be an object of file names and their SHA-256, not ${describe(given)}.`);
+  }
+  const entries = Object.entries(given).map(([file, hash]) => {
+    if (!isHash(hash)) throw badRequest(`integrity[${JSON.stringify(file)}] must be a SHA-256: 64 hexadecimal digits, not ${describe(hash)}.`);
+    return [file, String(hash).toLowerCase()];
+  });
+  return Object.fromEntries(entries);
 }
 
 /**

@@ -2,7 +2,7 @@
  * Every message between the page and the worker. Types only: nothing here runs.
  *
  * Each message to the worker but `abort` starts a call; its `id` comes back in any number of events
- * (`progress`, `delta`) and then exactly one end (`done` or `error`). `crashed` has no id: the worker
+ * (`progress`, `delta`, `keeping`) and then exactly one end (`done` or `error`). `crashed` has no id: the worker
  * is beyond repair and answers nothing any more.
  */
 
@@ -96,8 +96,8 @@ export {};
 
 /**
  * How far a load is. Units are bytes in phase `weights` and pipelines in phase `shaders`; `total` is 0
- * while it is unknown.
- * @typedef {{ phase: "adapter" | "config" | "weights" | "shaders", done: number, total: number }} Progress
+ * while it is unknown. `note` is what the visitor should know, such as why the model will not be kept.
+ * @typedef {{ phase: "adapter" | "config" | "weights" | "shaders", done: number, total: number, note?: string }} Progress
  */
 
 /**
@@ -116,6 +116,15 @@ export {};
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {boolean} chat whether the checkpoint has a chat template
  * @property {boolean} tokenizer whether the checkpoint has a tokenizer
+ * @property {CacheReport} cache
+ * @property {Record<string, string>} sha256 of the weight files, as far as they were hashed: what the option `integrity`
+ *   takes
+ */
+
+/**
+ * What a load had from the cache: all weights ("loaded"), those of an interrupted load ("resumed"), or none, and they
+ * are kept now ("stored"). "off": nothing is kept; `note` says why, where it was meant to be.
+ * @typedef {{ state: "off" | "stored" | "resumed" | "loaded", note: string | null }} CacheReport
  */
 
 /**
@@ -236,7 +245,8 @@ export {};
  */
 
 /**
- * @typedef {{ type: "load", source: Source, options: EngineLoadOptions }} LoadCall gives {@link Loaded}
+ * @typedef {{ type: "load", source: Source, options: EngineLoadOptions, name: string, cache: boolean,
+ *   integrity: Record<string, string> | null }} LoadCall gives {@link Loaded}
  * @typedef {{ type: "generate", request: Request }} GenerateCall gives {@link Output}
  * @typedef {{ type: "replace", source: MergeSource }} ReplaceCall gives {@link MergeReport}
  * @typedef {{ type: "merge", source: MergeSource, output: FileSystemDirectoryHandle | MessagePort,
@@ -261,8 +271,9 @@ export {};
  * @typedef {{ type: "tensor", id: number, tensor: TensorReport }} TensorEvent
  * @typedef {{ type: "progress", id: number, progress: Progress }} ProgressEvent
  * @typedef {{ type: "delta", id: number, delta: Delta }} DeltaEvent
+ * @typedef {{ type: "keeping", id: number }} KeepingEvent a model is kept, the first of this origin
  * @typedef {{ type: "done", id: number, value: any }} Done
  * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string } }} Failed
  * @typedef {{ type: "crashed", message: string }} Crashed
- * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | Done | Failed | Crashed} FromWorker
+ * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | KeepingEvent | Done | Failed | Crashed} FromWorker
  */

@@ -20,6 +20,7 @@ import { directorySink, portSink } from "./sink.js";
 /**
  * @typedef {object} Platform
  * @property {() => void} check throws what is missing here
+ * @property {typeof import("./session.js").openSession} openSession
  * @property {() => Promise<string>} adapterName what the browser tells of its adapter, or ""
  */
 
@@ -37,6 +38,40 @@ export function serve(port, wasm, platform) {
   const running = new Map();
 
   /**
+   * @param {Extract<ToWorker, { type: "load" }>} call
+   * @param {AbortSignal} signal
+   * @returns {Promise<import("./protocol.js").Loaded>}
+   */
+  async function load(call, signal) {
+    const { id } = call;
+    const report = (/** @type {import("./protocol.js").Progress} */ progress) => port.postMessage({ type: "progress", id, progress });
+    const session = await platform.openSession(call, {
+      onWait: (note) => report({ phase: "config", done: 0, total: 1, note }),
+      onFirst: () => port.postMessage({ type: "keeping", id }),
+      signal,
+    });
+    const { source, note } = session;
+    /** @type {import("./protocol.js").Info | null} */
+    let info = null;
+    try {
+      engine = await wasm.WebEngine.load(
+        source.kind === "merge" ? completeModels(source, wasm.recipeModels(source.recipe)) : source,
+        call.options,
+        (progress) => report(note === null ? progress : { ...progress, note }),
+        (tensor) => port.postMessage({ type: "tensor", id, tensor }),
+        signal,
+      );
+      info = engine.info();
+    } finally {
+      await session.close(info);
+    }
+    const name = await platform.adapterName();
+    if (name !== "") info = { ...info, adapter: { ...info.adapter, name } };
+    if (note !== null) info = { ...info, cache: { state: "off", note } };
+    return { info, merged: engine.mergeReport() };
+  }
+
+  /**
    * @param {Extract<ToWorker, { id: number }>} message
    * @param {AbortSignal} signal
    * @returns {Promise<unknown>}
@@ -47,17 +82,7 @@ export function serve(port, wasm, platform) {
       case "load": {
         platform.check();
         await start(wasm);
-        const { source } = message;
-        engine = await wasm.WebEngine.load(
-          source.kind === "merge" ? completeModels(source, wasm.recipeModels(source.recipe)) : source,
-          message.options,
-          (progress) => port.postMessage({ type: "progress", id, progress }),
-          (tensor) => port.postMessage({ type: "tensor", id, tensor }),
-          signal,
-        );
-        const [info, merged] = [engine.info(), engine.mergeReport()];
-        const name = await platform.adapterName();
-        return { info: name === "" ? info : { ...info, adapter: { ...info.adapter, name } }, merged };
+        return load(message, signal);
       }
       case "replace": {
         if (engine === null) throw new BiseError("bad-request", "No model is loaded.");

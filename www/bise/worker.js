@@ -3,6 +3,7 @@
 import * as wasm from "./wasm/bise.js";
 import { BiseError } from "./errors.js";
 import { serve } from "./serve.js";
+import { openSession } from "./session.js";
 
 /** @type {import("./serve.js").Port} */
 const port = {
@@ -19,7 +20,7 @@ function crashed(reason) {
   port.postMessage({ type: "crashed", message: reason instanceof Error ? reason.message : String(reason) });
 }
 
-serve(port, wasm, { check, adapterName });
+serve(port, wasm, { check, adapterName, openSession });
 
 function check() {
   if ("gpu" in navigator) return;

@@ -79,6 +79,16 @@ export function fromHubPage(text, hubUrl) {
 }
 
 /**
+ * What to call a model: the last folder of an address, a hub name as it is.
+ *
+ * @param {string} name
+ */
+export function shortName(name) {
+  const isAddress = name.endsWith("/") || /^(https?:|\/|\.\.?\/)/i.test(name);
+  return isAddress ? name.replace(/[?#].*$/, "").split("/").filter(Boolean).at(-1) ?? name : name;
+}
+
+/**
  * What the merge will fetch, in words; empty where there is nothing to say.
  *
  * @param {{ bytes: number[], unknown: number }} download

@@ -6,6 +6,7 @@ import { ConfirmPanel, needsNoQuestion } from "./confirm.js";
 import { byId } from "./dom.js";
 import { acceptDrops } from "./drop.js";
 import { Rate, fromHubPage, weightsLine } from "./format.js";
+import { KeptPanel } from "./kept.js";
 
 /** @typedef {import("../pkg/index.js").Engine} LoadedEngine */
 /** @typedef {Parameters<typeof Engine.load>[0]} Model */
@@ -26,6 +27,7 @@ import { Rate, fromHubPage, weightsLine } from "./format.js";
 
 export class ModelsPanel {
   #events;
+  #kept;
   #panel = byId("models-panel", HTMLDetailsElement);
   #nameLabel = byId("model-name", HTMLElement);
   #address = byId("model-address", HTMLInputElement);
@@ -48,6 +50,8 @@ export class ModelsPanel {
   /** @param {Events} events */
   constructor(events) {
     this.#events = events;
+    this.#kept = new KeptPanel((thrown) => events.onFailed(thrown, () => void this.#kept.refresh()));
+    void this.#kept.refresh();
     for (const choice of this.#choices) {
       choice.addEventListener("click", () => void this.load(this.#offers.get(choice) ?? "", choice.dataset.name ?? ""));
     }
@@ -171,6 +175,7 @@ export class ModelsPanel {
         signal: controller.signal,
       });
       this.#nameLabel.textContent = name;
+      this.#kept.note(engine.info.cache.note);
       this.#announcer.textContent = `${name} is ready.`;
       if (matchMedia("(max-width: 52rem)").matches) this.#panel.open = false;
       this.#events.onLoaded(engine, name, model);
@@ -192,6 +197,7 @@ export class ModelsPanel {
       if (this.#controller === controller) {
         this.#controller = null;
         this.#loading.hidden = true;
+        void this.#kept.refresh();
       }
     }
   }
@@ -212,6 +218,7 @@ export class ModelsPanel {
     this.#progress.removeAttribute("value");
     this.#detail.textContent = detail;
     this.#loading.hidden = false;
+    this.#kept.note(null);
   }
 
   /**
@@ -223,6 +230,7 @@ export class ModelsPanel {
     return (progress) => {
       const { phase, done, total } = progress;
       watch?.onProgress?.(progress);
+      if (progress.note !== undefined) this.#kept.note(progress.note);
       if (total > 0) this.#progress.value = done / total;
       else this.#progress.removeAttribute("value");
       if (phase === "adapter") this.#detail.textContent = "Asking for the graphics device";

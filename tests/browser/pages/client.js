@@ -29,4 +29,19 @@ async function proof(engine) {
   return choices[0].text;
 }
 
-Object.assign(globalThis, { bise: { ...client, outcome, proof } });
+const { Worker } = globalThis;
+
+/**
+ * From here on engines start with another script, or with their own again.
+ * @param {string | null} other
+ */
+function useWorker(other) {
+  globalThis.Worker = class extends Worker {
+    /** @param {string | URL} script @param {WorkerOptions} [options] */
+    constructor(script, options) {
+      super(other ?? script, options);
+    }
+  };
+}
+
+Object.assign(globalThis, { useWorker, bise: { ...client, outcome, proof } });

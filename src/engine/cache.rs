@@ -1,0 +1,267 @@
+//! What is kept of a model: the small files of its checkpoint as they were read, and what its weights
+//! became on their way to the device, in one pack; how far it is, in a journal beside it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::journal::{Journal, Point};
+use crate::checkpoint::pack::{Pack, PackError, Tag};
+use crate::checkpoint::storage::{StorageError, StoredFile};
+
+/// Bytes of weights between two points from which an interrupted load goes on.
+pub const POINT_BYTES: u64 = 32 << 20;
+
+/// Kinds of records, beside [`WEIGHTS`](crate::model::weight_cache::WEIGHTS).
+const READ: u8 = 2;
+const PIECE: u8 = 3;
+const READ_END: u8 = 4;
+const PLAN: u8 = 5;
+/// The SHA-256 of a whole weight file, in hexadecimal; `row` is its number.
+pub(super) const HASH: u8 = 6;
+
+/// What a source told of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KnownFile {
+    /// Its length in bytes.
+    pub bytes: Option<u64>,
+    /// Its ETag or Last-Modified.
+    pub validator: Option<String>,
+}
+
+/// Where a model is kept, and what is known of it beforehand.
+pub struct CacheFiles {
+    /// The records.
+    pub pack: Box<dyn StoredFile>,
+    /// The points.
+    pub journal: Box<dyn StoredFile>,
+    /// Whether what is kept is what the source has now; else it is replaced.
+    pub fresh: bool,
+    /// Space that is left beside what is kept already, in bytes, where it is known.
+    pub free_bytes: Option<u64>,
+    /// A number that no earlier pack in these files had.
+    pub salt: u64,
+    /// As [`POINT_BYTES`].
+    pub point_bytes: u64,
+    /// Hears which files a new entry is made of, and how long it will be in bytes.
+    pub on_start: OnStart,
+}
+
+/// Hears of a new entry.
+pub type OnStart = Box<dyn Fn(&BTreeMap<String, KnownFile>, u64)>;
+
+/// One read of a small file, or of a part of one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Read {
+    pub file: String,
+    pub range: Option<Range<u64>>,
+    /// Whether there is such a file.
+    pub found: bool,
+    pub file_bytes: Option<u64>,
+    pub validator: Option<String>,
+    pub linked_sha256: Option<String>,
+}
+
+/// A read that can be answered from the pack.
+pub(super) struct KeptRead {
+    pub read: Read,
+    /// Where its pieces lie.
+    pub pieces: Vec<u64>,
+    is_whole: bool,
+}
+
+/// One kept model. All of its small files come before the first point, all weights after it.
+pub(super) struct Cache {
+    pub pack: Pack,
+    pub journal: Journal,
+    reads: Vec<KeptRead>,
+    /// The plan of the weights that were kept.
+    plan: Option<Vec<u8>>,
+    free_bytes: Option<u64>,
+    point_bytes: u64,
+    on_start: OnStart,
+}
+
+impl Cache {
+    /// Takes up what is kept, or begins anew where it is damaged or out of date.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn open(files: CacheFiles) -> Result<Cache, StorageError> {
+        let CacheFiles { pack, journal, fresh, free_bytes, salt, point_bytes, on_start } = files;
+        let journal = Journal::open(journal)?;
+        let bytes = journal.points().last().map_or(0, |last| last.pack_bytes);
+        let pack = Pack::new(pack, journal.salt(), bytes);
+        let mut cache =
+            Cache { pack, journal, reads: Vec::new(), plan: None, free_bytes, point_bytes, on_start };
+        let usable = fresh && !cache.is_new() && cache.find_reads().is_ok();
+        if !usable {
+            cache.reads.clear();
+            // In this order: a point must never stand for what is not there.
+            cache.journal.restart(salt)?;
+            cache.pack.restart(salt)?;
+        } else {
+            // What came after the last point is written anew.
+            cache.journal.cut(cache.journal.points().len())?;
+            cache.pack.cut(bytes)?;
+        }
+        Ok(cache)
+    }
+
+    /// Whether small files are still to be kept: none of the weights is.
+    pub fn is_new(&self) -> bool {
+        self.journal.points().is_empty()
+    }
+
+    /// The last point.
+    pub fn last(&self) -> Option<Point> {
+        self.journal.points().last().copied()
+    }
+
+    fn find_reads(&mut self) -> Result<(), PackError> {
+        let end = self.journal.points().first().map_or(0, |first| first.pack_bytes);
+        let (mut at, mut payload) = (0, Vec::new());
+        while at < end {
+            let (tag, next) = self.pack.read(at, end, &mut payload)?;
+            let kept = usize::try_from(tag.row).unwrap_or(usize::MAX);
+            match (tag.kind, self.reads.get_mut(kept)) {
+                (READ, None) => {
+                    let read = serde_json::from_slice(&payload).map_err(|_| PackError::Damaged { at })?;
+                    self.reads.push(KeptRead { read, pieces: Vec::new(), is_whole: false });
+                }
+                (PIECE, Some(kept)) => kept.pieces.push(at),
+                (READ_END, Some(kept)) => kept.is_whole = true,
+                (PLAN, _) => self.plan = Some(payload.clone()),
+                _ => return Err(PackError::Damaged { at }),
+            }
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// What is kept of a read.
+    pub fn find(&self, file: &str, range: Option<&Range<u64>>) -> Option<&KeptRead> {
+        let same =
+            |kept: &&KeptRead| kept.is_whole && kept.read.file == file && kept.read.range.as_ref() == range;
+        // Before the first point, some of it may still be on its way to the file.
+        self.reads.iter().find(same).filter(|_| !self.is_new())
+    }
+
+    /// The files that were read, as the source told of them.
+    pub fn known_files(&self) -> BTreeMap<String, KnownFile> {
+        let found = self.reads.iter().filter(|kept| kept.read.found).map(|kept| {
+            let Read { file, file_bytes, validator, .. } = kept.read.clone();
+            (file, KnownFile { bytes: file_bytes, validator })
+        });
+        found.collect()
+    }
+
+    /// Begins to keep a read; gives its number.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn begin_read(&mut self, read: &Read) -> Result<u32, StorageError> {
+        let number = self.reads.len() as u32;
+        // Plain data always converts.
+        let payload = serde_json::to_vec(read).unwrap_or_default();
+        self.pack.append(Tag { kind: READ, row: number, ..Tag::default() }, &payload)?;
+        self.reads.push(KeptRead { read: read.clone(), pieces: Vec::new(), is_whole: false });
+        if !read.found {
+            self.end_read(number)?;
+        }
+        Ok(number)
+    }
+
+    /// Keeps the next piece of a read.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn piece(&mut self, read: u32, bytes: &[u8]) -> Result<(), StorageError> {
+        if let Some(kept) = self.reads.get_mut(read as usize) {
+            kept.pieces.push(self.pack.bytes());
+        }
+        self.pack.append(Tag { kind: PIECE, row: read, ..Tag::default() }, bytes)
+    }
+
+    /// Says that all of a read is kept.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn end_read(&mut self, read: u32) -> Result<(), StorageError> {
+        if let Some(kept) = self.reads.get_mut(read as usize) {
+            kept.is_whole = true;
+        }
+        self.pack.append(Tag { kind: READ_END, row: read, ..Tag::default() }, &[])
+    }
+
+    /// Begins with the weights, or checks that those kept are the ones wanted: `plan` says where each
+    /// goes. `Ok(false)` if they are not.
+    ///
+    /// # Errors
+    /// [`StorageError`]; [`StorageError::NoSpace`] if what is left will not do for `weight_bytes`.
+    pub fn begin_weights(
+        &mut self,
+        plan: &[u8],
+        weight_bytes: u64,
+        files: &BTreeMap<String, KnownFile>,
+    ) -> Result<bool, StorageError> {
+        // Heads of records, and room for the rest of the page.
+        let small = self.journal.points().first().map_or(self.pack.bytes(), |first| first.pack_bytes);
+        let needed = small + weight_bytes + weight_bytes / 64 + (1 << 20);
+        let complete = self.last().is_some_and(|last| last.complete);
+        let kept = self.last().map_or(0, |last| last.pack_bytes);
+        if let Some(free) = self.free_bytes.filter(|free| !complete && needed.saturating_sub(kept) > *free) {
+            return Err(StorageError::NoSpace(format!("{needed} bytes are needed, {free} are left")));
+        }
+        if !self.is_new() {
+            return Ok(self.plan.as_deref() == Some(plan));
+        }
+        self.pack.append(Tag { kind: PLAN, ..Tag::default() }, plan)?;
+        (self.on_start)(files, needed);
+        self.add_point(Point::default())?;
+        Ok(true)
+    }
+
+    /// Whether that many bytes of weights are enough for another point.
+    pub fn is_point_due(&self, done_bytes: u64) -> bool {
+        self.last().is_some_and(|last| done_bytes.saturating_sub(last.done_bytes) >= self.point_bytes)
+    }
+
+    /// Makes everything so far durable.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn add_point(&mut self, point: Point) -> Result<(), StorageError> {
+        self.pack.flush()?;
+        self.journal.append(Point { pack_bytes: self.pack.bytes(), ..point })
+    }
+
+    /// Keeps the hash of a whole weight file, and a point behind it.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn end_file(&mut self, number: u32, hash: &str, point: Point) -> Result<(), StorageError> {
+        self.pack.append(Tag { kind: HASH, row: number, ..Tag::default() }, hash.as_bytes())?;
+        self.add_point(point)
+    }
+
+    /// Goes back to the last of the points that `keep` agrees to, or to the first; that is the last now.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn go_back(&mut self, keep: impl Fn(&Point) -> bool) -> Result<(), StorageError> {
+        let count = self.journal.points().iter().rposition(keep).unwrap_or(0) + 1;
+        self.journal.cut(count)?;
+        let bytes = self.journal.points().last().map_or(0, |last| last.pack_bytes);
+        self.pack.cut(bytes)
+    }
+
+    /// Forgets everything: nothing half is kept.
+    pub fn clear(mut self) {
+        // Storage that fails here has failed before, and that is reported.
+        if self.journal.cut(0).is_ok() {
+            let _ = self.pack.cut(0);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! A checkpoint whose small files are kept as they are read, or read from what was kept, and whose
+//! weight files have hashes to be compared with.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use serde::Deserialize;
+
+use super::cache::{CacheFiles, KnownFile, Read};
+use super::keeper::Keeper;
+use super::types::CacheReport;
+use crate::checkpoint::{ByteSource, ByteStream, CheckpointError, Manifest, Opened, Shard, SourceError};
+
+/// What the hashes of weight files are compared with: by file name, in lower-case hexadecimal.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trust {
+    /// What the caller says: every file named must be there.
+    pub manifest: BTreeMap<String, String>,
+    /// What the hub says.
+    pub hub: BTreeMap<String, String>,
+    /// What was downloaded the first time.
+    pub pins: BTreeMap<String, Pin>,
+    /// Whether to compute hashes that nothing is compared with, so that later downloads can be.
+    pub always: bool,
+}
+
+/// The hash of one version of a file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// Its ETag or Last-Modified.
+    pub validator: String,
+    /// In lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// A source with what is kept of it.
+pub struct CachedSource<S> {
+    source: S,
+    trust: Trust,
+    pub(super) keeper: Rc<Keeper>,
+    files: RefCell<BTreeMap<String, KnownFile>>,
+    hashes: RefCell<BTreeMap<String, String>>,
+}
+
+impl<S> CachedSource<S> {
+    /// A source of which nothing is kept.
+    pub fn plain(source: S) -> CachedSource<S> {
+        CachedSource::new(source, Trust::default(), None)
+    }
+
+    /// A source that is kept in `files`, and whose weight files are compared with `trust`.
+    pub fn new(source: S, trust: Trust, files: Option<CacheFiles>) -> CachedSource<S> {
+        let keeper = Rc::new(Keeper::new(files));
+        let files = keeper.look(|cache| cache.known_files()).unwrap_or_default();
+        CachedSource { source, trust, keeper, files: RefCell::new(files), hashes: RefCell::default() }
+    }
+
+    /// What became of the cache so far.
+    pub fn report(&self) -> CacheReport {
+        self.keeper.report()
+    }
+
+    /// SHA-256 of the weight files that were hashed.
+    pub fn hashes(&self) -> BTreeMap<String, String> {
+        self.hashes.borrow().clone()
+    }
+
+    /// What the source told of the files that were opened.
+    pub fn known_files(&self) -> BTreeMap<String, KnownFile> {
+        self.files.borrow().clone()
+    }
+
+    /// Whether a weight file is hashed while it streams.
+    pub(super) fn hashes_file(&self, shard: &Shard) -> bool {
+        self.trust.always || self.keeper.is_on() || self.expected(shard).is_some()
+    }
+
+    /// Every file that the caller named is among the weight files.
+    pub(super) fn check_names(&self, manifest: &Manifest) -> Result<(), CheckpointError> {
+        let unknown = |file: &&String| !manifest.shards.iter().any(|shard| shard.file == **file);
+        let Some(file) = self.trust.manifest.keys().find(unknown) else { return Ok(()) };
+        let files: Vec<&str> = manifest.shards.iter().map(|shard| shard.file.as_str()).collect();
+        Err(CheckpointError::IntegrityFile { file: file.clone(), files: files.join(", ") })
+    }
+
+    /// Compares the hash of a whole weight file, and remembers it.
+    pub(super) fn check_hash(&self, shard: &Shard, found: String) -> Result<(), CheckpointError> {
+        let file = shard.file.clone();
+        if let Some((origin, expected)) = self.expected(shard)
+            && *expected != found
+        {
+            return Err(CheckpointError::Integrity { file, expected: expected.clone(), found, origin });
+        }
+        self.hashes.borrow_mut().insert(file, found);
+        Ok(())
+    }
+
+    fn expected<'a>(&'a self, shard: &'a Shard) -> Option<(&'static str, &'a String)> {
+        let Trust { manifest, hub, pins, .. } = &self.trust;
+        let file = &shard.file;
+        let pinned = pins.get(file).filter(|pin| Some(&pin.validator) == shard.validator.as_ref());
+        let says = [
+            ("the option integrity says", manifest.get(file)),
+            ("the server says", hub.get(file).or(shard.linked_sha256.as_ref())),
+            ("when it was first downloaded it had", pinned.map(|pin| &pin.sha256)),
+        ];
+        says.into_iter().find_map(|(origin, hash)| Some((origin, hash?)))
+    }
+
+    /// Remembers what the source tells of a file; two answers must be of the same version.
+    fn meet<T>(&self, file: &str, opened: &Opened<T>) -> Result<(), SourceError> {
+        let mut files = self.files.borrow_mut();
+        let known = files.entry(file.to_owned()).or_default();
+        if let (Some(before), Some(now)) = (&known.validator, &opened.validator)
+            && before != now
+        {
+            self.keeper.end(None);
+            let detail = "the file was replaced on the server meanwhile; load again".to_owned();
+            return Err(SourceError::Network { file: file.to_owned(), detail });
+        }
+        known.bytes = known.bytes.or(opened.file_bytes);
+        known.validator = known.validator.take().or_else(|| opened.validator.clone());
+        Ok(())
+    }
+
+    /// Begins to keep a read, if small files still are.
+    fn keep(&self, read: &Read) -> Option<u32> {
+        let begin = |cache: &mut super::cache::Cache| match cache.is_new() {
+            true => cache.begin_read(read).map(Some),
+            false => Ok(None),
+        };
+        self.keeper.work(begin).flatten()
+    }
+}
+
+impl<S: ByteSource> ByteSource for CachedSource<S> {
+    type Stream = CachedStream<S::Stream>;
+
+    async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
+        let kept = |cache: &super::cache::Cache| {
+            let kept = cache.find(file, range.as_ref())?;
+            Some((kept.read.clone(), kept.pieces.clone()))
+        };
+        if let Some((read, pieces)) = self.keeper.look(kept).flatten() {
+            let Read { file, found, file_bytes, validator, linked_sha256, .. } = read;
+            if !found {
+                return Err(SourceError::NotFound { file });
+            }
+            let stream = CachedStream::kept(self.keeper.clone(), file, pieces);
+            return Ok(Opened { stream, file_bytes, validator, linked_sha256 });
+        }
+        let opened = self.source.open(file, range.clone()).await;
+        let mut read = Read { file: file.to_owned(), range, ..Read::default() };
+        let opened = match opened {
+            Err(error) => {
+                if matches!(error, SourceError::NotFound { .. }) {
+                    self.keep(&read);
+                }
+                return Err(error);
+            }
+            Ok(opened) => opened,
+        };
+        self.meet(file, &opened)?;
+        read.found = true;
+        (read.file_bytes, read.validator) = (opened.file_bytes, opened.validator.clone());
+        read.linked_sha256.clone_from(&opened.linked_sha256);
+        let kept_as = self.keep(&read).map(|number| (self.keeper.clone(), number));
+        Ok(opened.map(|stream| CachedStream(From::Source { stream, kept_as })))
+    }
+}
+
+/// One opened range of a [`CachedSource`].
+pub struct CachedStream<T>(From<T>);
+
+enum From<T> {
+    /// As the source gives it, and kept as the read of that number.
+    Source { stream: T, kept_as: Option<(Rc<Keeper>, u32)> },
+    /// From what is kept.
+    Kept { keeper: Rc<Keeper>, file: String, pieces: std::vec::IntoIter<u64> },
+}
+
+impl<T> CachedStream<T> {
+    fn kept(keeper: Rc<Keeper>, file: String, pieces: Vec<u64>) -> CachedStream<T> {
+        CachedStream(From::Kept { keeper, file, pieces: pieces.into_iter() })
+    }
+}
+
+impl<T: ByteStream> ByteStream for CachedStream<T> {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+        match &mut self.0 {
+            From::Source { stream, kept_as } => {
+                let piece = stream.next().await?;
+                if let Some((keeper, number)) = kept_as {
+                    let number = *number;
+                    keeper.work(|cache| match &piece {
+                        Some(piece) => cache.piece(number, piece),
+                        None => cache.end_read(number),
+                    });
+                    if piece.is_none() {
+                        *kept_as = None;
+                    }
+                }
+                Ok(piece)
+            }
+            From::Kept { keeper, file, pieces } => {
+                let Some(at) = pieces.next() else { return Ok(None) };
+                let mut piece = Vec::new();
+                // They were sound when the load began.
+                let failed = |detail: String| SourceError::Io { file: file.clone(), detail };
+                let gone = || failed("what was kept of it is gone; load again".to_owned());
+                let read = keeper.look(|cache| cache.pack.read(at, u64::MAX, &mut piece));
+                read.ok_or_else(gone)?.map_err(|error| failed(error.to_string()))?;
+                Ok(Some(piece))
+            }
+        }
+    }
+}

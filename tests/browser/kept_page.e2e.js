@@ -1,0 +1,68 @@
+// The page's view of what this browser keeps.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { openPage } from "./harness.js";
+
+/** @typedef {import("puppeteer-core").Page} Page */
+
+/** @param {Page} page @param {string} name */
+const ready = (page, name) => page.waitForFunction(
+  (name) => document.querySelector("#model-name")?.textContent === name && document.querySelector("#loading")?.matches("[hidden]"), {}, name,
+);
+
+/** @param {Page} page */
+const kept = (page) => page.$$eval("#kept:not([hidden]) #kept-list li", (items) => items.map((item) => ({
+  name: item.querySelector("strong")?.textContent, state: item.querySelector(".hint")?.textContent ?? "",
+})));
+
+/** @param {Page} page @param {number} count */
+const keeps = (page, count) => page.waitForFunction((count) => document.querySelectorAll("#kept:not([hidden]) #kept-list li").length === count, {}, count);
+
+test("kept models are listed with their sizes, and deleted one by one or all", async (t) => {
+  const { page, screenshot } = await openPage(t);
+  await ready(page, "tale");
+  await keeps(page, 1);
+  const [tale] = await kept(page);
+  assert.equal(tale?.name, "tale");
+  assert.match(tale?.state ?? "", /^[45]\.\d MB, FP8$/);
+  assert.match(await page.$eval("#kept-total", (total) => total.textContent ?? ""), /^[45]\.\d MB in all, room for \d.* more$/);
+
+  await page.click('button[data-name="case"]');
+  await ready(page, "case");
+  await keeps(page, 2);
+  await screenshot("kept");
+  await page.click('button[aria-label="Delete: tale"]');
+  await keeps(page, 1);
+  assert.deepEqual((await kept(page)).map(({ name }) => name), ["case"]);
+
+  await page.reload({ waitUntil: "load" });
+  await ready(page, "tale");
+  await keeps(page, 2);
+  await page.click("#kept-clear");
+  await page.waitForFunction(() => document.querySelector("#kept")?.matches("[hidden]"));
+  assert.deepEqual(await kept(page), []);
+});
+
+test("a load that was stopped is shown as one in part, and why a model is not kept is said", async (t) => {
+  const { page } = await openPage(t, "/", { bytesPerSecond: 8_000_000 });
+  await page.waitForFunction(() => /of/.test(document.querySelector("#load-detail")?.textContent ?? ""));
+  await page.click("#cancel-load");
+  await keeps(page, 1);
+  const [tale] = await kept(page);
+  assert.match(tale?.state ?? "", /in part/);
+
+  await page.evaluate(() => {
+    const { Worker } = globalThis;
+    globalThis.Worker = class extends Worker {
+      /** @param {string | URL} _script @param {WorkerOptions} [options] */
+      constructor(_script, options) {
+        super("/pages/tight-worker.js?left=1000000", options);
+      }
+    };
+  });
+  await page.click('button[data-name="case"]');
+  await ready(page, "case");
+  const note = await page.$eval("#kept-note:not([hidden])", (each) => each.textContent ?? "");
+  assert.match(note, /not kept for next time: this browser has too little space/);
+});

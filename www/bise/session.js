@@ -1,0 +1,217 @@
+/** One load with its cache, in the worker: what is opened before it, and put right after it. */
+
+import { BiseError } from "./errors.js";
+import { hubRevision, isUnchanged, withoutQuery } from "./revision.js";
+import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, PINS_FILE, entryId, lockName, openStore, readJson, writeJson } from "./store.js";
+
+/** @typedef {import("./protocol.js").LoadCall} LoadCall */
+/** @typedef {import("./protocol.js").Info} Info */
+/** @typedef {import("./store.js").Entry} Entry */
+/** @typedef {import("./store.js").Pins} Pins */
+/** @typedef {{ read(into: Uint8Array, options: { at: number }): number, getSize(): number, close(): void }} SyncHandle */
+
+/**
+ * A load's cache. `source` is what the engine gets; `note` says why nothing is kept, if so; `close` ends it, with
+ * what was loaded or null, and gives what there is to say of the cache.
+ *
+ * @typedef {object} Session
+ * @property {any} source
+ * @property {string | null} note
+ * @property {(info: Info | null) => Promise<void>} close
+ */
+
+/**
+ * @typedef {object} Hooks
+ * @property {(note: string) => void} onWait another tab is at work on the same model
+ * @property {() => void} onFirst a model is kept for the first time
+ * @property {AbortSignal} signal
+ */
+
+/** How long files of a worker that has just ended may stay locked. */
+const OPEN_PATIENCE_MS = 3000;
+
+/**
+ * @param {LoadCall} call
+ * @param {Hooks} hooks
+ * @returns {Promise<Session>}
+ */
+export async function openSession(call, hooks) {
+  const { source, integrity } = call;
+  const trust = { manifest: integrity ?? {}, hub: {}, pins: {}, always: source.kind === "http" };
+  if (source.kind !== "http") {
+    return { source: source.kind === "merge" ? source : { ...source, trust }, note: null, close: async () => {} };
+  }
+  try {
+    return await openHttp(call, source, trust, hooks);
+  } catch (thrown) {
+    if (hooks.signal.aborted) throw new BiseError("aborted", "aborted by the caller");
+    throw thrown;
+  }
+}
+
+/**
+ * @param {LoadCall} call
+ * @param {Extract<LoadCall["source"], { kind: "http" }>} source
+ * @param {{ manifest: Record<string, string>, hub: Record<string, string>, pins: Pins, always: boolean }} trust
+ * @param {Hooks} hooks
+ * @returns {Promise<Session>}
+ */
+async function openHttp(call, source, trust, hooks) {
+  const hub = await hubRevision(source, hooks.signal);
+  const revision = hub === null || hub === "unreachable" ? null : hub;
+  if (revision !== null) trust.hub = revision.hashes;
+  const uncached = (/** @type {string | null} */ note) => ({ source: { ...source, trust }, note, close: async () => {} });
+  if (!call.cache) return uncached(null);
+  const missing = whatIsMissing();
+  if (missing !== null) return uncached(`the model is not kept for next time: this browser offers no ${missing} here`);
+
+  const url = withoutQuery(source.base);
+  const weights = call.options.weights ?? "f8";
+  const id = await entryId(url, weights);
+  const release = await lock(lockName(id), hooks);
+  /** @type {SyncHandle[]} */
+  const handles = [];
+  const letGo = () => {
+    for (const handle of handles) handle.close();
+    release();
+  };
+  try {
+    const store = /** @type {FileSystemDirectoryHandle} */ (await openStore(true));
+    const isFirst = await isEmpty(store);
+    const directory = await store.getDirectoryHandle(id, { create: true });
+    for (const file of [PACK_FILE, JOURNAL_FILE]) handles.push(await openSync(directory, file, hooks.signal));
+    const [pack, journal] = handles;
+    const entry = /** @type {Entry | null} */ (await readJson(directory, ENTRY_FILE));
+    const kept = entry !== null && (pack?.getSize() ?? 0) > 0 ? entry : null;
+    const allPins = /** @type {Pins} */ (await readJson(store, PINS_FILE) ?? {});
+    trust.pins = Object.fromEntries(Object.entries(allPins).filter(([each]) => each.startsWith(url)).map(([each, pin]) => [each.slice(url.length), pin]));
+    const { quota, usage } = await navigator.storage.estimate();
+
+    /** @type {Entry | null} */
+    let described = kept;
+    let writing = Promise.resolve();
+    const onStart = (/** @type {Entry["files"]} */ files, /** @type {number} */ bytes) => {
+      described = { name: call.name, url, revision: revision?.sha ?? null, weights, files, bytes, complete: false, lastUsed: new Date().toISOString() };
+      writing = writeJson(directory, ENTRY_FILE, described);
+      // Reported where it is waited for; a load that ends before must not leave it unheard.
+      writing.catch(() => {});
+      if (isFirst) hooks.onFirst();
+    };
+    const cache = {
+      pack,
+      journal,
+      fresh: kept !== null && await isFresh(kept, hub, source, hooks.signal),
+      freeBytes: quota === undefined || usage === undefined ? null : Math.max(0, quota - usage),
+      onStart,
+    };
+
+    const close = async (/** @type {Info | null} */ info) => {
+      try {
+        await writing.catch(() => {});
+        const bytes = pack?.getSize() ?? 0;
+        for (const handle of handles.splice(0)) handle.close();
+        if (bytes === 0) await store.removeEntry(id, { recursive: true });
+        else if (info !== null && described !== null) {
+          await writeJson(directory, ENTRY_FILE, { ...described, name: call.name, bytes, complete: true, lastUsed: new Date().toISOString() });
+          if (revision === null) await pin(store, url, info.sha256, described.files);
+        }
+      } catch {
+        // The model is loaded, or has failed for a reason of its own; an entry that could not be put right is made
+        // anew next time.
+      } finally {
+        letGo();
+      }
+    };
+    return { source: { ...source, trust, cache }, note: null, close };
+  } catch (thrown) {
+    letGo();
+    if (hooks.signal.aborted) throw thrown;
+    return uncached(`the model is not kept for next time: the browser's storage failed (${thrown instanceof Error ? thrown.message : String(thrown)})`);
+  }
+}
+
+/**
+ * Whether what is kept is what the server has. What cannot be asked is taken as it is: without a network a kept model
+ * still loads.
+ *
+ * @param {Entry} entry
+ * @param {Awaited<ReturnType<typeof hubRevision>>} hub
+ * @param {{ base: string, headers?: Record<string, string> }} source
+ * @param {AbortSignal} signal
+ */
+async function isFresh(entry, hub, source, signal) {
+  if (hub === "unreachable") return true;
+  if (hub !== null) return entry.revision === hub.sha;
+  return await isUnchanged(entry.files, source, signal) !== false;
+}
+
+/** @returns {string | null} */
+function whatIsMissing() {
+  if (!("storage" in navigator) || !("getDirectory" in navigator.storage) || !("crypto" in globalThis) || !crypto.subtle) return "private file system";
+  if (typeof FileSystemFileHandle === "undefined" || !("createSyncAccessHandle" in FileSystemFileHandle.prototype)) return "synchronous file access";
+  return "locks" in navigator ? null : "locks";
+}
+
+/**
+ * Takes a lock, and waits if another holds it.
+ *
+ * @param {string} name
+ * @param {Hooks} hooks
+ * @returns {Promise<() => void>} what releases it
+ */
+function lock(name, { onWait, signal }) {
+  return new Promise((resolve, reject) => {
+    const hold = () => new Promise((release) => resolve(() => release(null)));
+    navigator.locks.request(name, { ifAvailable: true }, async (held) => {
+      if (held !== null) return hold();
+      onWait("another tab loads this model: waiting for what it keeps");
+      void navigator.locks.request(name, { signal }, hold).catch(reject);
+      return null;
+    }).catch(reject);
+  });
+}
+
+/**
+ * @param {FileSystemDirectoryHandle} directory
+ * @param {string} file
+ * @param {AbortSignal} signal
+ * @returns {Promise<SyncHandle>}
+ */
+async function openSync(directory, file, signal) {
+  const handle = /** @type {FileSystemFileHandle & { createSyncAccessHandle(): Promise<SyncHandle> }} */ (await directory.getFileHandle(file, { create: true }));
+  for (const began = performance.now(); ;) {
+    try {
+      return await handle.createSyncAccessHandle();
+    } catch (thrown) {
+      const isLocked = thrown instanceof DOMException && thrown.name === "NoModificationAllowedError";
+      if (!isLocked || signal.aborted || performance.now() - began > OPEN_PATIENCE_MS) throw thrown;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}
+
+/** @param {FileSystemDirectoryHandle} store */
+async function isEmpty(store) {
+  const names = /** @type {{ keys(): AsyncIterable<string> }} */ (/** @type {unknown} */ (store)).keys();
+  for await (const name of names) if (name !== PINS_FILE) return false;
+  return true;
+}
+
+/**
+ * Remembers the hashes of files whose server gives none.
+ *
+ * @param {FileSystemDirectoryHandle} store
+ * @param {string} url
+ * @param {Record<string, string>} hashes
+ * @param {Entry["files"]} files
+ */
+async function pin(store, url, hashes, files) {
+  await navigator.locks.request("bise-pins", async () => {
+    const pins = /** @type {Pins} */ (await readJson(store, PINS_FILE) ?? {});
+    for (const [file, sha256] of Object.entries(hashes)) {
+      const validator = files[file]?.validator;
+      if (validator) pins[`${url}${file}`] = { validator, sha256 };
+    }
+    await writeJson(store, PINS_FILE, pins);
+  });
+}
