@@ -10,6 +10,7 @@ usage: ./build.sh [COMMAND]
   serve [--port N] build, then serve the site on http://localhost:8000
   site [DIR]       write a folder that any static host serves (default: target/site)
   bench            speed of the embedded model in Chromium, against the limit it must keep
+  bench load       how fast weights reach the device, against a bare loop of fetch and writeBuffer
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   clean            remove what was built; installed tools stay
 TEXT
@@ -217,7 +218,13 @@ bench() {
     need_browsers
     need_node
     site
-    node tests/browser/bench.js "$@"
+    case ${1:-} in
+        load)
+            cargo build --bin bise
+            node tests/browser/bench_load.js "$TARGET"
+            ;;
+        *) node tests/browser/bench.js "$@" ;;
+    esac
 }
 
 clean() {

@@ -15,6 +15,7 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {Record<string, string>} [hub] checkpoints by `owner/name`, answered as the Hugging Face hub does below
  *   `/owner/name/resolve/REVISION/`
  * @property {number} [bytesPerSecond] throttle of every body
+ * @property {(path: string) => string | null} [redirect] where to send the client instead
  * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
  *   Content-Range and the like from the page
  */
@@ -107,13 +108,17 @@ async function answer(options, strikes, request, response, entry) {
   const found = await locate(options, path);
   const name = path.split("/").pop() ?? "";
   const plan = planOf(strikesNow(strikes, fault, name, request.url) ? fault : null, found?.size ?? 0);
-  if (plan.status) return reply(plan.status, `fault ${plan.status}`);
+  if (plan.waitMs) await sleep(plan.waitMs);
+  if (plan.status) return reply(plan.status, `fault ${plan.status}`, plan.retryAfter ? { "Retry-After": plan.retryAfter } : {});
+  const elsewhere = options.redirect?.(path);
+  if (elsewhere) return reply(302, "", { Location: elsewhere });
   if (plan.page) return reply(200, "<!doctype html><title>Not here</title>");
   if (!found) return reply(404, "not found");
   if (plan.noHead && request.method === "HEAD") return reply(405);
 
   const size = plan.size ?? found.size;
   const headers = await headersOf(found, size, fault === null);
+  if (plan.etag) headers.ETag = plan.etag;
   if (request.headers["if-none-match"] === headers.ETag && !entry.range) return reply(304, "", headers);
   const range = plan.ignoreRange ? null : parseRange(entry.range, size);
   if (range === "unsatisfiable") return reply(416, "", { "Content-Range": `bytes */${size}` });
@@ -135,7 +140,7 @@ async function answer(options, strikes, request, response, entry) {
   }
   if (plan.stall) return;
   if (plan.cutAfter) {
-    await sleep(50); // let what was written leave first
+    await sleep(plan.idle ? 400 : 50); // let what was written leave first
     response.destroy();
     return;
   }
@@ -164,7 +169,7 @@ function strikesNow(strikes, fault, name, url = "") {
   if (!fault || (fault.file !== "*" && fault.file !== name)) return false;
   const before = strikes.get(url) ?? 0;
   strikes.set(url, before + 1);
-  return before < fault.times;
+  return fault.from <= before && before < fault.until;
 }
 
 /**

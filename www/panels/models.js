@@ -3,7 +3,7 @@
 import { BiseError, Engine, HUB_URL } from "../pkg/index.js";
 import { evenBlend } from "./blend.js";
 import { byId } from "./dom.js";
-import { Rate, fromHubPage, weightsLine } from "./format.js";
+import { Rate, fromHubPage, waitingLine, weightsLine } from "./format.js";
 
 /** @typedef {import("../pkg/index.js").Engine} LoadedEngine */
 /** @typedef {Parameters<typeof Engine.load>[0]} Model */
@@ -154,7 +154,7 @@ export class ModelsPanel {
   #reporter(watch) {
     const rate = new Rate(4000);
     return (progress) => {
-      const { phase, done, total } = progress;
+      const { phase, done, total, waiting } = progress;
       watch?.onProgress?.(progress);
       if (total > 0) this.#progress.value = done / total;
       else this.#progress.removeAttribute("value");
@@ -162,6 +162,7 @@ export class ModelsPanel {
       if (phase === "config") this.#detail.textContent = "Reading the model’s description";
       if (phase === "weights") this.#detail.textContent = weightsLine(done, total, rate.add(done, performance.now()));
       if (phase === "shaders") this.#detail.textContent = `Compiling shaders, ${done} of ${total}`;
+      if (waiting) this.#detail.textContent = waitingLine(phase === "weights" ? weightsLine(done, total, 0) : "", waiting);
     };
   }
 
