@@ -18,15 +18,22 @@ const MIB = 2 ** 20;
 const EXPECTED = [/Failed to load resource/, /ERR_|NetworkError|NS_/];
 
 /**
+ * @typedef {{ phase: string, done: number, total: number, waiting?: { ms: number, attempt: number, reason: string } }} Progress
+ * @typedef {{ code?: string, message?: string, ms: number, progress: Progress[], ids: number[], first: Record<string, number>,
+ *   hostMemory: number }} Loaded
+ */
+
+/**
  * Loads a model and tells how: its end, its first logits, and every progress event of its weights and waits.
  * @param {import("puppeteer-core").Page} page
  * @param {string} model
  * @param {object} [options]
+ * @returns {Promise<Loaded>}
  */
 function load(page, model, options = {}) {
   return page.evaluate(async (model, options, prompt) => {
     const { Engine, outcome } = /** @type {any} */ (globalThis).bise;
-    /** @type {{ phase: string, done: number, total: number, waiting?: { ms: number, attempt: number, reason: string } }[]} */
+    /** @type {any[]} */
     const progress = [];
     const given = {
       weights: "checkpoint",
@@ -43,8 +50,6 @@ function load(page, model, options = {}) {
     return { ...end, progress, ids, first: logprobs.top_logprobs[0], hostMemory };
   }, model, options, golden("tale", "short").input_ids);
 }
-
-/** @typedef {Awaited<ReturnType<typeof load>>} Loaded */
 
 /**
  * Asserts that a load said how far it was truthfully.
