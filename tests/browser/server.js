@@ -130,6 +130,8 @@ async function answer(options, strikes, request, response, entry) {
   entry.status = range ? 206 : 200;
   response.writeHead(entry.status, headers);
   if (request.method === "HEAD") return void response.end();
+  // A connection that breaks before its answer is tried again by browsers themselves.
+  response.flushHeaders();
 
   const stop = begin + (plan.cutAfter?.(end - begin) ?? end - begin);
   for await (const chunk of readPart(found.file, begin, stop, plan)) {
