@@ -11,6 +11,7 @@ usage: ./build.sh [COMMAND]
   site [DIR]       write a folder that any static host serves (default: target/site)
   bench            speed of the embedded model in Chromium, against the limit it must keep
   bench cache      a first visit on a slow line against one with the model kept
+  bench load       how fast weights reach the device, against a bare loop of fetch and writeBuffer
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   clean            remove what was built; installed tools stay
 TEXT
@@ -222,6 +223,10 @@ bench() {
         cache)
             need_smollm2
             node tests/browser/bench_cache.js
+            ;;
+        load)
+            cargo build --bin bise
+            node tests/browser/bench_load.js "$TARGET"
             ;;
         *) node tests/browser/bench.js "$@" ;;
     esac

@@ -2,7 +2,7 @@
 
 import { Bridge } from "./bridge.js";
 import { BiseError, badRequest } from "./errors.js";
-import { mergeSource, plainHeaders, toModels } from "./model.js";
+import { checkNetwork, mergeSource, plainHeaders, toModels } from "./model.js";
 import { checkKind, checkNames, describe, oneOf } from "./options.js";
 import { lendOutput } from "./sink.js";
 import { spawnWorker } from "./spawn.js";
@@ -22,13 +22,14 @@ import { spawnWorker } from "./spawn.js";
  * @property {number} [shardBytes] longest data of a weight file; default 5,000,000,000
  * @property {string} [hubUrl]
  * @property {Record<string, string> | Headers} [headers]
+ * @property {import("./model.js").Network} [network] how patient to be with servers
  * @property {(progress: MergeProgress) => void} [onProgress]
  * @property {(tensor: TensorReport) => void} [onTensor]
  * @property {AbortSignal} [signal]
  */
 
 const OPTIONS = Object.freeze(
-  ["output", "models", "backend", "f8", "shardBytes", "hubUrl", "headers", "onProgress", "onTensor", "signal"],
+  ["output", "models", "backend", "f8", "shardBytes", "hubUrl", "headers", "network", "onProgress", "onTensor", "signal"],
 );
 
 /**
@@ -61,7 +62,8 @@ export async function mergeWith(recipe, given, spawn) {
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
   if (signal !== undefined) checkKind("signal", signal, "signal");
-  const sent = { hubUrl: options.hubUrl, ...(options.headers === undefined ? {} : { headers: plainHeaders(options.headers) }) };
+  checkNetwork(options.network);
+  const sent = { hubUrl: options.hubUrl, network: options.network, ...(options.headers === undefined ? {} : { headers: plainHeaders(options.headers) }) };
   const source = mergeSource(recipe, toModels(models), sent, globalThis.document?.baseURI ?? globalThis.location.href);
   if (signal?.aborted) throw new BiseError("aborted", "The merge was aborted.", { cause: signal.reason });
   const { target, transfer, end, close } = lend(output);

@@ -23,6 +23,19 @@ import { isHash } from "./revision.js";
  */
 
 /**
+ * How patient to be with servers; numbers left out have the values given.
+ * @typedef {object} Network
+ * @property {number} [attempts] at the same bytes, the first included; 6
+ * @property {number} [backoffMs] wait after the first failure, doubled with each further one; 500
+ * @property {number} [stallMs] a connection that delivers nothing for so long is replaced; 30000
+ */
+
+/**
+ * What is sent with requests and how often.
+ * @typedef {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined, network?: Network | undefined }} FetchOptions
+ */
+
+/**
  * @typedef {object} LoadOptions
  * @property {"auto" | "webgpu"} [backend] where to run; both mean WebGPU in this version
  * @property {"f8" | "checkpoint"} [weights] linear weights as FP8 (the default), or all as the checkpoint has them
@@ -36,12 +49,13 @@ import { isHash } from "./revision.js";
  * @property {AbortSignal} [signal]
  * @property {string} [hubUrl] where `owner/name` is looked up
  * @property {Record<string, string> | Headers} [headers] sent with each request, such as an Authorization for a gated model
+ * @property {Network} [network] how patient to be with servers
  */
 
 export const HUB_URL = "https://huggingface.co";
 
 const LOAD_OPTIONS = Object.freeze(
-  ["backend", "weights", "contextLength", "cache", "integrity", "onProgress", "onTensor", "signal", "hubUrl", "headers"],
+  ["backend", "weights", "contextLength", "cache", "integrity", "onProgress", "onTensor", "signal", "hubUrl", "headers", "network"],
 );
 
 /**
@@ -50,7 +64,7 @@ const LOAD_OPTIONS = Object.freeze(
  */
 export function checkLoadOptions(given) {
   const options = checkNames(given, LOAD_OPTIONS, "load options");
-  const { backend, weights, contextLength, cache, integrity, onProgress, onTensor, signal, hubUrl, headers } = options;
+  const { backend, weights, contextLength, cache, integrity, onProgress, onTensor, signal, hubUrl, headers, network } = options;
   if (backend === "cpu") {
     throw badRequest("backend: this version has no CPU backend; use \"auto\" or \"webgpu\".");
   }
@@ -62,6 +76,7 @@ export function checkLoadOptions(given) {
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
   if (signal !== undefined) checkKind("signal", signal, "signal");
   if (hubUrl !== undefined) checkKind("hubUrl", hubUrl, "string");
+  checkNetwork(network);
   /** @type {Record<string, unknown>} */
   const engine = {};
   if (weights !== undefined) engine.weights = weights;
@@ -89,6 +104,15 @@ function hashes(given) {
   return Object.fromEntries(entries);
 }
 
+/** @param {unknown} given */
+export function checkNetwork(given) {
+  if (given === undefined) return;
+  const numbers = checkNames(given, ["attempts", "backoffMs", "stallMs"], "network");
+  for (const [name, value] of Object.entries(numbers)) {
+    if (value !== undefined) checkKind(`network.${name}`, value, "count");
+  }
+}
+
 /**
  * @param {unknown} given
  * @returns {Record<string, string>}
@@ -114,15 +138,15 @@ export function plainHeaders(given) {
  * Where a checkpoint lies, and what to call it in responses.
  *
  * @param {unknown} model
- * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
+ * @param {FetchOptions} options
  * @param {string} pageUrl what relative URLs start from
  * @returns {{ source: import("./protocol.js").PlainSource, name: string }}
  */
 function resolvePlain(model, options, pageUrl) {
   if (typeof model === "string") {
     const base = isUrl(model) ? directoryUrl(model, pageUrl) : hubDirectory(model, options.hubUrl ?? HUB_URL, pageUrl);
-    const { headers } = options;
-    return { source: headers ? { kind: "http", base, headers } : { kind: "http", base }, name: model };
+    const { headers, network } = options;
+    return { source: { kind: "http", base, ...(headers ? { headers } : {}), ...(network ? { network } : {}) }, name: model };
   }
   if (options.headers !== undefined) {
     throw badRequest("headers: they are for models that are fetched, not for files or folders.");
@@ -138,7 +162,7 @@ function resolvePlain(model, options, pageUrl) {
  * Where a model lies, and what to call it in responses.
  *
  * @param {unknown} model
- * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
+ * @param {FetchOptions} options
  * @param {string} pageUrl what relative URLs start from
  * @returns {{ source: Source, name: string }}
  */
@@ -166,18 +190,18 @@ export function toModels(models) {
 /**
  * @param {unknown} recipe
  * @param {[string, unknown][]} models
- * @param {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined }} options
+ * @param {FetchOptions} options
  * @param {string} pageUrl
  * @returns {import("./protocol.js").MergeSource}
  */
 export function mergeSource(recipe, models, options, pageUrl) {
   if (typeof recipe !== "string") throw badRequest(`recipe must be the text of a mergekit recipe, not ${describe(recipe)}.`);
-  const { hubUrl = HUB_URL, headers } = options;
+  const { hubUrl = HUB_URL, headers, network } = options;
   const sources = models.map(([name, model]) => {
     const isHere = typeof model === "string" && headers !== undefined;
-    return /** @type {const} */ ([name, resolvePlain(model, { hubUrl, ...(isHere ? { headers } : {}) }, pageUrl).source]);
+    return /** @type {const} */ ([name, resolvePlain(model, { hubUrl, network, ...(isHere ? { headers } : {}) }, pageUrl).source]);
   });
-  return { kind: "merge", recipe, models: new Map(sources), hubUrl, pageUrl, ...(headers ? { headers } : {}) };
+  return { kind: "merge", recipe, models: new Map(sources), hubUrl, pageUrl, ...(headers ? { headers } : {}), ...(network ? { network } : {}) };
 }
 
 /**
@@ -188,14 +212,14 @@ export function mergeSource(recipe, models, options, pageUrl) {
  * @returns {import("./protocol.js").MergeSource}
  */
 export function completeModels(source, names) {
-  const { models, hubUrl, pageUrl, headers } = source;
+  const { models, hubUrl, pageUrl, headers, network } = source;
   const unknown = [...models.keys()].find((name) => !names.includes(name));
   if (unknown !== undefined) {
     throw badRequest(`models: the recipe names no "${unknown}"; it names ${names.join(", ")}.`);
   }
   // A recipe is somebody's text: an address in it is not sent what the caller means for the hub.
   const sourceOf = (/** @type {string} */ name) => models.get(name)
-    ?? resolvePlain(name, { hubUrl, ...(headers && !isUrl(name) ? { headers } : {}) }, pageUrl).source;
+    ?? resolvePlain(name, { hubUrl, network, ...(headers && !isUrl(name) ? { headers } : {}) }, pageUrl).source;
   return { ...source, models: new Map(names.map((name) => [name, sourceOf(name)])) };
 }
 

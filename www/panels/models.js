@@ -3,7 +3,7 @@
 import { BiseError, Engine, HUB_URL } from "../pkg/index.js";
 import { evenBlend } from "./blend.js";
 import { byId } from "./dom.js";
-import { Rate, fromHubPage, weightsLine } from "./format.js";
+import { Rate, fromHubPage, waitingLine, weightsLine } from "./format.js";
 import { KeptPanel } from "./kept.js";
 
 /** @typedef {import("../pkg/index.js").Engine} LoadedEngine */
@@ -161,7 +161,7 @@ export class ModelsPanel {
   #reporter(watch) {
     const rate = new Rate(4000);
     return (progress) => {
-      const { phase, done, total } = progress;
+      const { phase, done, total, waiting } = progress;
       watch?.onProgress?.(progress);
       if (progress.note !== undefined) this.#kept.note(progress.note);
       if (total > 0) this.#progress.value = done / total;
@@ -170,6 +170,7 @@ export class ModelsPanel {
       if (phase === "config") this.#detail.textContent = "Reading the model’s description";
       if (phase === "weights") this.#detail.textContent = weightsLine(done, total, rate.add(done, performance.now()));
       if (phase === "shaders") this.#detail.textContent = `Compiling shaders, ${done} of ${total}`;
+      if (waiting) this.#detail.textContent = waitingLine(phase === "weights" ? weightsLine(done, total, 0) : "", waiting);
     };
   }
 
