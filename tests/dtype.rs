@@ -235,3 +235,31 @@ fn non_finite_elements_are_located() {
         assert_eq!(find_non_finite(dtype, &bytes), Ok(Some(277)));
     }
 }
+
+#[test]
+fn every_code_is_judged_alone_and_at_any_place() {
+    // Beside the largest numbers there are, from which a carry would spread.
+    let types: [(Dtype, &[u8]); 4] = [
+        (Dtype::F8E4m3, &[0xfe]),
+        (Dtype::F8E5m2, &[0xfb]),
+        (Dtype::F16, &[0xff, 0xfb]),
+        (Dtype::Bf16, &[0x7f, 0xff]),
+    ];
+    for (dtype, largest) in types {
+        let size = largest.len();
+        let mut bad = 0;
+        for code in 0..1_u32 << (8 * size) {
+            let element = &code.to_le_bytes()[..size];
+            let mut values = Vec::new();
+            widen(dtype, element, &mut values).unwrap();
+            bad += usize::from(!values[0].is_finite());
+            let length = 13;
+            let place = code as usize % length;
+            let bytes: Vec<u8> =
+                (0..length).flat_map(|i| if i == place { element } else { largest }).copied().collect();
+            let expected = (!values[0].is_finite()).then_some(place);
+            assert_eq!(find_non_finite(dtype, &bytes), Ok(expected), "{dtype} {code:#x}");
+        }
+        assert!(bad >= 2, "{dtype}: {bad} codes");
+    }
+}

@@ -44,6 +44,7 @@ fn codes_of_sources() {
     let io = || SourceError::Io { file: file(), detail: "denied".into() };
     let parent =
         |error: SourceError| SourceError::Parent { model: "m".into(), error: Box::new(error.into()) };
+    let gave_up = |error| SourceError::GaveUp { offset: 7, attempts: 6, error: Box::new(error) };
     let hole = CheckpointError::Hole { file: file(), tensor: "t".into(), begin: 2, expected: 1 };
     for (error, code) in [
         (SourceError::Aborted, "aborted"),
@@ -51,7 +52,10 @@ fn codes_of_sources() {
         (SourceError::TooLarge { file: file(), bytes: 2, limit: 1 }, "bad-checkpoint"),
         (io(), "bad-checkpoint"),
         (SourceError::Status { file: file(), status: 500 }, "network"),
-        (SourceError::RangeIgnored { file: file() }, "network"),
+        (SourceError::WrongRange { file: file(), sent: "bytes 0-1/2".into() }, "network"),
+        (SourceError::Changed { file: file(), offset: 1 }, "integrity"),
+        (gave_up(SourceError::Status { file: file(), status: 503 }), "network"),
+        (gave_up(io()), "bad-checkpoint"),
         (SourceError::Cut { file: file(), offset: 1, expected: 2 }, "network"),
         (SourceError::Network { file: file(), detail: "down".into() }, "network"),
         (parent(SourceError::Aborted), "aborted"),

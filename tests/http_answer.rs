@@ -1,19 +1,15 @@
-//! What an HTTP answer means for a ranged read. The judge has no browser types; the rest of `web`
-//! exists on wasm32 only.
+//! What an HTTP answer means for a ranged read.
 
-#[path = "../src/web/answer.rs"]
-mod answer;
-
-use answer::{Answer, judge};
+use bise::checkpoint::answer::{Answer, judge};
 
 /// An answer to a request for 100..200.
 const fn body(end: Option<u64>, file_bytes: Option<u64>) -> Answer {
-    Answer::Body { limit: Some(200), end, file_bytes }
+    Answer::Body { end, file_bytes }
 }
 
 /// An answer to a request for the whole file.
 const fn whole(bytes: Option<u64>) -> Answer {
-    Answer::Body { limit: None, end: bytes, file_bytes: bytes }
+    Answer::Body { end: bytes, file_bytes: bytes }
 }
 
 #[test]
@@ -40,6 +36,16 @@ fn a_partial_answer_counts_from_where_it_was_asked() {
 }
 
 #[test]
+fn a_request_to_the_end_of_the_file() {
+    let asked = 100..u64::MAX;
+    let end = |end, file_bytes| Answer::Body { end, file_bytes };
+    assert_eq!(judge(206, Some("bytes 100-149/150"), None, Some(&asked)), end(Some(150), Some(150)));
+    assert_eq!(judge(206, Some("bytes 100-149/*"), None, Some(&asked)), end(Some(150), None));
+    assert_eq!(judge(206, None, Some(50), Some(&asked)), end(Some(150), None));
+    assert_eq!(judge(206, None, None, Some(&asked)), end(None, None));
+}
+
+#[test]
 fn a_hidden_content_range_is_no_fault() {
     // Without it nobody knows whether the file reaches the end of the range.
     assert_eq!(judge(206, None, None, Some(&(100..200))), body(None, None));
@@ -51,7 +57,8 @@ fn a_hidden_content_range_is_no_fault() {
 fn the_whole_file_is_an_answer_only_if_asked_for() {
     assert_eq!(judge(200, None, Some(42), None), whole(Some(42)));
     assert_eq!(judge(200, None, None, None), whole(None));
-    assert_eq!(judge(200, None, Some(5000), Some(&(0..8))), Answer::RangeIgnored);
+    assert_eq!(judge(200, None, Some(5000), Some(&(0..8))), Answer::Whole { file_bytes: Some(5000) });
+    assert_eq!(judge(200, None, None, Some(&(8..9))), Answer::Whole { file_bytes: None });
 }
 
 #[test]

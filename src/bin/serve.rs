@@ -12,6 +12,9 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use tower_http::services::ServeDir;
 
+/// Bytes read from a file at a time: weights are large.
+const SEND_BYTES: usize = 1 << 20;
+
 /// What `bise serve` accepts.
 #[derive(clap::Args)]
 pub struct Args {
@@ -61,7 +64,9 @@ async fn serve(args: &Args) -> io::Result<()> {
     let mut stdout = io::stdout();
     writeln!(stdout, "bise is served on http://localhost:{port} (Ctrl-C ends it)")?;
     stdout.flush()?;
-    let site = Router::new().fallback_service(ServeDir::new(&args.dir)).layer(from_fn(set_headers));
+    let site = Router::new()
+        .fallback_service(ServeDir::new(&args.dir).with_buf_chunk_size(SEND_BYTES))
+        .layer(from_fn(set_headers));
     axum::serve(listener, site).await
 }
 

@@ -2,6 +2,9 @@
 //!
 //! ```text
 //! source    ByteSource, the one door to the outside
+//! transport single requests that may fail; answer: what comes of them; retry: when to ask again
+//! line      the line to one server; lane: one range of a file on its way over it
+//! steady    a ByteSource over a transport: several lanes at once, in order
 //! header    one file's header -> TensorInfo
 //! index     tensor -> file
 //! stream    push parser: bytes -> chunks of whole rows
@@ -17,6 +20,12 @@
 //! ```
 
 pub mod source;
+pub mod answer;
+pub mod retry;
+pub mod transport;
+mod line;
+mod lane;
+pub mod steady;
 pub mod error;
 mod unique;
 pub mod hash;

@@ -12,8 +12,13 @@ pub enum SourceError {
     NotFound { file: String },
     #[error("{file}: the server answered {status}; {}", advice(*status))]
     Status { file: String, status: u16 },
-    #[error("{file}: the server ignores byte ranges; serve the checkpoint from a host that supports them")]
-    RangeIgnored { file: String },
+    #[error("{file}: the server sent {sent:?} where other bytes were asked for; use another host")]
+    WrongRange { file: String, sent: String },
+    #[error("{file}: changed on the server while it was read, before byte {offset}; load it again")]
+    Changed { file: String, offset: u64 },
+    /// After attempts at these bytes of the file.
+    #[error("{error} (at byte {offset}, attempts: {attempts})")]
+    GaveUp { offset: u64, attempts: u32, error: Box<SourceError> },
     #[error("{file}: the connection was cut at byte {offset} of {expected}; try again")]
     Cut { file: String, offset: u64, expected: u64 },
     #[error("{file}: network failure: {detail}")]

@@ -10,8 +10,10 @@ use crate::checkpoint::journal::{Journal, Point};
 use crate::checkpoint::pack::{Pack, PackError, Tag};
 use crate::checkpoint::storage::{StorageError, StoredFile};
 
-/// Bytes of weights between two points from which an interrupted load goes on.
-pub const POINT_BYTES: u64 = 32 << 20;
+/// Bytes of weights between two points from which an interrupted load goes on. With all lanes of a
+/// transfer full behind them (see [`LANE_BYTES`](crate::checkpoint::steady::LANE_BYTES)), an
+/// interruption costs less than 64 MiB.
+pub const POINT_BYTES: u64 = 16 << 20;
 
 /// Kinds of records, beside [`WEIGHTS`](crate::model::weight_cache::WEIGHTS).
 const READ: u8 = 2;

@@ -140,6 +140,10 @@ impl<S> CachedSource<S> {
 impl<S: ByteSource> ByteSource for CachedSource<S> {
     type Stream = CachedStream<S::Stream>;
 
+    async fn list(&self) -> Vec<String> {
+        self.source.list().await
+    }
+
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
         let kept = |cache: &super::cache::Cache| {
             let kept = cache.find(file, range.as_ref())?;

@@ -110,9 +110,11 @@ fn source_code(error: &SourceError) -> &'static str {
             "bad-checkpoint"
         }
         SourceError::Status { .. }
-        | SourceError::RangeIgnored { .. }
+        | SourceError::WrongRange { .. }
         | SourceError::Cut { .. }
         | SourceError::Network { .. } => "network",
+        SourceError::Changed { .. } => "integrity",
+        SourceError::GaveUp { error, .. } => source_code(error),
         SourceError::Parent { error, .. } => checkpoint_code(error),
     }
 }

@@ -26,7 +26,7 @@ use wide::Wide;
 const KEPT_LIMIT_BYTES: u64 = 48 << 20;
 
 /// Most leaves that are streamed side by side, each over a connection of its own.
-const STREAMS: usize = 4;
+const STREAMS: usize = 3;
 
 /// Values that all nodes together may hold of one chunk.
 const CHUNK_VALUES: usize = 4 << 20;

@@ -6,8 +6,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use super::source::WebSource;
-use super::stream::WebStream;
+use super::source::{WebSource, WebStream};
 use crate::checkpoint::{ByteSource, ByteStream, Opened, SourceError};
 use crate::merge::{Merge, MergedStream};
 

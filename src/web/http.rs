@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use js_sys::{Function, Reflect};
+use js_sys::{Array, Function, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortSignal, Headers, RequestInit, Response, Url};
+use web_sys::{AbortController, AbortSignal, Headers, RequestCache, RequestInit, Url};
 
-use super::answer::{Answer, judge};
 use super::error::{bad_request, describe};
-use super::stream::{Bounds, WebStream};
-use crate::checkpoint::{Opened, SourceError};
+use super::stream::WebBody;
+use crate::checkpoint::SourceError;
+use crate::checkpoint::transport::Response;
 
 /// A directory's URL, and what to send with each request.
 pub struct HttpDirectory {
@@ -20,6 +20,16 @@ pub struct HttpDirectory {
     query: String,
     /// An object of header names and values, or undefined.
     headers: JsValue,
+}
+
+/// Ends a request when it is dropped: the answer that nobody waits for any more, or the rest of its
+/// body. After the body's end that does nothing.
+pub struct Ending(AbortController);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl HttpDirectory {
@@ -35,118 +45,78 @@ impl HttpDirectory {
         Ok(HttpDirectory { base, query: url.search(), headers })
     }
 
-    /// Opens a file, or a range of its bytes. Errors name it by its URL.
-    pub async fn open(
+    /// A file's URL, without the query, which may hold a secret.
+    pub fn url(&self, file: &str) -> String {
+        let part = |part| String::from(js_sys::encode_uri_component(part));
+        let path: Vec<String> = file.split('/').map(part).collect();
+        format!("{}{}", self.base, path.join("/"))
+    }
+
+    /// Sends one request. Errors name the file by its URL.
+    pub async fn fetch(
         &self,
-        parts: &[&str],
+        file: &str,
         range: Option<Range<u64>>,
+        bulk: bool,
         signal: &AbortSignal,
-    ) -> Result<Opened<WebStream>, SourceError> {
-        let start = range.as_ref().map_or(0, |range| range.start);
-        let url = self.url(parts);
-        let file = url.as_str();
-        if range.as_ref().is_some_and(Range::is_empty) {
-            return Ok(Opened::new(WebStream::empty(file, start, signal.clone()), None));
-        }
+    ) -> Result<Response<WebBody>, SourceError> {
+        let url = self.url(file);
         let failed = |thrown: JsValue| {
             if signal.aborted() {
                 return SourceError::Aborted;
             }
-            SourceError::Network { file: file.to_owned(), detail: describe(&thrown) }
+            SourceError::Network { file: url.clone(), detail: describe(&thrown) }
         };
-        let response = self.fetch(file, range.as_ref(), signal).await.map_err(failed)?;
+        let ending = Ending(AbortController::new().map_err(failed)?);
+        let either = AbortSignal::any(&Array::of2(signal, &ending.0.signal()));
+        let response = self.send(&url, range, bulk, &either).await.map_err(failed)?;
         let header = |name: &str| response.headers().get(name).ok().flatten();
-        let content_range = header("content-range");
-        let answer =
-            judge(response.status(), content_range.as_deref(), plain_length(&response), range.as_ref());
-        let (bounds, file_bytes) = match answer {
-            Answer::Body { limit, end, file_bytes } => (Bounds { start, limit, end }, file_bytes),
-            Answer::PastEnd { file_bytes } => {
-                discard(&response);
-                let stream = WebStream::empty(file, start, signal.clone());
-                return Ok(Opened::new(stream, file_bytes));
-            }
-            other => {
-                discard(&response);
-                return Err(refusal(file, &other, response.status(), content_range));
-            }
+        let encoded = header("content-encoding").is_some();
+        // The length counts only where no header can be hidden that would tell of compression: in
+        // answers of the page's own origin.
+        let is_plain = !encoded && response.type_() == web_sys::ResponseType::Basic;
+        let body_bytes = header("content-length").filter(|_| is_plain).and_then(|bytes| bytes.parse().ok());
+        let body = match response.body() {
+            Some(body) => Some(WebBody::new(&url, &body, signal.clone(), Some(ending))?),
+            None => None,
         };
-        let body = response.body().ok_or_else(|| SourceError::Network {
-            file: file.to_owned(),
-            detail: "the answer has no body".to_owned(),
-        })?;
-        let stream = WebStream::new(file, &body, bounds, signal.clone())?;
-        let validator = header("etag").or_else(|| header("last-modified"));
-        let linked_sha256 = header("x-linked-etag").and_then(|etag| sha256_of(&etag));
-        Ok(Opened { stream, file_bytes, validator, linked_sha256 })
+        Ok(Response {
+            status: response.status(),
+            content_range: header("content-range"),
+            body_bytes,
+            validator: header("etag").or_else(|| header("last-modified")).filter(|_| !encoded),
+            linked_etag: header("x-linked-etag"),
+            retry_after: header("retry-after"),
+            body,
+        })
     }
 
-    /// A file's URL, without the query, which may hold a secret.
-    fn url(&self, parts: &[&str]) -> String {
-        let path: Vec<String> =
-            parts.iter().map(|part| String::from(js_sys::encode_uri_component(part))).collect();
-        format!("{}{}", self.base, path.join("/"))
-    }
-
-    async fn fetch(
+    async fn send(
         &self,
         url: &str,
-        range: Option<&Range<u64>>,
+        range: Option<Range<u64>>,
+        bulk: bool,
         signal: &AbortSignal,
-    ) -> Result<Response, JsValue> {
+    ) -> Result<web_sys::Response, JsValue> {
         let url = format!("{url}{}", self.query);
         let headers = match self.headers.is_object() {
             true => Headers::new_with_headers(self.headers.unchecked_ref())?,
             false => Headers::new()?,
         };
-        if let Some(range) = range {
-            headers.set("Range", &format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))?;
+        if let Some(Range { start, end }) = range {
+            let last = if end == u64::MAX { String::new() } else { end.saturating_sub(1).to_string() };
+            headers.set("Range", &format!("bytes={start}-{last}"))?;
         }
         let init = RequestInit::new();
         init.set_headers(&headers);
         init.set_signal(Some(signal));
+        if bulk {
+            // Browsers' caches let one request at a time write an entry: the others would wait.
+            init.set_cache(RequestCache::NoStore);
+        }
         // Looked up rather than imported: the same code runs in a page, a worker and a test runner.
         let fetch: Function = Reflect::get(&js_sys::global(), &"fetch".into())?.dyn_into()?;
         let promise = fetch.call2(&JsValue::UNDEFINED, &url.into(), &init)?;
         JsFuture::from(js_sys::Promise::resolve(&promise)).await?.dyn_into()
-    }
-}
-
-/// The body's length, where the header says it: not for compressed bodies, and only where no header
-/// that would tell so can be hidden (answers of the page's own origin).
-fn plain_length(response: &Response) -> Option<u64> {
-    if response.type_() != web_sys::ResponseType::Basic {
-        return None;
-    }
-    let header = |name: &str| response.headers().get(name).ok().flatten();
-    match header("content-encoding") {
-        None => header("content-length")?.parse().ok(),
-        Some(_) => None,
-    }
-}
-
-/// The digest that the hub gives as the ETag of a large file.
-fn sha256_of(etag: &str) -> Option<String> {
-    let digest = etag.trim().trim_start_matches("W/").trim_matches('"').to_ascii_lowercase();
-    (digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digest)
-}
-
-fn refusal(file: &str, answer: &Answer, status: u16, content_range: Option<String>) -> SourceError {
-    let file = file.to_owned();
-    match answer {
-        Answer::NotFound => SourceError::NotFound { file },
-        Answer::RangeIgnored => SourceError::RangeIgnored { file },
-        Answer::WrongRange => SourceError::Network {
-            file,
-            detail: format!("the server sent \"{}\"", content_range.unwrap_or_default()),
-        },
-        _ => SourceError::Status { file, status },
-    }
-}
-
-/// Closes the connection of an answer that nobody will read.
-fn discard(response: &Response) {
-    if let Some(body) = response.body() {
-        super::stream::settle(body.cancel());
     }
 }

@@ -11,7 +11,7 @@ use web_sys::AbortSignal;
 use super::any::AnySource;
 use super::error::{bad_request, describe, from_engine, name_of};
 use super::source::WebSource;
-use super::{Callback, from_js, to_js};
+use super::{Callback, from_js, on_waiting, to_js};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::sink::ByteSink;
 use crate::gpu::GpuOptions;
@@ -125,13 +125,16 @@ pub(super) async fn open(
     let recipe = Recipe::parse(&text).map_err(from_merge)?;
     let mut parents = Vec::new();
     for model in recipe.models() {
-        let source = WebSource::new(&models.get(&model.to_string().into()), signal.clone())?;
+        let source = &models.get(&model.to_string().into());
+        let source = WebSource::new(source, signal.clone(), on_waiting(on_progress))?;
         let source = AnySource::Files(Rc::new(source));
         parents.push(Parent::open(model, source).await.map_err(from_merge)?);
     }
     let on_tensor: OnTensor = {
         let report = on_progress.clone();
-        Box::new(move |tensor| report.call_other(&on_tensor, tensor))
+        Box::new(move |tensor| {
+            report.call_other(&on_tensor, tensor);
+        })
     };
     let report = on_progress.clone();
     let cancelled = Rc::new(move || signal.aborted() || report.has_thrown());

@@ -7,8 +7,7 @@
 //! any.rs     files or a merge, as one type
 //! merge.rs   merges: their sources and where their files go
 //! cache.rs   where a model is kept, and the hashes of its files
-//! answer.rs  what an HTTP answer means for a request
-//! stream.rs  a ReadableStream as a ByteStream
+//! stream.rs  a ReadableStream as the body of an answer; turns and timers
 //! diagnostics.rs  what tests ask of the adapter
 //! error.rs   errors as JavaScript sees them
 //! ```
@@ -16,7 +15,6 @@
 //! Nothing here panics on what JavaScript passes or throws: it comes back as a
 //! rejected promise with a `code`.
 
-mod answer;
 mod any;
 mod cache;
 mod diagnostics;
@@ -29,7 +27,7 @@ mod stream;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use js_sys::Function;
+use js_sys::{Function, Object, Reflect};
 use serde::{Serialize, de::DeserializeOwned};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
@@ -39,7 +37,7 @@ use crate::gpu::DeviceTier;
 use crate::merge::{MergeOptions, MergeReport};
 use any::AnySource;
 use error::{bad_request, from_engine};
-use source::WebSource;
+use source::{OnWaiting, WebSource};
 
 /// Sends panic messages to the console, where a crash report can quote them.
 #[wasm_bindgen(start)]
@@ -63,7 +61,7 @@ pub fn wasm_memory() -> f64 {
 #[wasm_bindgen]
 pub async fn inspect(source: JsValue, options: JsValue, signal: AbortSignal) -> Result<JsValue, JsValue> {
     let options: LoadOptions = from_js("options", options)?;
-    let source = AnySource::Files(Rc::new(WebSource::new(&source, signal)?));
+    let source = AnySource::Files(Rc::new(WebSource::new(&source, signal, Rc::new(|_| {}))?));
     let tier = DeviceTier::probe(&options.gpu).await.ok();
     let inspection = engine::inspect(&source, &options, tier.as_ref()).await;
     to_js(&inspection.map_err(from_engine)?)
@@ -106,7 +104,8 @@ impl WebEngine {
             let merge = merge::open(&source, merge_options, on_tensor, &report, signal.clone()).await?;
             (AnySource::Merge(merge.clone()), Some(merge))
         } else {
-            (AnySource::Files(Rc::new(WebSource::new(&source, signal.clone())?)), None)
+            let source = WebSource::new(&source, signal.clone(), on_waiting(&report))?;
+            (AnySource::Files(Rc::new(source)), None)
         };
         let manifest = match &merge {
             Some(merge) => Some(merge.manifest().map_err(|error| from_engine(error.into()))?),
@@ -210,34 +209,59 @@ impl WebEngine {
 }
 
 fn is_merge(source: &JsValue) -> bool {
-    let kind = js_sys::Reflect::get(source, &"kind".into()).ok();
+    let kind = Reflect::get(source, &"kind".into()).ok();
     kind.and_then(|kind| kind.as_string()).as_deref() == Some("merge")
+}
+
+/// Tells a progress callback of transfers that stand still.
+fn on_waiting(report: &Rc<Callback>) -> OnWaiting {
+    let report = report.clone();
+    Rc::new(move |waiting| report.repeat("waiting", waiting))
 }
 
 /// A JavaScript callback. The first exception it throws is kept: the caller stops
 /// its work and hands that on.
 struct Callback {
     function: Function,
+    /// What it was called with last.
+    last: RefCell<JsValue>,
     thrown: Cell<Option<JsValue>>,
     has_thrown: Cell<bool>,
 }
 
 impl Callback {
     fn new(function: Function) -> Callback {
-        Callback { function, thrown: Cell::new(None), has_thrown: Cell::new(false) }
+        let last = RefCell::new(JsValue::UNDEFINED);
+        Callback { function, last, thrown: Cell::new(None), has_thrown: Cell::new(false) }
     }
 
     fn call<T: Serialize>(&self, value: &T) {
-        self.call_other(&self.function, value);
+        self.last.replace(self.call_other(&self.function, value));
+    }
+
+    /// Calls it with what it had last, and one more field.
+    fn repeat<T: Serialize>(&self, field: &str, value: &T) {
+        let last = self.last.borrow().clone();
+        let (Some(last), Ok(value)) = (last.dyn_ref::<Object>(), to_js(value)) else { return };
+        let again = Object::assign(&Object::new(), last);
+        if Reflect::set(&again, &field.into(), &value).is_ok() {
+            self.call_with(&self.function, &again.into());
+        }
     }
 
     /// Calls another function under the same rule.
-    fn call_other<T: Serialize>(&self, function: &Function, value: &T) {
+    fn call_other<T: Serialize>(&self, function: &Function, value: &T) -> JsValue {
+        // Plain data always converts.
+        let value = to_js(value).unwrap_or_default();
+        self.call_with(function, &value);
+        value
+    }
+
+    fn call_with(&self, function: &Function, value: &JsValue) {
         if self.has_thrown.get() {
             return;
         }
-        let result = to_js(value).and_then(|value| function.call1(&JsValue::NULL, &value));
-        if let Err(thrown) = result {
+        if let Err(thrown) = function.call1(&JsValue::NULL, value) {
             self.has_thrown.set(true);
             self.thrown.set(Some(thrown));
         }

@@ -4,10 +4,14 @@ import { open } from "node:fs/promises";
 
 /**
  * A fault: `/fault/KIND/FILE/PATH...` serves PATH as usual, but for files named FILE. `KIND~2`
- * strikes the first two requests for that file only. FILE may be `*`.
+ * strikes the first two requests for that file only, `KIND~2-` all but those, `KIND~2-5` the three
+ * that follow them. FILE may be `*`. `KIND.5` is the kind with a number; a status has the seconds of
+ * its Retry-After there, and `429.d5` gives them as a date.
  * @typedef {object} Fault
  * @property {string} kind a key of {@link KINDS}, or an HTTP status
- * @property {number} times how many requests it strikes
+ * @property {string | null} detail
+ * @property {number} from the first request that it strikes, from 0
+ * @property {number} until the first that it spares again
  * @property {string} file
  */
 
@@ -15,6 +19,10 @@ import { open } from "node:fs/promises";
  * What is sent instead. An empty plan serves the file as it is.
  * @typedef {object} Plan
  * @property {number} [status] answer with this status and no file
+ * @property {string | null} [retryAfter] beside the status
+ * @property {number} [waitMs] before the answer
+ * @property {string} [etag] instead of the file's own
+ * @property {boolean} [idle] close the connection once it was silent for a while
  * @property {boolean} [page] answer with an HTML page and status 200
  * @property {boolean} [ignoreRange] send the whole file
  * @property {boolean} [noHead] refuse HEAD
@@ -27,12 +35,27 @@ import { open } from "node:fs/promises";
  * @property {(length: number) => number} [cutAfter] how much of a body this long is sent
  */
 
-/** @type {Record<string, (size: number) => Plan>} */
+/**
+ * Where a body ends that should have been longer: at a number of bytes, or in the middle.
+ * @param {number | null} bytes
+ * @returns {(length: number) => number}
+ */
+const early = (bytes) => (length) => Math.min(length, bytes ?? Math.floor(length / 2));
+
+/** @type {Record<string, (size: number, detail: number | null) => Plan>} */
 export const KINDS = {
-  /** The connection breaks in the middle of the body. */
-  cut: () => ({ cutAfter: (length) => Math.floor(length / 2) }),
-  /** The body stops in the middle, and the connection stays open. */
-  stall: () => ({ cutAfter: (length) => Math.floor(length / 2), stall: true }),
+  /** The connection breaks in the body. */
+  cut: (_, detail) => ({ cutAfter: early(detail) }),
+  /** The body stops, and the connection stays open. */
+  stall: (_, detail) => ({ cutAfter: early(detail), stall: true }),
+  /** The body stops, and a little later the server closes the connection. */
+  idle: (_, detail) => ({ cutAfter: early(detail), idle: true }),
+  /** The answer takes its time, in milliseconds. */
+  slow: (_, detail) => ({ waitMs: detail ?? 1000 }),
+  /** Another version of the file, says its ETag. */
+  etag: () => ({ etag: '"another"' }),
+  /** A static host without ranges whose connection breaks. */
+  norangecut: (_, detail) => ({ ignoreRange: true, cutAfter: early(detail) }),
   /** A static host without ranges: 200 and the whole file. */
   norange: () => ({ ignoreRange: true }),
   /** The file on the server is only half there. */
@@ -56,16 +79,17 @@ export const KINDS = {
 };
 
 /**
- * Splits `/fault/KIND~TIMES/FILE/PATH` from the path.
+ * Splits `/fault/KIND.DETAIL~FROM-UNTIL/FILE/PATH` from the path.
  * @param {string} path
  * @returns {{ path: string, fault: Fault | null }}
  */
 export function parseFault(path) {
-  const match = /^\/fault\/([a-z0-9]+)(?:~(\d+))?\/([^/]+)(\/.*)$/.exec(path);
+  const match = /^\/fault\/([a-z0-9]+)(?:\.(d?\d+))?(?:~(\d+)(?:(-)(\d*))?)?\/([^/]+)(\/.*)$/.exec(path);
   if (!match) return { path, fault: null };
-  const [, kind = "", times, file = "", rest = "/"] = match;
+  const [, kind = "", detail = null, first = "", open, last = "", file = "", rest = "/"] = match;
   if (!(kind in KINDS) && !/^[45]\d\d$/.test(kind)) throw new Error(`unknown fault ${kind}`);
-  return { path: rest, fault: { kind, times: times ? Number(times) : Infinity, file } };
+  const [from, until] = open ? [first, last] : ["", first];
+  return { path: rest, fault: { kind, detail, from: Number(from), until: until === "" ? Infinity : Number(until), file } };
 }
 
 /**
@@ -76,7 +100,12 @@ export function parseFault(path) {
  */
 export function planOf(fault, size) {
   if (!fault) return {};
-  return KINDS[fault.kind]?.(size) ?? { status: Number(fault.kind) };
+  const { kind, detail } = fault;
+  const plan = KINDS[kind]?.(size, detail === null ? null : Number(detail));
+  if (plan) return plan;
+  const seconds = Number(detail?.replace("d", ""));
+  const date = () => new Date(Date.now() + 1000 * seconds).toUTCString();
+  return { status: Number(kind), retryAfter: detail?.startsWith("d") ? date() : detail };
 }
 
 /**

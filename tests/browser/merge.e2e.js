@@ -192,8 +192,8 @@ test("a merge that is aborted or cut off leaves no checkpoint and nothing unfini
     const early = await outcome(merge(recipe, { models: merges.models, output, signal: AbortSignal.abort() }));
     // The connection breaks in the middle of one of the parents.
     const damaged = await merges.folder("cut");
-    const models = { ...merges.models, "./case": `${url}/fault/cut/model-00002-of-00003.safetensors/models/case/` };
-    const cut = await outcome(merge(recipe, { models, output: damaged, shardBytes: 1e6 }));
+    const models = { ...merges.models, "./case": `${url}/fault/cut.0~5-/model-00002-of-00003.safetensors/models/case/` };
+    const cut = await outcome(merge(recipe, { models, output: damaged, shardBytes: 1e6, network: { attempts: 2, backoffMs: 20 } }));
     const cutLeft = [...(await merges.readAll(damaged)).keys()].sort();
     // A folder that holds something is refused; another takes the next merge.
     const full = await outcome(merge(recipe, { models: merges.models, output, shardBytes: 1e6 }));

@@ -19,6 +19,7 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {string} [commit] what the hub says every revision is
  * @property {string} [damage] a file of this name has a bit flipped, and says nothing of it
  * @property {number} [bytesPerSecond] throttle of all bodies together
+ * @property {(path: string) => string | null} [redirect] where to send the client instead
  * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
  *   Content-Range and the like from the page
  */
@@ -123,14 +124,18 @@ async function answer(options, { strikes, pace }, request, response, entry) {
   const found = await locate(options, path);
   const name = path.split("/").pop() ?? "";
   const plan = planOf(strikesNow(strikes, fault, name, request.url) ? fault : null, found?.size ?? 0);
+  if (plan.waitMs) await sleep(plan.waitMs);
   if (options.damage === name) plan.damageAt ??= Math.floor((found?.size ?? 0) * 0.9);
-  if (plan.status) return reply(plan.status, `fault ${plan.status}`);
+  if (plan.status) return reply(plan.status, `fault ${plan.status}`, plan.retryAfter ? { "Retry-After": plan.retryAfter } : {});
+  const elsewhere = options.redirect?.(path);
+  if (elsewhere) return reply(302, "", { Location: elsewhere });
   if (plan.page) return reply(200, "<!doctype html><title>Not here</title>");
   if (!found) return reply(404, "not found");
   if (plan.noHead && request.method === "HEAD") return reply(405);
 
   const size = plan.size ?? found.size;
   const headers = await headersOf(found, size, fault === null);
+  if (plan.etag) headers.ETag = plan.etag;
   if (request.headers["if-none-match"] === headers.ETag && !entry.range) return reply(304, "", headers);
   const range = plan.ignoreRange ? null : parseRange(entry.range, size);
   if (range === "unsatisfiable") return reply(416, "", { "Content-Range": `bytes */${size}` });
@@ -142,6 +147,8 @@ async function answer(options, { strikes, pace }, request, response, entry) {
   entry.status = range ? 206 : 200;
   response.writeHead(entry.status, headers);
   if (request.method === "HEAD") return void response.end();
+  // A connection that breaks before its answer is tried again by browsers themselves.
+  response.flushHeaders();
 
   const stop = begin + (plan.cutAfter?.(end - begin) ?? end - begin);
   for await (const chunk of readPart(found.file, begin, stop, plan)) {
@@ -152,7 +159,7 @@ async function answer(options, { strikes, pace }, request, response, entry) {
   }
   if (plan.stall) return;
   if (plan.cutAfter) {
-    await sleep(50); // let what was written leave first
+    await sleep(plan.idle ? 400 : 50); // let what was written leave first
     response.destroy();
     return;
   }
@@ -193,7 +200,7 @@ function strikesNow(strikes, fault, name, url = "") {
   if (!fault || (fault.file !== "*" && fault.file !== name)) return false;
   const before = strikes.get(url) ?? 0;
   strikes.set(url, before + 1);
-  return before < fault.times;
+  return fault.from <= before && before < fault.until;
 }
 
 /**

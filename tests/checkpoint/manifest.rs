@@ -311,7 +311,7 @@ fn cancelling_stops_before_the_next_piece() {
 fn failures_of_the_source_pass_through() {
     let failures = [
         SourceError::Status { file: ONE.into(), status: 503 },
-        SourceError::RangeIgnored { file: ONE.into() },
+        SourceError::WrongRange { file: ONE.into(), sent: String::new() },
         SourceError::Network { file: ONE.into(), detail: "reset".into() },
         SourceError::Io { file: ONE.into(), detail: "disk".into() },
     ];

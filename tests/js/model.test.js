@@ -37,6 +37,20 @@ test("a query stays, behind the slash", () => {
   assert.equal(base("https://cdn.example/m?sig=a%2Fb&x=1"), "https://cdn.example/m/?sig=a%2Fb&x=1");
 });
 
+test("patience goes with everything that is fetched", () => {
+  const network = { attempts: 3 };
+  assert.deepEqual(source("owner/name", { network }).network, network);
+  assert.equal("network" in source("owner/name"), false);
+  const merge = mergeSource("models: []", [["a", "./a/"]], { network, headers: { Authorization: "Bearer x" } }, PAGE);
+  assert.deepEqual(/** @type {any} */ (merge.models.get("a")).network, network);
+  const completed = completeModels(merge, ["a", "owner/b", "https://host.example/c/"]).models;
+  for (const each of completed.values()) assert.deepEqual(/** @type {any} */ (each).network, network);
+  assert.deepEqual(checkLoadOptions({ network: { attempts: 1, backoffMs: 0, stallMs: 5 } }).network, { attempts: 1, backoffMs: 0, stallMs: 5 });
+  assert.throws(() => checkLoadOptions({ network: { stallMs: 1.5 } }), refused(/network\.stallMs must be a whole number/));
+  assert.throws(() => checkLoadOptions({ network: { retries: 3 } }), refused(/network: there is no "retries"/));
+  assert.throws(() => checkLoadOptions({ network: "none" }), refused(/network must be an object/));
+});
+
 test("headers go with what is fetched, and with nothing else", () => {
   const headers = { Authorization: "Bearer x" };
   assert.deepEqual(source("a/b", { headers }).headers, headers);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Rate, formatBytes, formatCount, formatDuration, formatSpeed, fromHubPage, shortName, weightsLine } from "../../www/panels/format.js";
+import { Rate, formatBytes, formatCount, formatDuration, formatSpeed, fromHubPage, shortName, waitingLine, weightsLine } from "../../www/panels/format.js";
 
 test("numbers for people", () => {
   assert.deepEqual([0, 999, 12_345, 6_300_000, 75_000_000, 7_513_000_000, 26_100_000_000].map(formatBytes),
@@ -34,6 +34,13 @@ test("a model's short name", () => {
   for (const [name, short] of [["./models/tale/", "tale"], ["https://cdn.example/a/b?sig=/x", "b"], ["owner/name@v1", "owner/name@v1"], ["/m", "m"]]) {
     assert.equal(shortName(name ?? ""), short);
   }
+});
+
+test("the line of a load that waits", () => {
+  const waiting = { ms: 2400, attempt: 2, reason: "https://host/x: the server answered 503; try again later" };
+  const why = "Waiting 3 s to try again (attempt 2): https://host/x: the server answered 503; try again later";
+  assert.equal(waitingLine("", waiting), why);
+  assert.equal(waitingLine(weightsLine(2e9, 7e9, 0), waiting), `2.00 GB of 7.00 GB. ${why}`);
 });
 
 test("the address of a model's page means its hub name", () => {

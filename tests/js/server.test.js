@@ -115,6 +115,47 @@ test("a fault with a number passes", async (t) => {
   assert.deepEqual(statuses, [503, 503, 200]);
 });
 
+test("a fault from a request on, and in between", async (t) => {
+  const { get } = await serve(t);
+  const ask = async (/** @type {string} */ fault) => {
+    const statuses = [];
+    for (let i = 0; i < 5; i++) statuses.push((await get(`/fault/${fault}/x.safetensors/m/x.safetensors`)).status);
+    return statuses;
+  };
+  assert.deepEqual(await ask("503~2-"), [200, 200, 503, 503, 503]);
+  assert.deepEqual(await ask("503~1-3"), [200, 503, 503, 200, 200]);
+});
+
+test("faults with a number of their own", async (t) => {
+  const { get } = await serve(t);
+  const faulty = (/** @type {string} */ fault) => get(`/fault/${fault}/x.safetensors/m/x.safetensors`);
+  assert.equal((await faulty("429.7")).headers.get("retry-after"), "7");
+  assert.equal((await faulty("429")).headers.get("retry-after"), null);
+  const date = (await faulty("503.d60")).headers.get("retry-after") ?? "";
+  assert.ok(Math.abs(Date.parse(date) - Date.now() - 60_000) < 5000, date);
+  assert.equal((await faulty("etag")).headers.get("etag"), '"another"');
+  const began = performance.now();
+  assert.deepEqual(await bytesOf(await faulty("slow.200")), BYTES);
+  assert.ok(performance.now() - began > 190);
+  for (const fault of ["cut.1000", "idle.1000", "norangecut.1000"]) {
+    const { body } = await faulty(fault);
+    let got = 0;
+    const read = async () => {
+      for await (const piece of /** @type {any} */ (body)) got += piece.length;
+    };
+    await assert.rejects(read, /terminated|other side closed/, fault);
+    assert.equal(got, 1000, fault);
+  }
+});
+
+test("weights may lie elsewhere", async (t) => {
+  const store = await serve(t);
+  const { get, server } = await serve(t, { redirect: (path) => (path.endsWith(".safetensors") ? store.server.url + path : null) });
+  assert.deepEqual(await bytesOf(await get("/m/x.safetensors")), BYTES);
+  assert.deepEqual([server.log[0]?.status, store.server.log[0]?.status], [302, 200]);
+  assert.equal((await get("/m/config.json")).redirected, false);
+});
+
 test("a throttled body takes its time", async (t) => {
   const { get } = await serve(t, { bytesPerSecond: 1_000_000 });
   const began = performance.now();

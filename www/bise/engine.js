@@ -12,7 +12,7 @@ import { spawnWorker } from "./spawn.js";
 /** @typedef {import("./model.js").LoadOptions} LoadOptions */
 /** @typedef {import("./protocol.js").Info} Info */
 
-const REPLACE_OPTIONS = Object.freeze(["onProgress", "onTensor", "signal", "hubUrl", "headers", "token"]);
+const REPLACE_OPTIONS = Object.freeze(["onProgress", "onTensor", "signal", "hubUrl", "headers", "token", "network"]);
 
 const DISPOSED = "This engine was disposed: load a new one.";
 
@@ -82,7 +82,7 @@ export class Engine {
    * the shapes of what is loaded. Waits for its turn behind running requests; conversations start anew.
    *
    * @param {{ recipe: string, models?: import("./model.js").Models }} model
-   * @param {Pick<LoadOptions, "onProgress" | "onTensor" | "signal" | "hubUrl" | "headers" | "token">} [options]
+   * @param {Pick<LoadOptions, "onProgress" | "onTensor" | "signal" | "hubUrl" | "headers" | "token" | "network">} [options]
    * @returns {Promise<import("./protocol.js").MergeReport>}
    * @throws {BiseError} after which, if it came half-way, requests are refused until a merge has succeeded
    */

@@ -13,12 +13,14 @@ export { HUB_URL } from "./model.js";
 /** @typedef {import("./model.js").Models} Models */
 /** @typedef {import("./inspect.js").InspectOptions} InspectOptions */
 /** @typedef {import("./protocol.js").Inspection} Inspection */
+/** @typedef {import("./model.js").Network} Network */
 /** @typedef {import("./merge.js").MergeOptions} MergeOptions */
 /** @typedef {import("./protocol.js").MergeProgress} MergeProgress */
 /** @typedef {import("./protocol.js").MergeReport} MergeReport */
 /** @typedef {import("./protocol.js").TensorReport} TensorReport */
 /** @typedef {import("./protocol.js").RecipeOutline} RecipeOutline */
 /** @typedef {import("./protocol.js").Progress} Progress */
+/** @typedef {import("./protocol.js").Waiting} Waiting */
 /** @typedef {import("./protocol.js").Info} Info */
 /** @typedef {import("./cache.js").CachedModel} CachedModel */
 /** @typedef {import("./errors.js").ErrorCode} ErrorCode */

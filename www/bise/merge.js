@@ -2,7 +2,7 @@
 
 import { Bridge } from "./bridge.js";
 import { BiseError, badRequest } from "./errors.js";
-import { checkToken, mergeSource, plainHeaders, toModels } from "./model.js";
+import { checkNetwork, checkToken, mergeSource, plainHeaders, toModels } from "./model.js";
 import { checkKind, checkNames, describe, oneOf } from "./options.js";
 import { lendOutput } from "./sink.js";
 import { spawnWorker } from "./spawn.js";
@@ -23,13 +23,14 @@ import { spawnWorker } from "./spawn.js";
  * @property {string} [hubUrl]
  * @property {Record<string, string> | Headers} [headers]
  * @property {string} [token] as for {@link import("./model.js").LoadOptions}
+ * @property {import("./model.js").Network} [network] how patient to be with servers
  * @property {(progress: MergeProgress) => void} [onProgress]
  * @property {(tensor: TensorReport) => void} [onTensor]
  * @property {AbortSignal} [signal]
  */
 
 const OPTIONS = Object.freeze(
-  ["output", "models", "backend", "f8", "shardBytes", "hubUrl", "headers", "token", "onProgress", "onTensor", "signal"],
+  ["output", "models", "backend", "f8", "shardBytes", "hubUrl", "headers", "token", "network", "onProgress", "onTensor", "signal"],
 );
 
 /**
@@ -63,7 +64,9 @@ export async function mergeWith(recipe, given, spawn) {
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
   if (signal !== undefined) checkKind("signal", signal, "signal");
   checkToken(options.token);
-  const sent = { hubUrl: options.hubUrl, token: options.token, ...(options.headers === undefined ? {} : { headers: plainHeaders(options.headers) }) };
+  checkNetwork(options.network);
+  const { hubUrl, token, network, headers } = options;
+  const sent = { hubUrl, token, network, ...(headers === undefined ? {} : { headers: plainHeaders(headers) }) };
   const source = mergeSource(recipe, toModels(models), sent, globalThis.document?.baseURI ?? globalThis.location.href);
   if (signal?.aborted) throw new BiseError("aborted", "The merge was aborted.", { cause: signal.reason });
   const { target, transfer, end, close } = lend(output);

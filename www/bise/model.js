@@ -23,6 +23,20 @@ import { isHash } from "./revision.js";
  */
 
 /**
+ * How patient to be with servers; numbers left out have the values given.
+ * @typedef {object} Network
+ * @property {number} [attempts] at the same bytes, the first included; 6
+ * @property {number} [backoffMs] wait after the first failure, doubled with each further one; 500
+ * @property {number} [stallMs] a connection that delivers nothing for so long is replaced; 30000
+ */
+
+/**
+ * What is sent with requests and how often.
+ * @typedef {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined,
+ *   token?: string | undefined, network?: Network | undefined }} FetchOptions
+ */
+
+/**
  * @typedef {object} LoadOptions
  * @property {"auto" | "webgpu"} [backend] where to run; both mean WebGPU in this version
  * @property {"f8" | "checkpoint"} [weights] linear weights as FP8 (the default), or all as the checkpoint has them
@@ -38,17 +52,15 @@ import { isHash } from "./revision.js";
  * @property {Record<string, string> | Headers} [headers] sent with each request, such as an Authorization for a gated model
  * @property {string} [token] access token for gated and private models of the hub: sent with requests for `owner/name`
  *   alone, to `hubUrl`, and kept nowhere
+ * @property {Network} [network] how patient to be with servers
  */
-
-/**
- * Who asks a server.
- * @typedef {{ hubUrl?: string | undefined, headers?: Record<string, string> | undefined, token?: string | undefined }} Access
  */
 
 export const HUB_URL = "https://huggingface.co";
 
 const LOAD_OPTIONS = Object.freeze(
-  ["backend", "weights", "contextLength", "cache", "integrity", "onProgress", "onTensor", "signal", "hubUrl", "headers", "token"],
+  ["backend", "weights", "contextLength", "cache", "integrity", "onProgress", "onTensor", "signal", "hubUrl", "headers", "token",
+    "network"],
 );
 
 /**
@@ -57,7 +69,9 @@ const LOAD_OPTIONS = Object.freeze(
  */
 export function checkLoadOptions(given) {
   const options = checkNames(given, LOAD_OPTIONS, "load options");
-  const { backend, weights, contextLength, cache, integrity, onProgress, onTensor, signal, hubUrl, headers, token } = options;
+  const {
+    backend, weights, contextLength, cache, integrity, onProgress, onTensor, signal, hubUrl, headers, token, network,
+  } = options;
   if (backend === "cpu") {
     throw badRequest("backend: this version has no CPU backend; use \"auto\" or \"webgpu\".");
   }
@@ -70,6 +84,7 @@ export function checkLoadOptions(given) {
   if (signal !== undefined) checkKind("signal", signal, "signal");
   if (hubUrl !== undefined) checkKind("hubUrl", hubUrl, "string");
   checkToken(token);
+  checkNetwork(network);
   /** @type {Record<string, unknown>} */
   const engine = {};
   if (weights !== undefined) engine.weights = weights;
@@ -95,6 +110,15 @@ function hashes(given) {
     return [file, String(hash).toLowerCase()];
   });
   return Object.fromEntries(entries);
+}
+
+/** @param {unknown} given */
+export function checkNetwork(given) {
+  if (given === undefined) return;
+  const numbers = checkNames(given, ["attempts", "backoffMs", "stallMs"], "network");
+  for (const [name, value] of Object.entries(numbers)) {
+    if (value !== undefined) checkKind(`network.${name}`, value, "count");
+  }
 }
 
 /**
@@ -133,7 +157,7 @@ export function plainHeaders(given) {
  * Where a checkpoint lies, and what to call it in responses.
  *
  * @param {unknown} model
- * @param {Access} options
+ * @param {FetchOptions} options
  * @param {string} pageUrl what relative URLs start from
  * @returns {{ source: import("./protocol.js").PlainSource, name: string }}
  */
@@ -144,9 +168,9 @@ function resolvePlain(model, options, pageUrl) {
     if (token !== undefined) {
       throw badRequest("token: it is sent to the hub alone, for owner/name. What another server needs goes into headers.");
     }
+    const { headers, network } = options;
     const base = directoryUrl(model, pageUrl);
-    const { headers } = options;
-    return { source: headers ? { kind: "http", base, headers } : { kind: "http", base }, name: model };
+    return { source: { kind: "http", base, ...(headers ? { headers } : {}), ...(network ? { network } : {}) }, name: model };
   }
   for (const name of /** @type {const} */ (["headers", "token"])) {
     if (options[name] !== undefined) throw badRequest(`${name}: for models that are fetched, not for files or folders.`);
@@ -162,7 +186,7 @@ function resolvePlain(model, options, pageUrl) {
  * Where a model lies, and what to call it in responses.
  *
  * @param {unknown} model
- * @param {Access} options
+ * @param {FetchOptions} options
  * @param {string} pageUrl what relative URLs start from
  * @returns {{ source: Source, name: string }}
  */
@@ -190,19 +214,22 @@ export function toModels(models) {
 /**
  * @param {unknown} recipe
  * @param {[string, unknown][]} models
- * @param {Access} options
+ * @param {FetchOptions} options
  * @param {string} pageUrl
  * @returns {import("./protocol.js").MergeSource}
  */
 export function mergeSource(recipe, models, options, pageUrl) {
   if (typeof recipe !== "string") throw badRequest(`recipe must be the text of a mergekit recipe, not ${describe(recipe)}.`);
-  const { hubUrl = HUB_URL, headers, token } = options;
+  const { hubUrl = HUB_URL, headers, token, network } = options;
   const sources = models.map(([name, model]) => {
     const isHere = typeof model === "string";
-    const access = { hubUrl, ...(isHere && headers ? { headers } : {}), ...(isHere && token && !isUrl(model) ? { token } : {}) };
+    const access = { hubUrl, network, ...(isHere && headers ? { headers } : {}), ...(isHere && token && !isUrl(model) ? { token } : {}) };
     return /** @type {const} */ ([name, resolvePlain(model, access, pageUrl).source]);
   });
-  return { kind: "merge", recipe, models: new Map(sources), hubUrl, pageUrl, ...(headers ? { headers } : {}), ...(token ? { token } : {}) };
+  return {
+    kind: "merge", recipe, models: new Map(sources), hubUrl, pageUrl,
+    ...(headers ? { headers } : {}), ...(token ? { token } : {}), ...(network ? { network } : {}),
+  };
 }
 
 /**
@@ -213,14 +240,14 @@ export function mergeSource(recipe, models, options, pageUrl) {
  * @returns {import("./protocol.js").MergeSource}
  */
 export function completeModels(source, names) {
-  const { models, hubUrl, pageUrl, headers, token } = source;
+  const { models, hubUrl, pageUrl, headers, token, network } = source;
   const unknown = [...models.keys()].find((name) => !names.includes(name));
   if (unknown !== undefined) {
     throw badRequest(`models: the recipe names no "${unknown}"; it names ${names.join(", ")}.`);
   }
   // A recipe is somebody's text: an address in it is not sent what the caller means for the hub.
   const sourceOf = (/** @type {string} */ name) => models.get(name)
-    ?? resolvePlain(name, isUrl(name) ? { hubUrl } : { hubUrl, headers, token }, pageUrl).source;
+    ?? resolvePlain(name, isUrl(name) ? { hubUrl, network } : { hubUrl, network, headers, token }, pageUrl).source;
   return { ...source, models: new Map(names.map((name) => [name, sourceOf(name)])) };
 }
 
@@ -250,11 +277,11 @@ function directoryUrl(model, pageUrl) {
 
 /**
  * @param {string} model
- * @param {Access} access
+ * @param {FetchOptions} access
  * @param {string} pageUrl
  * @returns {import("./protocol.js").PlainSource}
  */
-function hubSource(model, { hubUrl = HUB_URL, headers, token }, pageUrl) {
+function hubSource(model, { hubUrl = HUB_URL, headers, token, network }, pageUrl) {
   const parts = /^([\w.-]+)\/([\w.-]+)(?:@([^\s@]+))?$/.exec(model);
   if (parts === null) {
     throw badRequest(`model: ${describe(model)} is neither "owner/name", "owner/name@revision" nor a URL (those start with https:, / or ./, or end with /).`);
@@ -268,6 +295,7 @@ function hubSource(model, { hubUrl = HUB_URL, headers, token }, pageUrl) {
     base: url(`${owner}/${name}/resolve/${revision}/`),
     listing: url(`api/models/${owner}/${name}/revision/${revision}`),
     ...(sent ? { headers: sent } : {}),
+    ...(network ? { network } : {}),
   };
 }
 

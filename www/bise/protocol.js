@@ -11,7 +11,8 @@ export {};
 /**
  * Where a checkpoint lies. `listing` is where a hub names the files of the repository; headers, which may hold
  * secrets, are for requests only.
- * @typedef {{ kind: "http", base: string, listing?: string, headers?: Record<string, string> }
+ * @typedef {{ kind: "http", base: string, listing?: string, headers?: Record<string, string>,
+ *   network?: import("./model.js").Network }
  *   | { kind: "files", files: Map<string, File> }
  *   | { kind: "directory", handle: FileSystemDirectoryHandle }} PlainSource
  */
@@ -20,14 +21,19 @@ export {};
  * A merge that is yet to be done. Of the recipe's models, those that are not in `models` are looked up by their
  * names: on the hub, or as URLs from the page's.
  * @typedef {{ kind: "merge", recipe: string, models: Map<string, PlainSource>, hubUrl: string, pageUrl: string,
- *   headers?: Record<string, string>, token?: string }} MergeSource
+ *   headers?: Record<string, string>, token?: string, network?: import("./model.js").Network }} MergeSource
  */
 
 /** @typedef {PlainSource | MergeSource} Source */
 
 /**
+ * Why nothing comes for the time being: in `ms` milliseconds a server is asked again, for the `attempt`th time.
+ * @typedef {{ ms: number, attempt: number, reason: string }} Waiting
+ */
+
+/**
  * How far a merge into files is, in bytes of weight files.
- * @typedef {{ file: string, done: number, total: number }} MergeProgress
+ * @typedef {{ file: string, done: number, total: number, waiting?: Waiting }} MergeProgress
  */
 
 /**
@@ -96,8 +102,10 @@ export {};
 
 /**
  * How far a load is. Units are bytes in phase `weights` and pipelines in phase `shaders`; `total` is 0
- * while it is unknown. `note` is what the visitor should know, such as why the model will not be kept.
- * @typedef {{ phase: "adapter" | "config" | "weights" | "shaders", done: number, total: number, note?: string }} Progress
+ * while it is unknown. `done` never goes back and counts no byte twice; with `waiting` it stands still. `note` is what
+ * the visitor should know, such as why the model will not be kept.
+ * @typedef {{ phase: "adapter" | "config" | "weights" | "shaders", done: number, total: number, waiting?: Waiting,
+ *   note?: string }} Progress
  */
 
 /**

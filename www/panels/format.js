@@ -66,6 +66,16 @@ export function weightsLine(done, total, perSecond) {
 }
 
 /**
+ * What to say while nothing comes until a server is asked again.
+ *
+ * @param {string} line how far it is
+ * @param {{ ms: number, attempt: number, reason: string }} waiting
+ */
+export function waitingLine(line, { ms, attempt, reason }) {
+  return `${line === "" ? "" : `${line}. `}Waiting ${formatDuration(ms / 1000)} to try again (attempt ${attempt}): ${reason}`;
+}
+
+/**
  * People paste the address of a model's page: its hub name is meant.
  *
  * @param {string} text

@@ -5,7 +5,7 @@ import { evenBlend } from "./blend.js";
 import { ConfirmPanel, needsNoQuestion } from "./confirm.js";
 import { byId } from "./dom.js";
 import { acceptDrops } from "./drop.js";
-import { Rate, fromHubPage, weightsLine } from "./format.js";
+import { Rate, fromHubPage, waitingLine, weightsLine } from "./format.js";
 import { KeptPanel } from "./kept.js";
 
 /** @typedef {import("../pkg/index.js").Engine} LoadedEngine */
@@ -228,7 +228,7 @@ export class ModelsPanel {
   #reporter(watch) {
     const rate = new Rate(4000);
     return (progress) => {
-      const { phase, done, total } = progress;
+      const { phase, done, total, waiting } = progress;
       watch?.onProgress?.(progress);
       if (progress.note !== undefined) this.#kept.note(progress.note);
       if (total > 0) this.#progress.value = done / total;
@@ -237,6 +237,7 @@ export class ModelsPanel {
       if (phase === "config") this.#detail.textContent = "Reading the model’s description";
       if (phase === "weights") this.#detail.textContent = weightsLine(done, total, rate.add(done, performance.now()));
       if (phase === "shaders") this.#detail.textContent = `Compiling shaders, ${done} of ${total}`;
+      if (waiting) this.#detail.textContent = waitingLine(phase === "weights" ? weightsLine(done, total, 0) : "", waiting);
     };
   }
 

@@ -2,13 +2,14 @@
 
 import { BiseError, merge } from "../../pkg/index.js";
 import { byId } from "../dom.js";
-import { Rate, formatBytes, weightsLine } from "../format.js";
+import { Rate, formatBytes, waitingLine, weightsLine } from "../format.js";
 import { directoryPicker } from "../pick.js";
 import { canDownload, startDownload } from "./download.js";
 import { fileName, freeBytes, newOutput } from "./storage.js";
 
 /** @typedef {import("../../pkg/index.js").TensorReport} TensorReport */
 /** @typedef {import("../../pkg/index.js").MergeReport} MergeReport */
+/** @typedef {import("../../pkg/index.js").Waiting} Waiting */
 /** @typedef {import("../models.js").Watch} Watch */
 /** @typedef {"chat" | "folder" | "download" | "storage"} Destination */
 /** @typedef {{ recipe: string, models: import("../../pkg/index.js").Models, name: string }} Job */
@@ -165,9 +166,10 @@ export class RunPanel {
 
   #reporter() {
     const rate = new Rate(10_000);
-    return (/** @type {number} */ done, /** @type {number} */ total) => {
+    return (/** @type {number} */ done, /** @type {number} */ total, /** @type {Waiting | undefined} */ waiting) => {
       if (total > 0) this.#progress.value = done / total;
-      this.#line.textContent = weightsLine(done, total, rate.add(done, performance.now()));
+      const line = weightsLine(done, total, waiting ? 0 : rate.add(done, performance.now()));
+      this.#line.textContent = waiting ? waitingLine(line, waiting) : line;
     };
   }
 
@@ -184,8 +186,8 @@ export class RunPanel {
     /** @type {{ thrown: unknown } | null} */
     let failed = null;
     const report = await this.#around.loadIntoChat(job, {
-      onProgress: ({ phase, done, total }) => {
-        if (phase === "weights") show(done, total);
+      onProgress: ({ phase, done, total, waiting }) => {
+        if (phase === "weights") show(done, total, waiting);
         if (phase === "shaders") this.#line.textContent = `Compiling shaders, ${done} of ${total}`;
       },
       onTensor: (tensor) => this.#onTensor(tensor),
@@ -217,8 +219,8 @@ export class RunPanel {
         output: output.output,
         f8: this.#f8.checked,
         signal: controller.signal,
-        onProgress: ({ file, done, total }) => {
-          show(done, total);
+        onProgress: ({ file, done, total, waiting }) => {
+          show(done, total, waiting);
           if (done === total && !file.endsWith(".safetensors")) this.#line.textContent = `Writing ${file}`;
           // Better now than at the end of a long download.
           if (free !== null && total > free && tooLarge === 0) {

@@ -1,5 +1,4 @@
-//! What an HTTP answer means for the request it answers. No browser types, so that
-//! `tests/http_answer.rs` runs it natively.
+//! What an HTTP answer means for the request it answers.
 
 use std::ops::Range;
 
@@ -8,8 +7,6 @@ use std::ops::Range;
 pub enum Answer {
     /// The body starts where it was asked to.
     Body {
-        /// First byte after what was asked for, absolute: nothing is read from there on.
-        limit: Option<u64>,
         /// First byte after the body, absolute, where the answer tells: a body that ends before was cut.
         end: Option<u64>,
         /// Length of the whole file.
@@ -21,7 +18,10 @@ pub enum Answer {
         file_bytes: Option<u64>,
     },
     /// The server sends the whole file instead of the range.
-    RangeIgnored,
+    Whole {
+        /// Its length.
+        file_bytes: Option<u64>,
+    },
     /// The server sends another range than was asked for.
     WrongRange,
     /// No such file.
@@ -41,19 +41,18 @@ pub fn judge(
     match (status, asked) {
         (404 | 410, _) => Answer::NotFound,
         (416, Some(_)) => Answer::PastEnd { file_bytes: content_range.and_then(total) },
-        (200, None) => Answer::Body { limit: None, end: content_length, file_bytes: content_length },
-        (200, Some(_)) => Answer::RangeIgnored,
+        (200, None) => Answer::Body { end: content_length, file_bytes: content_length },
+        (200, Some(_)) => Answer::Whole { file_bytes: content_length },
         (206, Some(asked)) => partial(content_range, content_length, asked),
         _ => Answer::Status,
     }
 }
 
 fn partial(content_range: Option<&str>, content_length: Option<u64>, asked: &Range<u64>) -> Answer {
-    let limit = Some(asked.end);
     let Some(content_range) = content_range else {
         // The file may end inside the range: whoever asked has to know whether enough came.
         let end = content_length.map(|bytes| asked.start.saturating_add(bytes).min(asked.end));
-        return Answer::Body { limit, end, file_bytes: None };
+        return Answer::Body { end, file_bytes: None };
     };
     let Some((sent, file_bytes)) = parse(content_range) else {
         return Answer::WrongRange;
@@ -63,7 +62,7 @@ fn partial(content_range: Option<&str>, content_length: Option<u64>, asked: &Ran
     }
     // A server may send less than was asked for; only at the end of the file is that all there is.
     let end = file_bytes.map_or(sent.end.min(asked.end), |bytes| bytes.min(asked.end));
-    Answer::Body { limit, end: Some(end), file_bytes }
+    Answer::Body { end: Some(end), file_bytes }
 }
 
 /// `bytes a-b/total` or `bytes a-b/*`, as a half-open range.
