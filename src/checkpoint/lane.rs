@@ -275,8 +275,9 @@ fn begin<T: Transport>(
             );
         }
         Answer::Status => {
-            let now_ms = shared.transport.now_ms();
-            let retry_after_ms = retry_after.and_then(|value| retry_after_ms(&value, now_ms));
+            let transport = &shared.transport;
+            let date_ms = |text: &str| transport.date_ms(text);
+            let retry_after_ms = retry_after.and_then(|v| retry_after_ms(&v, transport.now_ms(), &date_ms));
             return Err(Failed { error: SourceError::Status { file: name(), status }, retry_after_ms });
         }
     };

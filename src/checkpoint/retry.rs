@@ -1,7 +1,5 @@
 //! When to ask a server again, as data: no clock, no timer, no network.
 
-use std::time::UNIX_EPOCH;
-
 use serde::Serialize;
 
 use crate::checkpoint::source::SourceError;
@@ -120,12 +118,10 @@ fn may_pass(error: &SourceError) -> bool {
 }
 
 /// The wait that a Retry-After header asks for at `now_ms` since 1970, in milliseconds: seconds, or a
-/// date.
-pub fn retry_after_ms(value: &str, now_ms: u64) -> Option<u64> {
-    if let Ok(seconds) = value.trim().parse::<u64>() {
-        return Some(seconds.saturating_mul(1000));
+/// date, which `date_ms` reads.
+pub fn retry_after_ms(value: &str, now_ms: u64, date_ms: &dyn Fn(&str) -> Option<u64>) -> Option<u64> {
+    match value.trim().parse::<u64>() {
+        Ok(seconds) => Some(seconds.saturating_mul(1000)),
+        Err(_) => Some(date_ms(value.trim())?.saturating_sub(now_ms)),
     }
-    let date = httpdate::parse_http_date(value.trim()).ok()?;
-    let until = u64::try_from(date.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
-    Some(until.saturating_sub(now_ms))
 }

@@ -34,6 +34,9 @@ pub trait Transport: 'static {
     /// Milliseconds since 1970.
     fn now_ms(&self) -> u64;
 
+    /// A date as HTTP writes it, in milliseconds since 1970.
+    fn date_ms(&self, text: &str) -> Option<u64>;
+
     /// A number in [0, 1).
     fn random(&self) -> f64;
 

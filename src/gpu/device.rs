@@ -98,6 +98,10 @@ impl Drop for GpuBuffer {
     }
 }
 
+/// A mark in the queue.
+#[derive(Debug)]
+pub(super) struct Fence(futures_channel::oneshot::Receiver<()>);
+
 /// An open device.
 pub struct Gpu {
     device: wgpu::Device,
@@ -299,13 +303,26 @@ impl Gpu {
     /// # Errors
     /// What [`Gpu::check`] finds.
     pub async fn idle(&self) -> Result<(), GpuError> {
+        self.passed(self.fence()).await
+    }
+
+    /// A mark behind all work that was submitted so far.
+    pub(super) fn fence(&self) -> Fence {
         let (sender, receiver) = futures_channel::oneshot::channel();
         self.queue.on_submitted_work_done(move || {
             // The receiver is gone only if nobody waits any more.
             let _ = sender.send(());
         });
+        Fence(receiver)
+    }
+
+    /// Waits until the device has passed a mark; native builds wait for all that was submitted.
+    ///
+    /// # Errors
+    /// What [`Gpu::check`] finds.
+    pub(super) async fn passed(&self, fence: Fence) -> Result<(), GpuError> {
         self.poll();
-        let _ = receiver.await;
+        let _ = fence.0.await;
         self.check()
     }
 

@@ -1,10 +1,17 @@
 //! Host bytes into GPU buffers, with bounded bytes in flight.
 
+use std::collections::VecDeque;
+
+use super::device::Fence;
 use super::{Gpu, GpuBuffer, GpuError, GpuMatrix};
 
-/// Bytes written before the queue is submitted and waited for. Browsers keep a
-/// copy of every pending write; without a bound that copy grows to the model's size.
-const MAX_BYTES_IN_FLIGHT: u64 = 16 << 20;
+/// Bytes written between two fences. Browsers keep a copy of every pending write; without a bound
+/// that copy grows to the model's size.
+const BYTES_PER_FENCE: u64 = 8 << 20;
+
+/// Fences that the device may have before it: with one alone, device and network would wait for each
+/// other in turn.
+const FENCES: usize = 2;
 
 /// Writes before a submit, however small: long unsubmitted runs of writes have corrupted
 /// early data on some drivers (cubecl#1120).
@@ -13,7 +20,8 @@ const MAX_WRITES_IN_FLIGHT: u32 = 64;
 /// Writes rows and remembers how much the device has yet to take.
 #[derive(Debug, Default)]
 pub struct Uploader {
-    bytes_in_flight: u64,
+    bytes_since_fence: u64,
+    fences: VecDeque<Fence>,
     writes_since_submit: u32,
     padded: Vec<u8>,
 }
@@ -67,7 +75,7 @@ impl Uploader {
             }
             gpu.queue().write_buffer(buffer.raw(), offset + body.len() as u64, &word);
         }
-        self.bytes_in_flight += bytes.len() as u64;
+        self.bytes_since_fence += bytes.len() as u64;
         self.writes_since_submit += 1;
         if self.writes_since_submit >= MAX_WRITES_IN_FLIGHT {
             gpu.queue().submit([]);
@@ -80,7 +88,17 @@ impl Uploader {
     /// # Errors
     /// What the device reports meanwhile.
     pub async fn relieve(&mut self, gpu: &Gpu) -> Result<(), GpuError> {
-        if self.bytes_in_flight > MAX_BYTES_IN_FLIGHT { self.finish(gpu).await } else { gpu.check() }
+        if self.bytes_since_fence >= BYTES_PER_FENCE {
+            gpu.queue().submit([]);
+            (self.bytes_since_fence, self.writes_since_submit) = (0, 0);
+            self.fences.push_back(gpu.fence());
+            if self.fences.len() > FENCES
+                && let Some(oldest) = self.fences.pop_front()
+            {
+                return gpu.passed(oldest).await;
+            }
+        }
+        gpu.check()
     }
 
     /// Waits until the device has taken every write.
@@ -89,8 +107,8 @@ impl Uploader {
     /// What the device reports meanwhile.
     pub async fn finish(&mut self, gpu: &Gpu) -> Result<(), GpuError> {
         gpu.queue().submit([]);
-        self.bytes_in_flight = 0;
-        self.writes_since_submit = 0;
+        (self.bytes_since_fence, self.writes_since_submit) = (0, 0);
+        self.fences.clear();
         gpu.idle().await
     }
 

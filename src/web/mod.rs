@@ -31,6 +31,7 @@ use js_sys::{Function, Object, Reflect};
 use serde::{Serialize, de::DeserializeOwned};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
+use web_time::{Duration, Instant};
 
 use crate::engine::{self, CachedSource, Delta, Engine, Info, LoadOptions, Progress, Request};
 use crate::gpu::DeviceTier;
@@ -38,6 +39,9 @@ use crate::merge::{MergeOptions, MergeReport};
 use any::AnySource;
 use error::{bad_request, from_engine};
 use source::{OnWaiting, WebSource};
+
+/// Longest time between two reports of progress.
+const PACE: Duration = Duration::from_millis(40);
 
 /// Sends panic messages to the console, where a crash report can quote them.
 #[wasm_bindgen(start)]
@@ -96,7 +100,7 @@ impl WebEngine {
     ) -> Result<WebEngine, JsValue> {
         let options: LoadOptions = from_js("load options", options)?;
         let report = Rc::new(Callback::new(on_progress));
-        let progress = &mut |progress: Progress| report.call(&progress);
+        let progress = &mut paced(&report);
         let stopped = || signal.aborted() || report.has_thrown();
         let (trust, files) = cache::of_source(&source)?;
         let (source, merge) = if is_merge(&source) {
@@ -141,7 +145,7 @@ impl WebEngine {
         let merge = merge::open(&source, options, on_tensor, &report, signal.clone()).await?;
         let manifest = merge.manifest().map_err(|error| from_engine(error.into()))?;
         let mut engine = self.take()?;
-        let progress = &mut |progress: Progress| report.call(&progress);
+        let progress = &mut paced(&report);
         let stopped = || signal.aborted() || report.has_thrown();
         let source = AnySource::Merge(merge.clone());
         let replaced = engine.replace_weights(&source, &manifest, progress, &stopped).await;
@@ -211,6 +215,25 @@ impl WebEngine {
 fn is_merge(source: &JsValue) -> bool {
     let kind = Reflect::get(source, &"kind".into()).ok();
     kind.and_then(|kind| kind.as_string()).as_deref() == Some("merge")
+}
+
+/// Progress in steps of a hundredth, or 25 times a second: every piece of gigabytes would keep the page
+/// busy.
+fn paced(report: &Rc<Callback>) -> impl FnMut(Progress) {
+    let report = report.clone();
+    let mut told: Option<(Progress, Instant)> = None;
+    move |progress| {
+        let is_due = told.as_ref().is_none_or(|(last, at)| {
+            last.phase != progress.phase
+                || progress.done == progress.total
+                || progress.done.saturating_sub(last.done) >= progress.total / 100
+                || at.elapsed() >= PACE
+        });
+        if is_due {
+            report.call(&progress);
+            told = Some((progress, Instant::now()));
+        }
+    }
 }
 
 /// Tells a progress callback of transfers that stand still.

@@ -201,6 +201,11 @@ impl Transport for WebTransport {
         js_sys::Date::now() as u64
     }
 
+    fn date_ms(&self, text: &str) -> Option<u64> {
+        let ms = js_sys::Date::parse(text);
+        ms.is_finite().then_some(ms as u64)
+    }
+
     fn random(&self) -> f64 {
         js_sys::Math::random()
     }

@@ -1,6 +1,8 @@
 //! A `ReadableStream` as the body of an answer, and what time there is in a browser.
 
-use js_sys::{Function, Promise, Reflect, Uint8Array};
+use std::rc::Rc;
+
+use js_sys::{ArrayBuffer, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{AbortSignal, MessageChannel, ReadableStream, ReadableStreamDefaultReader};
@@ -40,7 +42,7 @@ impl Body for WebBody {
     async fn next(&mut self) -> Result<Option<WebPiece>, SourceError> {
         let Some(reader) = &self.reader else { return Ok(None) };
         let error = match read(reader).await {
-            Ok(Some(bytes)) => return Ok(Some(WebPiece(bytes))),
+            Ok(Some(bytes)) => return Ok(Some(WebPiece::new(bytes))),
             Ok(None) => None,
             Err(_) if self.signal.aborted() => Some(SourceError::Aborted),
             Err(thrown) => {
@@ -65,23 +67,46 @@ impl Drop for WebBody {
 }
 
 /// Bytes outside wasm memory.
-pub struct WebPiece(Uint8Array);
+pub struct WebPiece {
+    bytes: Uint8Array,
+    owner: Rc<Buffer>,
+}
+
+/// Memory that the browser handed out. It is given back at once: garbage collectors wait until there
+/// is more of it than a load may take.
+struct Buffer(ArrayBuffer);
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let transfer = Reflect::get(&self.0, &"transfer".into());
+        if let Ok(transfer) = transfer.and_then(|transfer| transfer.dyn_into::<Function>()) {
+            let _ = transfer.call1(&self.0, &JsValue::from_f64(0.0));
+        }
+    }
+}
+
+impl WebPiece {
+    fn new(bytes: Uint8Array) -> WebPiece {
+        let owner = Rc::new(Buffer(bytes.buffer().unchecked_into()));
+        WebPiece { bytes, owner }
+    }
+}
 
 impl Piece for WebPiece {
     fn bytes(&self) -> u64 {
-        u64::from(self.0.length())
+        u64::from(self.bytes.length())
     }
 
     fn split_off(&mut self, at: u64) -> WebPiece {
-        let length = self.0.length();
+        let length = self.bytes.length();
         let at = u32::try_from(at).unwrap_or(length).min(length);
-        let tail = self.0.subarray(at, length);
-        self.0 = self.0.subarray(0, at);
-        WebPiece(tail)
+        let tail = self.bytes.subarray(at, length);
+        self.bytes = self.bytes.subarray(0, at);
+        WebPiece { bytes: tail, owner: self.owner.clone() }
     }
 
     fn to_vec(&self) -> Vec<u8> {
-        self.0.to_vec()
+        self.bytes.to_vec()
     }
 }
 

@@ -137,7 +137,9 @@ async function answer(options, { strikes, pace }, request, response, entry) {
   const headers = await headersOf(found, size, fault === null);
   if (plan.etag) headers.ETag = plan.etag;
   if (request.headers["if-none-match"] === headers.ETag && !entry.range) return reply(304, "", headers);
-  const range = plan.ignoreRange ? null : parseRange(entry.range, size);
+  // Browsers' caches ask so for the rest of what they have a part of.
+  const isOther = "if-range" in request.headers && request.headers["if-range"] !== headers.ETag;
+  const range = plan.ignoreRange || isOther ? null : parseRange(entry.range, size);
   if (range === "unsatisfiable") return reply(416, "", { "Content-Range": `bytes */${size}` });
   let [begin, end] = range ?? [0, size];
   if (plan.wrongRange && range && begin > 0) [begin, end] = [begin - 1, end - 1];

@@ -2,6 +2,8 @@
 
 use bise::checkpoint::retry::retry_after_ms;
 
+use crate::script::date_ms;
+
 /// Sun, 06 Nov 1994 08:49:37 GMT, in milliseconds since 1970.
 const RFC_EXAMPLE_MS: u64 = 784_111_777_000;
 
@@ -24,6 +26,6 @@ fn seconds_and_dates() {
         ("", None),
         ("Sun, 99 Nov 1994 08:49:37 GMT", None),
     ] {
-        assert_eq!(retry_after_ms(value, now), expected, "{value:?}");
+        assert_eq!(retry_after_ms(value, now, &date_ms), expected, "{value:?}");
     }
 }

@@ -30,6 +30,12 @@ pub fn bytes_of(range: Range<u64>) -> Vec<u8> {
     range.map(byte_at).collect()
 }
 
+/// Reads dates where no browser does.
+pub fn date_ms(text: &str) -> Option<u64> {
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis() as u64)
+}
+
 /// Time that passes when everybody waits.
 #[derive(Default)]
 pub struct Clock {
@@ -259,6 +265,10 @@ impl Transport for Script {
 
     fn now_ms(&self) -> u64 {
         self.clock.now.get()
+    }
+
+    fn date_ms(&self, text: &str) -> Option<u64> {
+        date_ms(text)
     }
 
     fn random(&self) -> f64 {
