@@ -278,8 +278,15 @@ impl Steps for WebGpu {
         } else {
             self.gpu.idle().await.map(|()| None)
         };
-        if result.is_err() {
-            self.forget();
+        match &result {
+            Ok(_) | Err(GpuError::Lost { .. }) => {}
+            Err(_) => {
+                self.forget();
+                // What only follows from the failure may come later, and is no news to the next pass.
+                if let Err(lost @ GpuError::Lost { .. }) = self.gpu.idle().await {
+                    return Err(lost);
+                }
+            }
         }
         result
     }
