@@ -40,6 +40,9 @@ enum Input<S: ByteSource> {
     Closed,
 }
 
+/// Takes the bytes of whole elements, and whether they are still to be checked.
+type Take<'a, S> = dyn FnMut(&LeafReader<S>, &[u8], bool) -> Result<(), CheckpointError> + 'a;
+
 /// One tensor of one parent.
 pub(super) struct LeafReader<S: ByteSource> {
     /// The parent's name.
@@ -158,11 +161,7 @@ impl<S: ByteSource + Clone> LeafReader<S> {
 
     /// Passes the bytes of the next `count` elements on in runs of whole ones, each with whether they
     /// are still to be checked.
-    async fn each_run(
-        &mut self,
-        count: usize,
-        take: &mut dyn FnMut(&Self, &[u8], bool) -> Result<(), CheckpointError>,
-    ) -> Result<(), CheckpointError> {
+    async fn each_run(&mut self, count: usize, take: &mut Take<'_, S>) -> Result<(), CheckpointError> {
         let size = self.info.dtype.size_bytes() as usize;
         let mut wanted = count * size;
         while wanted > 0 {
