@@ -23,8 +23,6 @@ pub struct Trust {
     pub hub: BTreeMap<String, String>,
     /// What was downloaded the first time.
     pub pins: BTreeMap<String, Pin>,
-    /// Whether to compute hashes that nothing is compared with, so that later downloads can be.
-    pub always: bool,
 }
 
 /// The hash of one version of a file.
@@ -74,9 +72,10 @@ impl<S> CachedSource<S> {
         self.files.borrow().clone()
     }
 
-    /// Whether a weight file is hashed while it streams.
+    /// Whether a weight file is hashed while it streams: if there is something to compare it with, or
+    /// if it is kept, for later downloads.
     pub(super) fn hashes_file(&self, shard: &Shard) -> bool {
-        self.trust.always || self.keeper.is_on() || self.expected(shard).is_some()
+        self.keeper.is_on() || self.expected(shard).is_some()
     }
 
     /// Every file that the caller named is among the weight files.

@@ -4,8 +4,8 @@
 // with 1 below the share that it must reach, or beyond the memory that it may take.
 
 import { spawn } from "node:child_process";
-import { randomFillSync } from "node:crypto";
-import { closeSync, existsSync, mkdirSync, openSync, renameSync, rmSync, symlinkSync, writeFileSync, writeSync } from "node:fs";
+import { createHash, randomFillSync } from "node:crypto";
+import { closeSync, createReadStream, existsSync, mkdirSync, openSync, renameSync, rmSync, symlinkSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { launch } from "./launch.js";
@@ -15,6 +15,8 @@ const MIB = 2 ** 20;
 const LEAST_SHARE = 0.8;
 const MOST_MEMORY = 96 * MIB;
 const ROUNDS = Number(process.argv[3] ?? 5);
+/** How often what checking and keeping cost is measured. */
+const COST_ROUNDS = 3;
 const FILE = "model.safetensors";
 
 const CONFIG = {
@@ -115,11 +117,12 @@ async function startServe(program, model) {
 
 /**
  * One load by the engine. The first tenth of the bytes is left out here and with the bare loop: the device compiles
- * shaders meanwhile, in order with what is written to it.
+ * shaders meanwhile, in order with what is written to it. Unless asked for, nothing is kept, nor hashed.
  * @param {import("puppeteer-core").Page} page
+ * @param {object} [options]
  */
-function engineLoad(page) {
-  return page.evaluate(async () => {
+function engineLoad(page, options = {}) {
+  return page.evaluate(async (options) => {
     const { Engine } = /** @type {any} */ (globalThis).bise;
     const began = performance.now();
     const marks = { begin: 0, end: 0, bytes: 0, events: 0 };
@@ -129,12 +132,12 @@ function engineLoad(page) {
       if (done >= total / 10 && marks.begin === 0) Object.assign(marks, { begin: performance.now(), bytes: -done });
       if (done === total) Object.assign(marks, { end: performance.now(), bytes: marks.bytes + total });
     };
-    const engine = await Engine.load("/model/", { contextLength: 64, onProgress });
+    const engine = await Engine.load("/model/", { contextLength: 64, onProgress, cache: false, ...options });
     const allMs = performance.now() - began;
     const hostMemory = await engine.hostMemory();
     await engine.dispose();
     return { bytes: marks.bytes, ms: marks.end - marks.begin, allMs, hostMemory, events: marks.events };
-  });
+  }, options);
 }
 
 /**
@@ -190,6 +193,13 @@ async function watchHeap(page) {
   };
 }
 
+/** @param {string} file */
+async function sha256(file) {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(file)) hash.update(chunk);
+  return hash.digest("hex");
+}
+
 /** @param {number[]} values */
 const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 
@@ -238,6 +248,16 @@ try {
   row(`bare loop, median of ${ROUNDS}`, `${median(bare).toFixed(0)} MB/s`);
   row("engine", `${median(engine).toFixed(0)} MB/s`);
   row("  share of the bare loop", `${median(shares).toFixed(2)}, at least ${LEAST_SHARE}`);
+  const integrity = { [FILE]: await sha256(join(model, FILE)) };
+  for (const [name, options] of /** @type {[string, object][]} */ ([["checked with SHA-256", { integrity }], ["checked and kept", { integrity, cache: true }]])) {
+    const costs = [];
+    for (let round = 0; round < COST_ROUNDS; round += 1) {
+      await page.evaluate(() => /** @type {any} */ (globalThis).bise.cache.clear());
+      const plain = await engineLoad(page);
+      costs.push(rate(await engineLoad(page, options)) / rate(plain));
+    }
+    row(`${name}, share of a plain load`, `${median(costs).toFixed(2)}: ${costs.map((each) => each.toFixed(2)).join(" ")}`);
+  }
   row("wasm memory", mib(most.wasm));
   row("JavaScript above idle: objects, buffers", `${mib(most.heap)}, ${mib(most.buffers)} with the wasm memory`);
   if (median(shares) < LEAST_SHARE) fail(`slower than ${LEAST_SHARE} of the bare loop`);

@@ -216,7 +216,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let trust = Trust { always: true, ..Trust::default() };
+        let trust = Trust::default();
         Options { precision: Precision::F8, trust, fresh: true, free_bytes: None, point_bytes: POINT_BYTES }
     }
 }

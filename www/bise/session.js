@@ -37,7 +37,7 @@ const OPEN_PATIENCE_MS = 3000;
  */
 export async function openSession(call, hooks) {
   const { source, integrity } = call;
-  const trust = { manifest: integrity ?? {}, hub: {}, pins: {}, always: source.kind === "http" };
+  const trust = { manifest: integrity ?? {}, hub: {}, pins: {} };
   if (source.kind !== "http") {
     return { source: source.kind === "merge" ? source : { ...source, trust }, note: null, close: async () => {} };
   }
@@ -52,7 +52,7 @@ export async function openSession(call, hooks) {
 /**
  * @param {LoadCall} call
  * @param {Extract<LoadCall["source"], { kind: "http" }>} source
- * @param {{ manifest: Record<string, string>, hub: Record<string, string>, pins: Pins, always: boolean }} trust
+ * @param {{ manifest: Record<string, string>, hub: Record<string, string>, pins: Pins }} trust
  * @param {Hooks} hooks
  * @returns {Promise<Session>}
  */
