@@ -43,9 +43,6 @@ enum Input {
     Closed,
 }
 
-/// Takes the bytes of whole elements, and whether they are still to be checked.
-type Take<'a, S> = dyn FnMut(&LeafReader<S>, &[u8], bool) -> Result<(), CheckpointError> + 'a;
-
 /// One tensor of one parent.
 pub(super) struct LeafReader<S: ByteSource> {
     /// The parent's name.
