@@ -40,6 +40,27 @@ test("a preset is merged, reported, and chatted with", async (t) => {
   assert.equal(new Set(texts).size, 3, JSON.stringify(texts));
 });
 
+test("a weighted sum is reported with norms and distances", async (t) => {
+  const { page } = await openPage(t, "/#merge");
+  await shown(page, ".curve-attention [role=slider]");
+  const slerp = await recipe(page);
+  const [base, other] = [...slerp.matchAll(/- model: (\S+)/g)].map(([, name]) => name);
+  await edit(page, slerp, `models:\n- {model: ${base}, parameters: {weight: 3}}\n- {model: ${other}, parameters: {weight: 1}}\nmerge_method: linear\ndtype: bfloat16\n`);
+  await mergeInto(page, "chat");
+  assert.match(await page.$eval("#report-charts", (node) => node.textContent ?? ""), /measures no angles/);
+  await page.click("#report-details summary");
+  await shown(page, "#report-table td");
+  const rows = await page.$$eval("#report-table tbody tr", (all) => all.map((row) => [...row.children].map((cell) => cell.textContent ?? "")));
+  assert.equal(rows.length, 57);
+  for (const [name, method, t, dot, branch, factors, norms = "", distances = ""] of rows) {
+    assert.deepEqual([method, t, dot, branch, factors], ["linear", "", "", "", "0.750, 0.250"], name);
+    assert.ok(norms.split(", ").length === 2 && norms.split(", ").every((norm) => Number(norm) > 0), `${name}: ${norms}`);
+    // Three times as near to one as to the other.
+    const [near = 0, far = 0] = distances.split(", ").map(Number);
+    assert.ok(far > 0 && Math.abs(far - 3 * near) < 0.003, `${name}: ${distances}`);
+  }
+});
+
 test("recipe and curves stay in step, both ways", async (t) => {
   const { page } = await openPage(t, "/#merge");
   await shown(page, ".curve-attention [role=slider]");
