@@ -10,8 +10,8 @@ use super::{Gpu, GpuBuffer, GpuError, GpuMatrix};
 const BYTES_PER_FENCE: u64 = 8 << 20;
 
 /// Fences that the device may have before it: with one alone, device and network would wait for each
-/// other in turn.
-const FENCES: usize = 2;
+/// other in turn, and a busy machine takes a while to answer.
+const FENCES: usize = 6;
 
 /// Writes before a submit, however small: long unsubmitted runs of writes have corrupted
 /// early data on some drivers (cubecl#1120).
