@@ -271,7 +271,7 @@ run_tests() {
         return
     fi
     # What lets a cargo test by hand do less must not let these pass.
-    unset BISE_NO_GPU BISE_NO_SMOLLM2 BISE_NO_MOUNT BISE_LIMITS BISE_ADAPTER
+    unset BISE_NO_GPU BISE_NO_SMOLLM2 BISE_NO_MOUNT BISE_LIMITS BISE_ADAPTER SEVEN_BILLION_SIZE
     local selected stage
     if [ "${1:-}" = --seven-billion ]; then
         [ $# = 1 ] || die "--seven-billion runs alone"
