@@ -14,6 +14,8 @@ mod common;
 mod golden;
 #[path = "gpu_model/layouts.rs"]
 mod layouts;
+#[path = "gpu_model/limits.rs"]
+mod limits;
 #[path = "gpu_model/merge_paths.rs"]
 mod merge_paths;
 #[path = "gpu_model/merged.rs"]
