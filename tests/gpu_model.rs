@@ -14,6 +14,8 @@ mod common;
 mod golden;
 #[path = "gpu_model/layouts.rs"]
 mod layouts;
+#[path = "gpu_model/limits.rs"]
+mod limits;
 #[path = "gpu_model/merge_lost.rs"]
 mod merge_lost;
 #[path = "gpu_model/merge_paths.rs"]
