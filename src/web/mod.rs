@@ -32,7 +32,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
-use crate::engine::{CachedSource, Delta, Engine, Info, LoadOptions, Progress, Request};
+use crate::engine::{Delta, Engine, Info, Kept, LoadOptions, Progress, Request};
 use crate::merge::{MergeOptions, MergeReport};
 use any::AnySource;
 use error::{bad_request, from_engine};
@@ -83,20 +83,20 @@ impl WebEngine {
         let progress = &mut |progress: Progress| report.call(&progress);
         let stopped = || signal.aborted() || report.has_thrown();
         let (trust, files) = cache::of_source(&source)?;
+        let kept = Rc::new(Kept::new(trust, files));
         let (source, merge) = if is_merge(&source) {
             let merge_options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
             let merge = merge::open(&source, merge_options, on_tensor, &report, signal.clone()).await?;
             (AnySource::Merge(merge.clone()), Some(merge))
         } else {
             let source = WebSource::new(&source, signal.clone(), on_waiting(&report))?;
-            (AnySource::Files(Rc::new(source)), None)
+            (AnySource::files(source, kept.clone()), None)
         };
         let manifest = match &merge {
             Some(merge) => Some(merge.manifest().map_err(|error| from_engine(error.into()))?),
             None => None,
         };
-        let source = CachedSource::new(&source, trust, files);
-        let engine = Engine::load_cached(&source, manifest, &options, progress, &stopped).await;
+        let engine = Engine::load_cached(&source, &kept, manifest, &options, progress, &stopped).await;
         report.rethrow()?;
         let engine = engine.map_err(from_engine)?;
         let info = RefCell::new(engine.info());
