@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use serde::Deserialize;
 
-use super::cache::{CacheFiles, KnownFile, Read};
+use super::cache::{Cache, CacheFiles, KnownFile, Read};
 use super::keeper::Keeper;
 use super::types::CacheReport;
 use crate::checkpoint::{ByteSource, ByteStream, CheckpointError, Manifest, Opened, Shard, SourceError};
@@ -35,26 +35,25 @@ pub struct Pin {
     pub sha256: String,
 }
 
-/// A source with what is kept of it.
-pub struct CachedSource<S> {
-    source: S,
+/// What is kept of a source, and what is known of its files.
+pub struct Kept {
     trust: Trust,
     pub(super) keeper: Rc<Keeper>,
     files: RefCell<BTreeMap<String, KnownFile>>,
     hashes: RefCell<BTreeMap<String, String>>,
 }
 
-impl<S> CachedSource<S> {
-    /// A source of which nothing is kept.
-    pub fn plain(source: S) -> CachedSource<S> {
-        CachedSource::new(source, Trust::default(), None)
+impl Kept {
+    /// For a source of which nothing is kept.
+    pub fn nothing() -> Kept {
+        Kept::new(Trust::default(), None)
     }
 
-    /// A source that is kept in `files`, and whose weight files are compared with `trust`.
-    pub fn new(source: S, trust: Trust, files: Option<CacheFiles>) -> CachedSource<S> {
+    /// For a source that is kept in `files`, and whose weight files are compared with `trust`.
+    pub fn new(trust: Trust, files: Option<CacheFiles>) -> Kept {
         let keeper = Rc::new(Keeper::new(files));
         let files = keeper.look(|cache| cache.known_files()).unwrap_or_default();
-        CachedSource { source, trust, keeper, files: RefCell::new(files), hashes: RefCell::default() }
+        Kept { trust, keeper, files: RefCell::new(files), hashes: RefCell::default() }
     }
 
     /// What became of the cache so far.
@@ -111,28 +110,50 @@ impl<S> CachedSource<S> {
     }
 
     /// Remembers what the source tells of a file; two answers must be of the same version.
-    fn meet<T>(&self, file: &str, opened: &Opened<T>) -> Result<(), SourceError> {
+    fn meet(&self, file: &str, bytes: Option<u64>, validator: Option<&String>) -> Result<(), SourceError> {
         let mut files = self.files.borrow_mut();
         let known = files.entry(file.to_owned()).or_default();
-        if let (Some(before), Some(now)) = (&known.validator, &opened.validator)
+        if let (Some(before), Some(now)) = (&known.validator, validator)
             && before != now
         {
             self.keeper.end(None);
             let detail = "the file was replaced on the server meanwhile; load again".to_owned();
             return Err(SourceError::Network { file: file.to_owned(), detail });
         }
-        known.bytes = known.bytes.or(opened.file_bytes);
-        known.validator = known.validator.take().or_else(|| opened.validator.clone());
+        known.bytes = known.bytes.or(bytes);
+        known.validator = known.validator.take().or_else(|| validator.cloned());
         Ok(())
+    }
+
+    /// What is kept of a read, and where its pieces lie.
+    fn find(&self, file: &str, range: Option<&Range<u64>>) -> Option<(Read, Vec<u64>)> {
+        let find = |cache: &Cache| {
+            let kept = cache.find(file, range)?;
+            Some((kept.read.clone(), kept.pieces.clone()))
+        };
+        self.keeper.look(find).flatten()
     }
 
     /// Begins to keep a read, if small files still are.
     fn keep(&self, read: &Read) -> Option<u32> {
-        let begin = |cache: &mut super::cache::Cache| match cache.is_new() {
+        let begin = |cache: &mut Cache| match cache.is_new() {
             true => cache.begin_read(read).map(Some),
             false => Ok(None),
         };
         self.keeper.work(begin).flatten()
+    }
+}
+
+/// A source with what is kept of it.
+pub struct CachedSource<S> {
+    source: S,
+    kept: Rc<Kept>,
+}
+
+impl<S> CachedSource<S> {
+    /// What `kept` has of `source` comes from there; what comes from `source` is kept.
+    pub fn new(source: S, kept: Rc<Kept>) -> CachedSource<S> {
+        CachedSource { source, kept }
     }
 }
 
@@ -144,16 +165,13 @@ impl<S: ByteSource> ByteSource for CachedSource<S> {
     }
 
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
-        let kept = |cache: &super::cache::Cache| {
-            let kept = cache.find(file, range.as_ref())?;
-            Some((kept.read.clone(), kept.pieces.clone()))
-        };
-        if let Some((read, pieces)) = self.keeper.look(kept).flatten() {
+        let keeper = &self.kept.keeper;
+        if let Some((read, pieces)) = self.kept.find(file, range.as_ref()) {
             let Read { file, found, file_bytes, validator, linked_sha256, .. } = read;
             if !found {
                 return Err(SourceError::NotFound { file });
             }
-            let stream = CachedStream::kept(self.keeper.clone(), file, pieces);
+            let stream = CachedStream::kept(keeper.clone(), file, pieces);
             return Ok(Opened { stream, file_bytes, validator, linked_sha256 });
         }
         let opened = self.source.open(file, range.clone()).await;
@@ -161,17 +179,17 @@ impl<S: ByteSource> ByteSource for CachedSource<S> {
         let opened = match opened {
             Err(error) => {
                 if matches!(error, SourceError::NotFound { .. }) {
-                    self.keep(&read);
+                    self.kept.keep(&read);
                 }
                 return Err(error);
             }
             Ok(opened) => opened,
         };
-        self.meet(file, &opened)?;
+        self.kept.meet(file, opened.file_bytes, opened.validator.as_ref())?;
         read.found = true;
         (read.file_bytes, read.validator) = (opened.file_bytes, opened.validator.clone());
         read.linked_sha256.clone_from(&opened.linked_sha256);
-        let kept_as = self.keep(&read).map(|number| (self.keeper.clone(), number));
+        let kept_as = self.kept.keep(&read).map(|number| (keeper.clone(), number));
         Ok(opened.map(|stream| CachedStream(From::Source { stream, kept_as })))
     }
 }

@@ -2,7 +2,7 @@
 //! weight file checked against its hash at its end.
 
 use super::cache::HASH;
-use super::cached::CachedSource;
+use super::cached::Kept;
 use super::types::CacheState;
 use crate::checkpoint::hash::FileHash;
 use crate::checkpoint::journal::Point;
@@ -24,21 +24,23 @@ pub struct Target<'a, B: Store> {
     pub backend: &'a mut B,
 }
 
-impl<S: ByteSource> CachedSource<S> {
-    /// Fills `target` with the weights of all files. `report` hears of the bytes that are done.
+impl Kept {
+    /// Fills `target` with the weights of all files of `source`. `report` hears of the bytes that are
+    /// done.
     ///
     /// # Errors
     /// What the source, the checkpoint or the device gets wrong;
     /// [`CheckpointError::Integrity`](crate::checkpoint::CheckpointError::Integrity).
-    pub async fn fill<B: Store>(
+    pub async fn fill<S: ByteSource, B: Store>(
         &self,
+        source: &S,
         manifest: &Manifest,
         target: &mut Target<'_, B>,
         cancelled: &dyn Fn() -> bool,
         report: &mut dyn FnMut(u64),
     ) -> Result<(), LoadError<B::Error>> {
         self.check_names(manifest)?;
-        let filled = self.fill_checked(manifest, target, cancelled, report).await;
+        let filled = self.fill_checked(source, manifest, target, cancelled, report).await;
         if let Err(LoadError::Model(error)) = &filled
             && !matches!(error, ModelError::Checkpoint(CheckpointError::Source(_)))
         {
@@ -48,8 +50,9 @@ impl<S: ByteSource> CachedSource<S> {
         filled
     }
 
-    async fn fill_checked<B: Store>(
+    async fn fill_checked<S: ByteSource, B: Store>(
         &self,
+        source: &S,
         manifest: &Manifest,
         target: &mut Target<'_, B>,
         cancelled: &dyn Fn() -> bool,
@@ -67,7 +70,7 @@ impl<S: ByteSource> CachedSource<S> {
                 None => shard.head_hash.clone().filter(|_| self.hashes_file(shard)),
             };
             let (tensors, offset) = (resumed.tensor as usize..shard.all().end, resumed.offset);
-            let mut stream = ShardStream::open_at(self, shard, tensors, offset, cancelled).await?;
+            let mut stream = ShardStream::open_at(source, shard, tensors, offset, cancelled).await?;
             let mut parser = stream.parser()?;
             while let Some(piece) = stream.next_piece().await? {
                 let mut rest = piece.as_slice();

@@ -3,7 +3,7 @@
 
 use futures_util::future::join3;
 
-use super::cached::CachedSource;
+use super::cached::Kept;
 use super::fill::Target;
 use super::{Engine, EngineError, LoadOptions, Phase, Progress};
 use crate::checkpoint::foreign::found_instead;
@@ -54,7 +54,7 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
-        Engine::load_cached(&CachedSource::plain(source), None, options, progress, cancelled).await
+        Engine::load_cached(source, &Kept::nothing(), None, options, progress, cancelled).await
     }
 
     /// Writes another model of the same architecture over this engine's weights, such as another
@@ -72,8 +72,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let mut report = |phase, done, total| progress(Progress { phase, done, total, note: None });
         report(Phase::Config, 0, 1);
-        let source = CachedSource::plain(source);
-        let side = read_side_files(&source).await?;
+        let side = read_side_files(source).await?;
         let plan = WeightPlan::new(&side.config, &side.config_json, manifest, self.weights.precision())?;
         if side.config != self.config || !plan.has_the_matrices_of(&self.plan) {
             let what = "this model has other layers, shapes or precisions than the loaded one; load it anew";
@@ -83,8 +82,8 @@ impl Engine {
         self.incomplete = true;
         let (backend, weights) = self.decoder.rewrite();
         let mut target = Target { plan: &plan, weights, backend };
-        source
-            .fill(manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
+        Kept::nothing()
+            .fill(source, manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
             .await?;
         backend.flush().await?;
         self.incomplete = false;
@@ -105,23 +104,25 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
-        Engine::load_cached(&CachedSource::plain(source), manifest, options, progress, cancelled).await
+        Engine::load_cached(source, &Kept::nothing(), manifest, options, progress, cancelled).await
     }
 
-    /// [`Engine::load_known`] of a source that is kept while it is loaded, or was kept before. With a
-    /// full cache nothing is asked of the source.
+    /// [`Engine::load_known`] of a source that is kept while it is loaded, or was kept before: a
+    /// [`CachedSource`](super::CachedSource) with the same `kept`. With a full cache nothing is asked of
+    /// the source behind it.
     ///
     /// # Errors
     /// As [`Engine::load`]; [`CheckpointError::Integrity`](crate::checkpoint::CheckpointError::Integrity).
     pub async fn load_cached<S: ByteSource>(
-        source: &CachedSource<S>,
+        source: &S,
+        kept: &Kept,
         manifest: Option<Manifest>,
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
         let mut report = |phase, done, total| {
-            progress(Progress { phase, done, total, note: source.report().note });
+            progress(Progress { phase, done, total, note: kept.report().note });
         };
         let stop = || if cancelled() { Err(EngineError::Aborted) } else { Ok(()) };
 
@@ -153,8 +154,7 @@ impl Engine {
 
         let total = manifest.total_bytes();
         let mut target = Target { plan: &plan, weights: &weights, backend: &mut backend };
-        source
-            .fill(&manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
+        kept.fill(source, &manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
             .await?;
         // Before the last weights are waited for: those lie in the queue behind the shaders.
         backend.compiled(&mut |done, total| report(Phase::Shaders, done, total)).await?;
@@ -171,8 +171,8 @@ impl Engine {
             plan,
             incomplete: false,
             requests: 0,
-            cache: source.report(),
-            sha256: source.hashes(),
+            cache: kept.report(),
+            sha256: kept.hashes(),
         })
     }
 }

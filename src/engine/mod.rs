@@ -21,7 +21,7 @@ mod load;
 pub mod types;
 
 pub use cache::CacheFiles;
-pub use cached::{CachedSource, Trust};
+pub use cached::{CachedSource, Kept, Trust};
 pub use error::EngineError;
 pub use inspect::{ContextMemory, Inspection, inspect};
 pub use load::load_tokenizer;

@@ -8,21 +8,29 @@ use std::rc::Rc;
 
 use super::source::{WebSource, WebStream};
 use crate::checkpoint::{ByteSource, ByteStream, Opened, SourceError};
+use crate::engine::cached::{CachedSource, CachedStream, Kept};
 use crate::merge::{Merge, MergedStream};
 
 /// A checkpoint, or a merge that is computed while it is read.
 #[derive(Clone)]
 pub enum AnySource {
-    /// Files somewhere.
-    Files(Rc<WebSource>),
+    /// Files somewhere, and what is kept of them.
+    Files(Rc<CachedSource<WebSource>>),
     /// A merge.
     Merge(Merge<AnySource>),
+}
+
+impl AnySource {
+    /// Files somewhere, and what is kept of them.
+    pub fn files(source: WebSource, kept: Rc<Kept>) -> AnySource {
+        AnySource::Files(Rc::new(CachedSource::new(source, kept)))
+    }
 }
 
 /// One file of [`AnySource`].
 pub enum AnyStream {
     /// As it lies there.
-    Files(WebStream),
+    Files(CachedStream<WebStream>),
     /// As it is computed.
     Merge(Box<MergedStream<AnySource>>),
 }

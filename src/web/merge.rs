@@ -14,6 +14,7 @@ use super::source::WebSource;
 use super::{Callback, from_js, on_waiting, to_js};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::sink::ByteSink;
+use crate::engine::Kept;
 use crate::gpu::GpuOptions;
 use crate::merge::{Arithmetic, Merge, MergeError, MergeOptions, ModelRef, OnTensor, Parent, Recipe};
 
@@ -127,7 +128,7 @@ pub(super) async fn open(
     for model in recipe.models() {
         let source = &models.get(&model.to_string().into());
         let source = WebSource::new(source, signal.clone(), on_waiting(on_progress))?;
-        let source = AnySource::Files(Rc::new(source));
+        let source = AnySource::files(source, Rc::new(Kept::nothing()));
         parents.push(Parent::open(model, source).await.map_err(from_merge)?);
     }
     let on_tensor: OnTensor = {

@@ -33,7 +33,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 use web_time::{Duration, Instant};
 
-use crate::engine::{self, CachedSource, Delta, Engine, Info, LoadOptions, Progress, Request};
+use crate::engine::{self, Delta, Engine, Info, Kept, LoadOptions, Progress, Request};
 use crate::gpu::DeviceTier;
 use crate::merge::{MergeOptions, MergeReport};
 use any::AnySource;
@@ -65,7 +65,8 @@ pub fn wasm_memory() -> f64 {
 #[wasm_bindgen]
 pub async fn inspect(source: JsValue, options: JsValue, signal: AbortSignal) -> Result<JsValue, JsValue> {
     let options: LoadOptions = from_js("options", options)?;
-    let source = AnySource::Files(Rc::new(WebSource::new(&source, signal, Rc::new(|_| {}))?));
+    let source = WebSource::new(&source, signal, Rc::new(|_| {}))?;
+    let source = AnySource::files(source, Rc::new(Kept::nothing()));
     let tier = DeviceTier::probe(&options.gpu).await.ok();
     let inspection = engine::inspect(&source, &options, tier.as_ref()).await;
     to_js(&inspection.map_err(from_engine)?)
@@ -103,20 +104,20 @@ impl WebEngine {
         let progress = &mut paced(&report);
         let stopped = || signal.aborted() || report.has_thrown();
         let (trust, files) = cache::of_source(&source)?;
+        let kept = Rc::new(Kept::new(trust, files));
         let (source, merge) = if is_merge(&source) {
             let merge_options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
             let merge = merge::open(&source, merge_options, on_tensor, &report, signal.clone()).await?;
             (AnySource::Merge(merge.clone()), Some(merge))
         } else {
             let source = WebSource::new(&source, signal.clone(), on_waiting(&report))?;
-            (AnySource::Files(Rc::new(source)), None)
+            (AnySource::files(source, kept.clone()), None)
         };
         let manifest = match &merge {
             Some(merge) => Some(merge.manifest().map_err(|error| from_engine(error.into()))?),
             None => None,
         };
-        let source = CachedSource::new(&source, trust, files);
-        let engine = Engine::load_cached(&source, manifest, &options, progress, &stopped).await;
+        let engine = Engine::load_cached(&source, &kept, manifest, &options, progress, &stopped).await;
         report.rethrow()?;
         let engine = engine.map_err(from_engine)?;
         let info = RefCell::new(engine.info());

@@ -10,7 +10,7 @@ use bise::checkpoint::storage::StoredFile;
 use bise::checkpoint::{ByteSource, ByteStream, CheckpointError, Manifest, Opened, SourceError};
 use bise::engine::fill::Target;
 use bise::engine::types::{CacheReport, CacheState};
-use bise::engine::{CacheFiles, CachedSource, Trust};
+use bise::engine::{CacheFiles, CachedSource, Kept, Trust};
 use bise::model::weights::LoadError;
 use bise::model::{Config, Precision, WeightPlan, Weights};
 use bise::steps::{MatrixSpec, Store};
@@ -246,7 +246,8 @@ pub fn load(
     files: Option<CacheFiles>,
     options: &Options,
 ) -> Result<Loaded, LoadError<Never>> {
-    let source = CachedSource::new(server.clone(), options.trust.clone(), files);
+    let kept = Rc::new(Kept::new(options.trust.clone(), files));
+    let source = CachedSource::new(server.clone(), kept.clone());
     block_on(async {
         let failed = |error: SourceError| LoadError::from(CheckpointError::from(error));
         let json = read_all(&source, "config.json", None, 1 << 20).await.map_err(failed)?;
@@ -265,10 +266,10 @@ pub fn load(
             assert!(done <= total, "{done} of {total}");
             last = done;
         };
-        source.fill(&manifest, &mut target, &|| false, &mut report).await?;
+        kept.fill(&source, &manifest, &mut target, &|| false, &mut report).await?;
         assert_eq!(last, total, "progress ends at the end");
         assert!(backend.is_full());
-        Ok(Loaded { weights: backend, cache: source.report(), hashes: source.hashes() })
+        Ok(Loaded { weights: backend, cache: kept.report(), hashes: kept.hashes() })
     })
 }
 

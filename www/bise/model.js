@@ -54,7 +54,6 @@ import { isHash } from "./revision.js";
  *   alone, to `hubUrl`, and kept nowhere
  * @property {Network} [network] how patient to be with servers
  */
- */
 
 export const HUB_URL = "https://huggingface.co";
 
