@@ -189,6 +189,15 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         Ok(true)
     }
 
+    /// The scale that a parent has for a row, if the result is its FP8 tensor as it is: with that scale,
+    /// and only with it, quantising gives its codes again.
+    pub(super) fn own_scale(&self, row: u64) -> Option<f32> {
+        let [Node { operation: Operation::Leaf(leaf), .. }, node] = &*self.plan.nodes else { return None };
+        let is_copy = matches!(&node.operation, Operation::Linear(factors) if **factors == [1.0]);
+        let unasked = node.cast.is_none() && node.rounds.len() == 1;
+        self.leaves.get(*leaf).filter(|_| is_copy && unasked)?.row_scale(row)
+    }
+
     /// Passes the next `count` elements of both operands on, in runs as they lie ready.
     async fn each_pair(
         &mut self,

@@ -131,6 +131,14 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         self.scales.is_none().then_some(self.info.dtype)
     }
 
+    /// The scale of a row, where the tensor is F8_E4M3 with one per row, per tensor, or none.
+    pub(super) fn row_scale(&self, row: u64) -> Option<f32> {
+        if self.info.dtype != Dtype::F8E4m3 {
+            return None;
+        }
+        self.scales.as_ref().map_or(Some(1.0), |scales| scales.of_row(row))
+    }
+
     /// Goes back to the first element.
     pub(super) async fn rewind(&mut self) -> Result<(), CheckpointError> {
         self.keep_piece();

@@ -257,12 +257,51 @@ fn two_layouts_merge_with_one_another() {
     }
 }
 
+/// One model, as it is, with FP8 weights.
+const COPY: &str = "models: [{model: a}]\nmerge_method: passthrough\n";
+
+#[test]
+fn a_copy_in_fp8_keeps_codes_and_scales_where_a_row_has_one() {
+    let mut kept = 0;
+    for (seed, layout) in layouts().into_iter().enumerate() {
+        let (narrow, _) = pair(&layout, seed as u64);
+        let parent = decode(&narrow);
+        for chunk_elements in [1, 1 << 16] {
+            let options = MergeOptions { quantize: true, chunk_elements, ..MergeOptions::default() };
+            let result = decode(&files(&plan(COPY, options, |_| MemorySource::new(narrow.clone())).unwrap()));
+            for (name, (_, shape, codes)) in &parent {
+                if !name.ends_with("_proj.weight") {
+                    continue;
+                }
+                let scales = super::checkpoints::numbers(&result[&format!("{name}_scale")]);
+                let (dtype, _, found) = &result[name];
+                assert_eq!(*dtype, Dtype::F8E4m3);
+                let own = parent.get(&format!("{name}{}", layout.suffix)).map(super::checkpoints::numbers);
+                let expected: Vec<f32> = match (layout.codes, layout.scales, own) {
+                    (Dtype::F8E4m3, Scales::None, _) => vec![1.0; shape[0] as usize],
+                    (Dtype::F8E4m3, Scales::Scalar(_), Some(own)) => vec![own[0]; shape[0] as usize],
+                    (Dtype::F8E4m3, Scales::Row, Some(own)) => own,
+                    _ => {
+                        // Another format, or several scales in a row: quantised anew.
+                        assert!(found != codes, "{}: {name}", layout.name);
+                        continue;
+                    }
+                };
+                assert_eq!(scales, expected, "{}: {name}", layout.name);
+                assert!(found == codes, "{}: {name}", layout.name);
+                kept += 1;
+            }
+        }
+    }
+    assert!(kept > 0);
+}
+
 #[test]
 fn without_dtype_the_result_has_the_checkpoints_own() {
     // The linear weights of a quantised checkpoint are meant in its dtype, not in FP8.
     let (narrow, _) = pair(&layouts()[1], 3);
     let models = [("a".to_owned(), narrow)].into();
-    let result = run("models: [{model: a}]\nmerge_method: passthrough\n", &models, 1 << 16);
+    let result = run(COPY, &models, 1 << 16);
     assert!(result.values().all(|(dtype, ..)| *dtype == Dtype::Bf16));
 }
 

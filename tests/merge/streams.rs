@@ -40,9 +40,9 @@ impl ByteSource for Counting {
         range: Option<Range<u64>>,
     ) -> Result<Opened<CountingStream>, SourceError> {
         let at = range.as_ref().map_or(0, |range| range.start as usize);
-        let Opened { stream, file_bytes } = self.source.open(file, range).await?;
+        let opened = self.source.open(file, range).await?;
         let (file, counts) = (file.to_owned(), self.counts.clone());
-        Ok(Opened { stream: CountingStream { stream, file, at, counts }, file_bytes })
+        Ok(opened.map(|stream| CountingStream { stream, file, at, counts }))
     }
 }
 

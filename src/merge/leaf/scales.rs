@@ -40,6 +40,13 @@ impl BlockScales {
         Ok(BlockScales { block, cols: cols.max(1), values })
     }
 
+    /// The scale of a row, unless it has several.
+    pub(super) fn of_row(&self, row: u64) -> Option<f32> {
+        let (height, width) = self.block;
+        let index = if width >= self.cols { row / height } else { return None };
+        self.values.get(index as usize).copied()
+    }
+
     /// Scales neighbouring elements, of which `first` is the index of the first in the matrix.
     pub(super) fn apply(&self, first: u64, values: &mut [f32]) {
         let ((height, width), cols) = (self.block, self.cols);
