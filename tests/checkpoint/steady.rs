@@ -50,7 +50,7 @@ fn several_ranges_are_on_their_way_and_come_in_order() {
     let script = source.transport();
     let ms = script.clock.now.get() - began;
     let expected: Vec<Range<u64>> =
-        (0..9).map(|lane| 10 + 1000 * lane..1010 + 1000 * lane).chain([9010..9500]).collect();
+        (0..9).map(|lane| 10 + 1000 * lane..1010 + 1000 * lane).chain(std::iter::once(9010..9500)).collect();
     assert_eq!(script.asked(), expected);
     assert_eq!(script.most_open.get(), 4);
     // One after the other would take 10 answers and 95 pieces of 5 ms.
