@@ -75,7 +75,7 @@ const PASSING = [
   ["503~2", true, 0],
   ["429.1~1", true, 1000],
   ["503.d2~1", true, 900],
-  ["stall.300000~1", true, 1500],
+  ["stall.300000~1-2", true, 1500],
   ["idle.300000~1-3", true, 400],
   ["slow.700~2", false, 700],
   ["norange", false, 0],

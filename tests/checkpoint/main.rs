@@ -22,5 +22,6 @@ mod retry;
 mod scales;
 mod script;
 mod steady;
+mod steady_ends;
 mod steady_whole;
 mod writer;

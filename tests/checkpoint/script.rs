@@ -128,6 +128,9 @@ pub struct Asked {
     pub at_ms: u64,
 }
 
+/// What the nth request gets.
+type Plays = Box<dyn Fn(usize, &Asked) -> Play>;
+
 /// The server.
 pub struct Script {
     pub clock: Rc<Clock>,
@@ -139,7 +142,7 @@ pub struct Script {
     /// Whether answers say no more than their status.
     pub hidden: bool,
     /// What the nth request gets, counted from 0.
-    pub plays: Box<dyn Fn(usize, &Asked) -> Play>,
+    pub plays: Plays,
     pub log: RefCell<Vec<Asked>>,
     pub requests: Cell<usize>,
     pub waited: RefCell<Vec<Waiting>>,
