@@ -177,7 +177,8 @@ impl<S: ByteSource + Clone> LeafReader<S> {
     pub(super) fn close(&mut self) {
         self.input = Input::Closed;
         self.piece = Vec::new();
-        self.feed = self.feed.take().filter(|_| self.fed == self.info.bytes());
+        // One at the tensor's beginning or end is still of use.
+        self.feed = self.feed.take().filter(|_| self.fed == 0 || self.fed == self.info.bytes());
     }
 
     /// Replaces `out` by the next `count` values.
