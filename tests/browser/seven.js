@@ -147,7 +147,7 @@ export async function run(page, { model, options = {}, prompt = PROMPT, tokens =
       Object.assign(job, { done, total, weightsMs: performance.now() - first });
     };
     const work = async () => {
-      const engine = await Engine.load(model, { ...options, onProgress });
+      const engine = await Engine.load(model, { cache: false, ...options, onProgress });
       const loaded = performance.now();
       const loadMemory = await engine.hostMemory();
       job.state = "generating";
