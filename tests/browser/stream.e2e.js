@@ -43,7 +43,7 @@ function load(page, model, options = {}) {
     };
     const { value: engine, ...end } = await outcome(Engine.load(model, given));
     if (!engine) return { ...end, progress, ids: [], first: {}, hostMemory: 0 };
-    const { choices } = await engine.completions.create({ prompt, temperature: 0, max_tokens: 48, ignore_eos: true, logprobs: 20 });
+    const { choices } = await engine.completions.create({ prompt, temperature: 0, max_tokens: model.includes("smollm2") ? 1 : 48, ignore_eos: true, logprobs: 20 });
     const [{ token_ids: ids, logprobs }] = choices;
     const hostMemory = await engine.hostMemory();
     await engine.dispose();
