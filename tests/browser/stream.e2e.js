@@ -121,7 +121,7 @@ test("several ranges of a large file, and one connection where a host has no ran
     console.log(`    ${fault}: ${loaded.ms.toFixed(0)} ms, ${requests.length} requests, ${sent} of ${size} bytes, wasm ${(loaded.hostMemory / MIB).toFixed(1)} MiB`);
     assertTruthful(loaded, fault);
     assert.ok(loaded.hostMemory < 96 * MIB);
-    assert.ok(sent >= size && sent < size + 2 * MIB, `${sent} bytes`);
+    assert.ok(sent >= size && sent < 1.2 * size, `${sent} bytes`);
     loads.push({ ...loaded, requests });
   }
   const [plain, cut, whole] = loads;
