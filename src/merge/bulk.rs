@@ -6,6 +6,9 @@ pub(super) const LANES: usize = 8;
 /// Partial sums of a·a, b·b and a·b.
 pub(super) type Lanes = [[f64; LANES]; 3];
 
+/// Adds the products of rows of both tensors.
+pub(super) type AddRows<T> = fn(&mut Lanes, &[[T; LANES]], &[[T; LANES]]);
+
 /// A row of stored BF16 elements.
 type RowBf16 = [[u8; 2]; LANES];
 

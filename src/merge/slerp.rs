@@ -3,7 +3,7 @@
 //! SLERP takes two passes: [`Sums`] over both tensors, then [`combine`] with the two
 //! [`coefficients`] that follow from them. Neither shows how the tensors were cut into chunks.
 
-use super::bulk::{LANES, Lanes, add_rows, add_rows_bf16, blend_rows_bf16};
+use super::bulk::{AddRows, LANES, Lanes, add_rows, add_rows_bf16, blend_rows_bf16};
 use crate::dtype::{bf16_to_f32, f32_to_bf16};
 
 /// Beyond this cosine the angle is too small to divide by its sine: the blend is linear.
@@ -31,13 +31,7 @@ impl Sums {
         self.add_all(a, b, bf16_to_f32, add_rows_bf16);
     }
 
-    fn add_all<T: Copy>(
-        &mut self,
-        a: &[T],
-        b: &[T],
-        value: impl Fn(T) -> f32 + Copy,
-        add: fn(&mut Lanes, &[[T; LANES]], &[[T; LANES]]),
-    ) {
+    fn add_all<T: Copy>(&mut self, a: &[T], b: &[T], value: impl Fn(T) -> f32 + Copy, add: AddRows<T>) {
         let length = a.len().min(b.len());
         // Up to a whole row of lanes first, so that the bulk is aligned with them.
         let head = ((LANES - self.phase) % LANES).min(length);
