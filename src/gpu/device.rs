@@ -1,49 +1,11 @@
-//! Adapter, limits and features, decided once; device loss, handled once.
+//! The device and its buffers; its loss, handled once.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::GpuError;
-
-/// WebGPU's default `maxStorageBufferBindingSize`, bytes.
-pub const DEFAULT_BINDING_BYTES: u64 = 128 << 20;
-
-/// Which limits to ask the adapter for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LimitChoice {
-    /// Whatever the adapter offers.
-    #[default]
-    Adapter,
-    /// WebGPU's defaults, as on the least of devices.
-    Default,
-    /// The defaults with storage bindings of at most this many bytes: forces splits in tests.
-    Binding(u64),
-}
-
-/// How to open a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GpuOptions {
-    /// Part of the adapter's name, case-insensitive; `None`: the system's choice.
-    pub adapter: Option<String>,
-    /// Limits to ask for.
-    pub limits: LimitChoice,
-}
-
-/// What the device can do, decided when it is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceTier {
-    /// Adapter name or description.
-    pub name: String,
-    /// Graphics API behind it.
-    pub api: String,
-    /// Driver, where known.
-    pub driver: String,
-    /// Whether it computes on the CPU.
-    pub software: bool,
-    /// Largest storage binding, bytes.
-    pub max_binding_bytes: u64,
-}
+use super::adapter::{DeviceTier, GpuOptions, find_adapter, required_limits};
 
 /// What a buffer is for: memory is reported by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,39 +79,6 @@ pub struct Gpu {
 /// Bytes that a buffer for that many takes.
 pub fn buffer_bytes(bytes: u64) -> u64 {
     bytes.max(16).next_multiple_of(16)
-}
-
-impl DeviceTier {
-    fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> DeviceTier {
-        DeviceTier {
-            name: name_of(info),
-            api: format!("{:?}", info.backend),
-            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-            software: is_software(info),
-            max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-        }
-    }
-
-    /// A device of WebGPU's default limits that nothing else is known of.
-    pub fn at_default_limits() -> DeviceTier {
-        DeviceTier {
-            name: String::new(),
-            api: String::new(),
-            driver: String::new(),
-            software: false,
-            max_binding_bytes: DEFAULT_BINDING_BYTES,
-        }
-    }
-
-    /// What the device of these options could do, without opening it.
-    ///
-    /// # Errors
-    /// [`GpuError::NoAdapter`].
-    pub async fn probe(options: &GpuOptions) -> Result<DeviceTier, GpuError> {
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
-        Ok(DeviceTier::new(&adapter.get_info(), &required_limits(&adapter.limits(), options.limits)))
-    }
 }
 
 impl Gpu {
@@ -351,100 +280,5 @@ pub(super) fn from_wgpu(label: &str, bytes: u64, error: &wgpu::Error) -> GpuErro
     match error {
         wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory { label: label.into(), bytes },
         other => GpuError::Rejected { label: label.into(), detail: other.to_string() },
-    }
-}
-
-fn required_limits(adapter: &wgpu::Limits, choice: LimitChoice) -> wgpu::Limits {
-    let mut limits = wgpu::Limits::default().or_worse_values_from(adapter);
-    match choice {
-        LimitChoice::Adapter => {
-            limits.max_storage_buffer_binding_size = adapter.max_storage_buffer_binding_size;
-            limits.max_buffer_size = adapter.max_buffer_size;
-        }
-        LimitChoice::Default => {
-            limits.max_storage_buffer_binding_size =
-                limits.max_storage_buffer_binding_size.min(DEFAULT_BINDING_BYTES);
-        }
-        LimitChoice::Binding(bytes) => {
-            limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(bytes);
-        }
-    }
-    limits
-}
-
-/// What to call the adapter. Browsers tell as little as they like, down to nothing.
-fn name_of(info: &wgpu::AdapterInfo) -> String {
-    let driver = format!("{} {}", info.driver, info.driver_info);
-    match (info.name.trim(), driver.trim()) {
-        ("", "") => "not told by the browser".into(),
-        ("", driver) => driver.into(),
-        (name, _) => name.into(),
-    }
-}
-
-fn is_software(info: &wgpu::AdapterInfo) -> bool {
-    let name = info.name.to_lowercase();
-    // Browsers do not all set the fallback flag for these.
-    info.device_type == wgpu::DeviceType::Cpu
-        || ["llvmpipe", "lavapipe", "swiftshader", "microsoft basic render", "warp"]
-            .iter()
-            .any(|software| name.contains(software))
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-async fn find_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> Result<wgpu::Adapter, GpuError> {
-    let adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
-    let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
-    let rank = |adapter: &wgpu::Adapter| match adapter.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::Cpu => 3,
-        _ => 2,
-    };
-    let matches = |adapter: &wgpu::Adapter| {
-        wanted.is_none_or(|part| adapter.get_info().name.to_lowercase().contains(&part.to_lowercase()))
-    };
-    adapters.into_iter().filter(matches).min_by_key(rank).ok_or_else(|| GpuError::NoAdapter {
-        wanted: wanted
-            .map_or_else(|| "on this machine".into(), |part| format!("whose name contains {part:?}")),
-        found: if names.is_empty() { "none".into() } else { names.join(", ") },
-    })
-}
-
-#[cfg(target_arch = "wasm32")]
-async fn find_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> Result<wgpu::Adapter, GpuError> {
-    let options = wgpu::RequestAdapterOptions {
-        power_preference: wgpu::PowerPreference::HighPerformance,
-        ..Default::default()
-    };
-    let adapter = instance.request_adapter(&options).await.map_err(|e| GpuError::NoAdapter {
-        wanted: "in this browser".into(),
-        found: format!("none ({e})"),
-    })?;
-    let name = adapter.get_info().name;
-    match wanted {
-        Some(part) if !name.to_lowercase().contains(&part.to_lowercase()) => {
-            Err(GpuError::NoAdapter { wanted: format!("whose name contains {part:?}"), found: name })
-        }
-        _ => Ok(adapter),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn adapters_without_a_name_are_called_something() {
-        let with = |name: &str, driver: &str, driver_info: &str| {
-            let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Other, wgpu::Backend::BrowserWebGpu);
-            info.name = name.into();
-            info.driver = driver.into();
-            info.driver_info = driver_info.into();
-            name_of(&info)
-        };
-        assert_eq!(with("Intel Arc", "mesa", "26.1"), "Intel Arc");
-        assert_eq!(with("", "mesa", "26.1"), "mesa 26.1");
-        assert_eq!(with(" ", "", ""), "not told by the browser");
     }
 }

@@ -1,5 +1,6 @@
 //! Buffers: device, tensors, upload, pipelines, readback. Knows no kernel and no model.
 
+mod adapter;
 mod device;
 mod error;
 mod pipeline;
@@ -8,9 +9,8 @@ mod resident;
 mod tensor;
 mod upload;
 
-pub use device::{
-    DEFAULT_BINDING_BYTES, DeviceTier, Gpu, GpuBuffer, GpuOptions, LimitChoice, Purpose, buffer_bytes,
-};
+pub use adapter::{DEFAULT_BINDING_BYTES, DeviceTier, GpuOptions, LimitChoice};
+pub use device::{Gpu, GpuBuffer, Purpose, buffer_bytes};
 pub use error::GpuError;
 pub use pipeline::{Access, Binding, BindingKind, Kernel, Kernels, Pipeline};
 pub use readback::{PieceReader, read_buffer};

@@ -281,6 +281,9 @@ fn a_copy_in_fp8_keeps_codes_and_scales_where_a_row_has_one() {
                     (Dtype::F8E4m3, Scales::None, _) => vec![1.0; shape[0] as usize],
                     (Dtype::F8E4m3, Scales::Scalar(_), Some(own)) => vec![own[0]; shape[0] as usize],
                     (Dtype::F8E4m3, Scales::Row, Some(own)) => own,
+                    (Dtype::F8E4m3, Scales::Block(height, width), Some(own)) if width >= shape[1] => {
+                        (0..shape[0]).map(|row| own[(row / height) as usize]).collect()
+                    }
                     _ => {
                         // Another format, or several scales in a row: quantised anew.
                         assert!(found != codes, "{}: {name}", layout.name);
