@@ -276,7 +276,9 @@ fn a_copy_in_fp8_keeps_codes_and_scales_where_a_row_has_one() {
                 let scales = super::checkpoints::numbers(&result[&format!("{name}_scale")]);
                 let (dtype, _, found) = &result[name];
                 assert_eq!(*dtype, Dtype::F8E4m3);
-                let own = parent.get(&format!("{name}{}", layout.suffix)).map(super::checkpoints::numbers);
+                let own =
+                    parent.get(&format!("{name}{}", layout.suffix)).filter(|(dtype, ..)| !dtype.is_f8());
+                let own = own.map(super::checkpoints::numbers);
                 let expected: Vec<f32> = match (layout.codes, layout.scales, own) {
                     (Dtype::F8E4m3, Scales::None, _) => vec![1.0; shape[0] as usize],
                     (Dtype::F8E4m3, Scales::Scalar(_), Some(own)) => vec![own[0]; shape[0] as usize],

@@ -52,7 +52,7 @@ export function serve(port, wasm, platform) {
     });
     const { source, note } = session;
     /** @type {import("./protocol.js").Info | null} */
-    let info = null;
+    let found = null;
     try {
       engine = await wasm.WebEngine.load(
         source.kind === "merge" ? completeModels(source, wasm.recipeModels(source.recipe)) : source,
@@ -61,10 +61,11 @@ export function serve(port, wasm, platform) {
         (tensor) => port.postMessage({ type: "tensor", id, tensor }),
         signal,
       );
-      info = engine.info();
+      found = engine.info();
     } finally {
-      await session.close(info);
+      await session.close(found);
     }
+    let info = /** @type {import("./protocol.js").Info} */ (found);
     const name = await platform.adapterName();
     if (name !== "") info = { ...info, adapter: { ...info.adapter, name } };
     if (note !== null) info = { ...info, cache: { state: "off", note } };
