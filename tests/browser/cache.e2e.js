@@ -207,17 +207,18 @@ test("two tabs load one model at once: the second waits, and then asks for no we
 
   // The one that waits can be stopped, and nothing is deleted under the one that loads.
   await page.evaluate(() => /** @type {any} */ (globalThis).bise.cache.clear());
+  const model = "me/tale@other"; // of which the browser's own cache has nothing
   server.log.length = 0;
-  const loading = visit(page, "me/tale");
+  const loading = visit(page, model);
   while (weightBytes(server) === 0) await new Promise((resolve) => setTimeout(resolve, 20));
-  const stopped = await other.evaluate(async () => {
+  const stopped = await other.evaluate(async (model) => {
     const { Engine, outcome, cache } = /** @type {any} */ (globalThis).bise;
     const controller = new AbortController();
-    const waiting = outcome(Engine.load("me/tale", { hubUrl: location.origin, signal: controller.signal }));
+    const waiting = outcome(Engine.load(model, { hubUrl: location.origin, signal: controller.signal }));
     setTimeout(() => controller.abort(), 300);
     const cleared = await outcome(cache.clear());
     return { waiting: await waiting, cleared };
-  });
+  }, model);
   assert.equal(stopped.waiting.code, "aborted");
   assert.equal(stopped.cleared.code, "bad-request");
   assertLoaded(await loading, "stored");

@@ -143,7 +143,6 @@ fn scales_of_blocks_stay_scales_of_blocks() {
     });
     println!("peak {peak} bytes for {bytes} bytes of FP8, {} of result", sink.bytes);
     assert!(sink.bytes as usize > 2 * (bytes - 2_000_000), "{}", sink.bytes);
-    // A source in memory hands out copies, of one tensor at a time.
-    let tensor = 64 * 400_000;
-    assert!(peak < tensor + (4 << 20), "peak {peak} bytes");
+    // A source in memory hands out copies, of neighbours together. Scales spread over rows would be more.
+    assert!(peak < bytes + (4 << 20), "peak {peak} bytes");
 }
