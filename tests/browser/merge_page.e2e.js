@@ -203,7 +203,7 @@ test("a merge is saved in the browser, and loads again as the same model", async
   // Deleted is deleted.
   await page.click("#to-view-merge");
   for (let left = 2; left > 0; left -= 1) {
-    await page.waitForFunction((left) => document.querySelectorAll(".stored-item").length === left, {}, left);
+    await page.waitForFunction((left) => document.querySelectorAll("#stored-list .stored-item").length === left, {}, left);
     await page.$eval("#stored-list .quiet", (found) => /** @type {HTMLElement} */ (found).click());
   }
   await page.waitForSelector("#stored", { hidden: true });
