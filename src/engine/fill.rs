@@ -30,7 +30,7 @@ impl Kept {
     ///
     /// # Errors
     /// What the source, the checkpoint or the device gets wrong;
-    /// [`CheckpointError::Integrity`](crate::checkpoint::CheckpointError::Integrity).
+    /// [`CheckpointError::Integrity`].
     pub async fn fill<S: ByteSource, B: Store>(
         &self,
         source: &S,
