@@ -334,24 +334,3 @@ pub fn spread(granularity: Granularity, rows: Range<u64>, cols: u64, values: &[f
         }
     }
 }
-
-/// Spreads a scale tensor over a matrix: returns how many neighbouring columns share a scale, and
-/// for every row one scale per such run of columns. `(rows, ceil(cols / scale_cols))`
-///
-/// # Errors
-/// Another number of values than the granularity has.
-pub fn expand(
-    granularity: Granularity,
-    rows: u64,
-    cols: u64,
-    values: &[f32],
-) -> Result<(u64, Vec<f32>), CheckpointError> {
-    check_count(granularity, rows, cols, values)?;
-    let mut out = Vec::new();
-    spread(granularity, 0..rows, cols, values, &mut out);
-    let scale_cols = match granularity {
-        Granularity::Block { cols: width, .. } => width.max(1),
-        _ => cols,
-    };
-    Ok((scale_cols, out))
-}

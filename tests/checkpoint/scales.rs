@@ -1,6 +1,6 @@
 //! Every FP8 layout of the formats page, and what is refused by name.
 
-use bise::checkpoint::scales::{Granularity, Scales, WeightScale, expand};
+use bise::checkpoint::scales::{Granularity, Scales, WeightScale, check_count, spread};
 use bise::checkpoint::{CheckpointError as E, TensorInfo};
 use bise::dtype::Dtype;
 use serde_json::{Value, json};
@@ -241,7 +241,7 @@ fn scale_at(granularity: Granularity, cols: u64, values: &[f32], row: u64, col: 
 }
 
 #[test]
-fn expansion_equals_its_definition() {
+fn spreading_equals_its_definition() {
     let block = |rows, cols| Granularity::Block { rows, cols };
     let granularities =
         [Granularity::Tensor, Granularity::Row, block(2, 3), block(128, 128), block(1, 1), block(3, 7)];
@@ -253,7 +253,15 @@ fn expansion_equals_its_definition() {
                 Granularity::Block { rows: r, cols: c } => rows.div_ceil(r) * cols.div_ceil(c),
             };
             let values: Vec<f32> = (0..count).map(|i| i as f32 + 1.0).collect();
-            let (scale_cols, scales) = expand(granularity, rows, cols, &values).unwrap();
+            check_count(granularity, rows, cols, &values).unwrap();
+            let scale_cols = match granularity {
+                Granularity::Block { cols, .. } => cols,
+                _ => cols,
+            };
+            // In two parts, as a loader may.
+            let mut scales = Vec::new();
+            spread(granularity, 0..rows / 2, cols, &values, &mut scales);
+            spread(granularity, rows / 2..rows, cols, &values, &mut scales);
             let per_row = cols.div_ceil(scale_cols);
             assert_eq!(scales.len() as u64, rows * per_row);
             for row in 0..rows {
@@ -275,7 +283,7 @@ fn scale_count() {
     for (granularity, expected) in
         [(Granularity::Tensor, 1), (Granularity::Row, 5), (Granularity::Block { rows: 2, cols: 3 }, 9)]
     {
-        let error = expand(granularity, 5, 7, &[1.0; 4]).unwrap_err();
+        let error = check_count(granularity, 5, 7, &[1.0; 4]).unwrap_err();
         let granularity = granularity.to_string();
         assert_eq!(error, E::ScaleCount { granularity, rows: 5, cols: 7, values: 4, expected });
     }
