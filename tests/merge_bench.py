@@ -161,8 +161,8 @@ def run(command: list) -> tuple[float, float]:
 class Chromium:
     """Chromium, open on a page that merges."""
 
-    def __init__(self, recipe: pathlib.Path, models: list):
-        command = ["node", HELPER, recipe, *models]
+    def __init__(self, bise: pathlib.Path, recipe: pathlib.Path, models: list):
+        command = ["node", HELPER, bise, recipe, *models]
         self.helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.version = self.answer()["browser"]
 
@@ -195,7 +195,7 @@ def measure(bise: pathlib.Path, model: pathlib.Path, top: pathlib.Path) -> bool:
         MERGEKIT: [mergekit, recipe, theirs],
         START: [mergekit, "--help"],
     }
-    chromium = Chromium(in_page, models)
+    chromium = Chromium(bise, in_page, models)
     for name in (NATIVE, MERGEKIT):
         run(commands[name])
     hashed = chromium.merge("hashes")
@@ -236,7 +236,7 @@ def measure(bise: pathlib.Path, model: pathlib.Path, top: pathlib.Path) -> bool:
     print(
         f"Chromium: wasm {mib['wasm']:.0f} MiB, JavaScript heap of the worker {mib['heap']:.0f} MiB, all buffers of the "
         f"worker {mib['buffers']:.0f} MiB; all processes {mib['processes']:.0f} MiB, {idle:.0f} MiB before a merge; "
-        f"{max(page['requests'] for page in pages)} requests, computed on {'/'.join(pages[0]['paths'])}"
+        f"{max(page['bytes'] for page in pages) / 1e6:.0f} MB read by its server, computed on {'/'.join(pages[0]['paths'])}"
     )
     print(
         f"memory reads two and writes one at {one_thread / 1e9:.1f} GB/s with one thread, {all_threads / 1e9:.1f} with all; "

@@ -5,7 +5,9 @@
 //! not need any more is forgotten. Memory: one chunk of f32 per node, and the leaves' bytes where
 //! they are few enough to be kept.
 
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::task::Poll;
 
 use super::feed::{Feed, Feeds};
 use super::leaf::{Cancelled, Fetch, LeafReader};
@@ -21,9 +23,6 @@ mod wide;
 pub(super) use measure::Measured;
 use measure::Measures;
 use wide::Wide;
-
-/// Leaves of one tensor that may be kept between two passes, bytes in all.
-const KEPT_LIMIT_BYTES: u64 = 48 << 20;
 
 /// Most leaves that are streamed side by side, each over a connection of its own.
 const STREAMS: usize = 3;
@@ -59,10 +58,11 @@ impl<S: ByteSource + Clone> Evaluation<S> {
     pub(super) async fn open(
         plan: Rc<TensorPlan>,
         parents: &[Parent<S>],
+        kept_bytes: u64,
         cancelled: &Cancelled,
         feeds: &mut Feeds<'_, S>,
     ) -> Result<Evaluation<S>, CheckpointError> {
-        let keep = plan.levels() > 0 && can_be_kept(&plan, parents);
+        let keep = if plan.levels() > 0 { share(&plan, kept_bytes) } else { 0 };
         let mut leaves = Vec::new();
         for leaf in &plan.leaves {
             let fetch = Fetch { keep, windows: plan.leaves.len() > STREAMS };
@@ -211,8 +211,9 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         };
         let [a, b] = &mut *self.leaves else { return Ok(()) };
         while count > 0 {
-            a.fill().await?;
-            b.fill().await?;
+            if a.available().is_empty() || b.available().is_empty() {
+                all([&mut *a, &mut *b].into_iter().map(LeafReader::fill)).await?;
+            }
             let (a_run, b_run) = (a.available().as_chunks().0, b.available().as_chunks().0);
             let run = a_run.len().min(b_run.len()).min(usize::try_from(count).unwrap_or(usize::MAX));
             let (a_run, b_run) = (a_run.split_at(run).0, b_run.split_at(run).0);
@@ -254,7 +255,8 @@ impl<S: ByteSource + Clone> Evaluation<S> {
                 if *needed { leaf.rewind().await? } else { leaf.close() }
             }
         }
-        Ok(())
+        // What comes while nobody reads from it fills the connection's buffers, and waits.
+        all(self.leaves.iter_mut().map(LeafReader::gather)).await
     }
 
     /// The next `count` elements of every node that this pass needs.
@@ -328,15 +330,39 @@ impl<S: ByteSource + Clone> Evaluation<S> {
     }
 }
 
-/// Whether each leaf's bytes are asked for once, and over one connection.
-pub(super) fn is_read_once<S>(plan: &TensorPlan, parents: &[Parent<S>]) -> bool {
-    plan.leaves.len() <= STREAMS && (plan.levels() == 0 || can_be_kept(plan, parents))
+/// Does several things side by side, until all are done or one has failed.
+async fn all<E>(work: impl Iterator<Item = impl Future<Output = Result<(), E>>>) -> Result<(), E> {
+    let mut work: Vec<_> = work.map(Box::pin).collect();
+    poll_fn(|context| {
+        let mut failed = None;
+        work.retain_mut(|each| match each.as_mut().poll(context) {
+            Poll::Ready(Ok(())) => false,
+            Poll::Ready(Err(error)) => {
+                failed.get_or_insert(error);
+                false
+            }
+            Poll::Pending => true,
+        });
+        match failed {
+            Some(error) => Poll::Ready(Err(error)),
+            None if work.is_empty() => Poll::Ready(Ok(())),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
-fn can_be_kept<S>(plan: &TensorPlan, parents: &[Parent<S>]) -> bool {
+/// What may be kept of each leaf, of `kept_bytes` in all.
+fn share(plan: &TensorPlan, kept_bytes: u64) -> u64 {
+    kept_bytes / plan.leaves.len().max(1) as u64
+}
+
+/// Whether each leaf's bytes are asked for once, and over one connection.
+pub(super) fn is_read_once<S>(plan: &TensorPlan, parents: &[Parent<S>], kept_bytes: u64) -> bool {
     let bytes_of = |leaf: &Leaf| Some(parents.get(leaf.parent)?.manifest.get(&leaf.tensor)?.1.bytes());
-    let bytes = plan.leaves.iter().filter_map(bytes_of).fold(0, u64::saturating_add);
-    bytes <= KEPT_LIMIT_BYTES
+    let share = share(plan, kept_bytes);
+    let can_be_kept = || plan.leaves.iter().filter_map(bytes_of).all(|bytes| bytes <= share);
+    plan.leaves.len() <= STREAMS && (plan.levels() == 0 || can_be_kept())
 }
 
 /// Whether every value of one type, read as f32, is one of the other.

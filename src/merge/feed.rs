@@ -1,9 +1,12 @@
 //! Neighbouring tensors of a parent over one connection: asking for a small tensor takes longer than
 //! its bytes do.
 
+use std::rc::Rc;
+
 use super::evaluate::is_read_once;
 use super::leaf::Cancelled;
 use super::merged::Inner;
+use super::tensor::TensorPlan;
 use crate::checkpoint::writer::PlannedShard;
 use crate::checkpoint::{ByteSource, CheckpointError, Shard, ShardStream};
 
@@ -20,17 +23,17 @@ pub(super) struct Feed<S: ByteSource> {
 }
 
 impl<S: ByteSource> Feed<S> {
-    /// Opens `count` tensors from `next` on.
+    /// Opens `count` tensors from `next` on, of which the first lacks the first `offset` bytes.
     pub(super) async fn open(
         source: &S,
         (parent, shard): (usize, &Shard),
-        next: usize,
+        (next, offset): (usize, u64),
         count: usize,
         cancelled: Cancelled,
     ) -> Result<Feed<S>, CheckpointError> {
         let cancelled: Box<dyn Fn() -> bool> = Box::new(move || cancelled());
         let end = next + count;
-        let stream = ShardStream::open(source, shard, next..end, cancelled).await?;
+        let stream = ShardStream::open_at(source, shard, next..end, offset, cancelled).await?;
         Ok(Feed { parent, file: shard.file.clone(), next, end, stream, rest: Vec::new() })
     }
 
@@ -90,10 +93,9 @@ pub(super) fn run<S>(
     let mut place: Option<(&Shard, usize)> = None;
     let mut count = 0;
     for info in shard.header.tensors.iter().skip(position).take_while(|info| info.begin < end) {
-        let Some(plan) = inner.tensors.get(&info.name).filter(|plan| is_read_once(plan, &inner.parents))
-        else {
-            break;
-        };
+        let kept_bytes = inner.options.kept_bytes;
+        let once = |plan: &&Rc<TensorPlan>| is_read_once(plan, &inner.parents, kept_bytes);
+        let Some(plan) = inner.tensors.get(&info.name).filter(once) else { break };
         let mut leaves = plan.leaves.iter().filter(|leaf| leaf.parent == parent);
         let (Some(leaf), None) = (leaves.next(), leaves.next()) else { break };
         let Some((file, at)) = manifest.find(&leaf.tensor) else { break };

@@ -21,8 +21,8 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// How a tensor's bytes are fetched.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fetch {
-    /// Whether to keep them for the next pass.
-    pub(super) keep: bool,
+    /// How many of them to keep for the next pass.
+    pub(super) keep: u64,
     /// Whether to fetch short ranges instead of holding a connection open.
     pub(super) windows: bool,
 }
@@ -62,8 +62,11 @@ pub(super) struct LeafReader<S: ByteSource> {
     /// How many tensors a new one is asked for.
     run: usize,
     windows: bool,
-    /// All bytes as they came in the first pass, in pieces of whole elements, if there is room for them.
-    kept: Option<Vec<Vec<u8>>>,
+    /// The first bytes as they came in the first pass, in pieces of whole elements: as many as there is
+    /// room for.
+    kept: Vec<Vec<u8>>,
+    kept_bytes: u64,
+    kept_limit: u64,
     /// What came last; unless it is one of those kept.
     piece: Vec<u8>,
     /// Bytes of the current piece that were passed on.
@@ -106,7 +109,9 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             manifest: parent.manifest.clone(),
             cancelled,
             windows: fetch.windows,
-            kept: fetch.keep.then(Vec::new),
+            kept: Vec::new(),
+            kept_bytes: 0,
+            kept_limit: fetch.keep,
             info,
             file,
             scales,
@@ -143,28 +148,30 @@ impl<S: ByteSource + Clone> LeafReader<S> {
     pub(super) async fn rewind(&mut self) -> Result<(), CheckpointError> {
         self.keep_piece();
         (self.piece, self.taken, self.element) = (Vec::new(), 0, 0);
-        if let Some(kept) = &mut self.kept {
-            if kept.iter().map(|piece| piece.len() as u64).sum::<u64>() == self.info.bytes() {
-                self.input = Input::Kept(0);
-                return Ok(());
-            }
-            kept.clear(); // What a pass that ended early left there.
+        if !self.kept.is_empty() {
+            self.input = Input::Kept(0);
+            return Ok(());
         }
+        self.fetch().await
+    }
+
+    /// Fetches what is not kept.
+    async fn fetch(&mut self) -> Result<(), CheckpointError> {
         if self.windows {
-            self.input = Input::Windows(0);
+            self.input = Input::Windows(self.kept_bytes);
             return Ok(());
         }
         self.input = Input::Feed;
-        // One that was not read from yet has the whole tensor before it.
-        if self.feed.is_none() || self.fed > 0 {
+        // One that was not read from yet, or no further than is kept, has the rest before it.
+        if self.feed.is_none() || self.fed != self.kept_bytes {
             let unknown = || CheckpointError::UnknownTensor { tensor: self.info.name.clone() };
             let (shard, position) = self.manifest.find(&self.info.name).ok_or_else(unknown)?;
             let run = std::mem::replace(&mut self.run, 1);
-            let place = (self.index, shard);
-            let feed = Feed::open(&self.source, place, position, run, self.cancelled.clone());
+            let (place, from) = ((self.index, shard), (position, self.kept_bytes));
+            let feed = Feed::open(&self.source, place, from, run, self.cancelled.clone());
             self.feed = Some(feed.await?);
         }
-        self.fed = 0;
+        self.fed = self.kept_bytes;
         Ok(())
     }
 
@@ -207,7 +214,7 @@ impl<S: ByteSource + Clone> LeafReader<S> {
     /// Stored elements that lie ready, all of them finite; [`Self::fill`] goes before.
     pub(super) fn available(&self) -> &[u8] {
         let piece = match self.input {
-            Input::Kept(index) => self.kept.as_ref().and_then(|kept| kept.get(index)),
+            Input::Kept(index) => self.kept.get(index),
             _ => Some(&self.piece),
         };
         let rest = piece.and_then(|piece| piece.get(self.taken..)).unwrap_or_default();
@@ -230,6 +237,19 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         Ok(())
     }
 
+    /// Fetches the whole tensor, if all of it is kept, over its connection.
+    pub(super) async fn gather(&mut self) -> Result<(), CheckpointError> {
+        if self.kept_limit < self.info.bytes() || !matches!(self.input, Input::Feed) {
+            return Ok(());
+        }
+        let size = self.info.dtype.size_bytes();
+        while self.element * size < self.info.bytes() {
+            self.fill().await?;
+            self.advance(self.available().len() / size as usize);
+        }
+        self.rewind().await
+    }
+
     fn named(&self, error: CheckpointError) -> CheckpointError {
         match error {
             CheckpointError::Source(SourceError::Aborted) => error,
@@ -241,8 +261,11 @@ impl<S: ByteSource + Clone> LeafReader<S> {
     fn keep_piece(&mut self) -> Vec<u8> {
         let mut piece = std::mem::take(&mut self.piece);
         let rest = piece.split_off(self.taken.min(piece.len()));
-        if let (Some(kept), false) = (&mut self.kept, piece.is_empty()) {
-            kept.push(piece);
+        let (bytes, end) = (piece.len() as u64, self.element * self.info.dtype.size_bytes());
+        let follows = self.kept_bytes + bytes == end && !piece.is_empty();
+        if follows && end <= self.kept_limit {
+            self.kept.push(piece);
+            self.kept_bytes = end;
         }
         self.taken = 0;
         rest
@@ -252,8 +275,13 @@ impl<S: ByteSource + Clone> LeafReader<S> {
     async fn refill(&mut self) -> Result<(), CheckpointError> {
         if let Input::Kept(index) = &mut self.input {
             (*index, self.taken) = (*index + 1, 0);
-            let there = self.kept.as_ref().is_some_and(|kept| kept.len() > *index);
-            return if there { Ok(()) } else { Err(self.truncated()) };
+            if self.kept.len() > *index {
+                return Ok(());
+            }
+            if self.kept_bytes == self.info.bytes() {
+                return Err(self.truncated());
+            }
+            self.fetch().await?;
         }
         let mut piece = self.keep_piece();
         let next = match &mut self.input {

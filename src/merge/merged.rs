@@ -62,6 +62,9 @@ pub struct MergeOptions {
     pub quantize: bool,
     /// Elements that are computed together; never shows in the result.
     pub chunk_elements: usize,
+    /// What may be kept of a tensor's operands between two passes, bytes in all; what is not kept is read
+    /// again. Never shows in the result.
+    pub kept_bytes: u64,
     /// Where to compute.
     pub arithmetic: Arithmetic,
 }
@@ -72,6 +75,7 @@ impl Default for MergeOptions {
             shard_bytes: 5_000_000_000,
             quantize: false,
             chunk_elements: 1 << 16,
+            kept_bytes: 48 << 20,
             arithmetic: Arithmetic::Cpu,
         }
     }

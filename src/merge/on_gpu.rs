@@ -20,7 +20,7 @@ const RESIDENT_LIMIT_BYTES: u64 = 2 << 30;
 const LEAST_ELEMENTS: u64 = 1 << 16;
 
 /// Leaves are read one after the other, and only once.
-const ONCE: Fetch = Fetch { keep: false, windows: false };
+const ONCE: Fetch = Fetch { keep: 0, windows: false };
 
 /// Elements that go to or from the device together.
 pub(super) const PIECE_ELEMENTS: usize = 2 << 20;

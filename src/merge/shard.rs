@@ -147,7 +147,9 @@ impl<S: ByteSource + Clone> Running<S> {
         let (evaluation, solved) = match on_gpu(inner, &plan, feeds).await.map_err(wrap)? {
             Some((result, solved)) => (Evaluator::Gpu(result), solved),
             None => {
-                let opened = Evaluation::open(plan.clone(), &inner.parents, &inner.cancelled, feeds).await;
+                let kept = inner.options.kept_bytes;
+                let opened =
+                    Evaluation::open(plan.clone(), &inner.parents, kept, &inner.cancelled, feeds).await;
                 let mut evaluation = opened.map_err(wrap)?;
                 let solved = evaluation.prepare(inner.options.chunk_elements.max(1)).await.map_err(wrap)?;
                 (Evaluator::Cpu(Box::new(evaluation)), solved)
@@ -180,7 +182,8 @@ impl<S: ByteSource + Clone> Running<S> {
             inner.gpu_failed(&self.plan, &error);
         }
         let mut feeds = Feeds { open: Vec::new(), next: &mut Vec::new(), run: &|_| 1 };
-        let opened = Evaluation::open(self.plan.clone(), &inner.parents, &inner.cancelled, &mut feeds);
+        let (plan, kept) = (self.plan.clone(), inner.options.kept_bytes);
+        let opened = Evaluation::open(plan, &inner.parents, kept, &inner.cancelled, &mut feeds);
         let mut evaluation = opened.await?;
         evaluation.resume(&self.solved, self.element, inner.options.chunk_elements.max(1)).await?;
         self.evaluation = Evaluator::Cpu(Box::new(evaluation));

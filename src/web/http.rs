@@ -8,7 +8,7 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortController, AbortSignal, Headers, RequestCache, RequestInit, Url};
 
 use super::error::{bad_request, describe};
-use super::stream::WebBody;
+use super::stream::{Pool, WebBody};
 use crate::checkpoint::SourceError;
 use crate::checkpoint::transport::Response;
 
@@ -20,6 +20,7 @@ pub struct HttpDirectory {
     query: String,
     /// An object of header names and values, or undefined.
     headers: JsValue,
+    pool: Pool,
 }
 
 /// Ends a request when it is dropped: the answer that nobody waits for any more, or the rest of its
@@ -42,7 +43,7 @@ impl HttpDirectory {
         let path = url.pathname();
         let slash = if path.ends_with('/') { "" } else { "/" };
         let base = format!("{}{path}{slash}", url.origin());
-        Ok(HttpDirectory { base, query: url.search(), headers })
+        Ok(HttpDirectory { base, query: url.search(), headers, pool: Pool::default() })
     }
 
     /// A file's URL, without the query, which may hold a secret.
@@ -77,7 +78,7 @@ impl HttpDirectory {
         let is_plain = !encoded && response.type_() == web_sys::ResponseType::Basic;
         let body_bytes = header("content-length").filter(|_| is_plain).and_then(|bytes| bytes.parse().ok());
         let body = match response.body() {
-            Some(body) => Some(WebBody::new(&url, &body, signal.clone(), Some(ending))?),
+            Some(body) => Some(WebBody::new(&url, &body, &self.pool, signal.clone(), Some(ending))?),
             None => None,
         };
         Ok(Response {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use js_sys::{Function, Map, Promise, Reflect, Uint8Array};
+use js_sys::{Function, Map, Promise, Reflect};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -17,6 +17,9 @@ use crate::checkpoint::sink::ByteSink;
 use crate::engine::Kept;
 use crate::gpu::GpuOptions;
 use crate::merge::{Arithmetic, Merge, MergeError, MergeOptions, ModelRef, OnTensor, Parent, Recipe};
+
+/// Elements that are computed and written together: every write visits JavaScript.
+const CHUNK_ELEMENTS: usize = 1 << 18;
 
 /// Options of [`merge`].
 #[derive(Debug, Default, Deserialize)]
@@ -98,11 +101,12 @@ pub async fn merge(
         Backend::Webgpu => Arithmetic::Gpu(GpuOptions::default()),
         Backend::Cpu => Arithmetic::Cpu,
     };
-    let mut options = MergeOptions { quantize: f8, arithmetic, ..MergeOptions::default() };
+    let mut options =
+        MergeOptions { quantize: f8, arithmetic, chunk_elements: CHUNK_ELEMENTS, ..MergeOptions::default() };
     options.shard_bytes = shard_bytes.unwrap_or(options.shard_bytes);
     let on_progress = Rc::new(Callback::new(on_progress));
     let plan = open(&source, options, on_tensor, &on_progress, signal).await?;
-    let mut sink = WebSink { sink, file: String::new() };
+    let mut sink = WebSink { sink: sink.unchecked_into(), file: String::new() };
     let written = plan.write(&mut sink, &mut |progress| on_progress.call(progress)).await;
     on_progress.rethrow()?;
     written.map_err(from_merge)?;
@@ -146,20 +150,33 @@ fn from_merge(error: MergeError) -> JsValue {
     from_engine(error.into())
 }
 
-/// A JavaScript object that takes files.
+#[wasm_bindgen]
+extern "C" {
+    /// A JavaScript object that takes files, as `www/bise/sink.js` describes it.
+    type Sink;
+
+    #[wasm_bindgen(method, catch)]
+    fn create(this: &Sink, file: &str, bytes: f64) -> Result<Promise, JsValue>;
+
+    // The array is a view of wasm memory: the sink copies what it needs after it has returned.
+    #[wasm_bindgen(method, catch)]
+    fn write(this: &Sink, data: &[u8]) -> Result<Promise, JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    fn finish(this: &Sink) -> Result<Promise, JsValue>;
+}
+
 struct WebSink {
-    sink: JsValue,
+    sink: Sink,
     file: String,
 }
 
 impl WebSink {
-    async fn call(&self, method: &str, arguments: &[JsValue]) -> Result<(), CheckpointError> {
-        let called: Result<JsValue, JsValue> = async {
-            let function: Function = Reflect::get(&self.sink, &method.into())?.dyn_into()?;
-            let promise = function.apply(&self.sink, &arguments.iter().collect())?;
-            JsFuture::from(Promise::resolve(&promise)).await
-        }
-        .await;
+    async fn settle(&self, called: Result<Promise, JsValue>) -> Result<(), CheckpointError> {
+        let called = match called {
+            Ok(promise) => JsFuture::from(promise).await,
+            Err(thrown) => Err(thrown),
+        };
         called.map(|_| ()).map_err(|thrown| {
             let (file, detail) = (self.file.clone(), describe(&thrown));
             match name_of(&thrown).as_deref() {
@@ -174,14 +191,14 @@ impl ByteSink for WebSink {
     async fn create(&mut self, file: &str, bytes: u64) -> Result<(), CheckpointError> {
         file.clone_into(&mut self.file);
         // f64 holds every integer to 2^53 exactly, and no file is larger.
-        self.call("create", &[file.into(), JsValue::from_f64(bytes as f64)]).await
+        self.settle(self.sink.create(file, bytes as f64)).await
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
-        self.call("write", &[Uint8Array::from(bytes).into()]).await
+        self.settle(self.sink.write(bytes)).await
     }
 
     async fn finish(&mut self) -> Result<(), CheckpointError> {
-        self.call("finish", &[]).await
+        self.settle(self.sink.finish()).await
     }
 }

@@ -13,7 +13,7 @@ use web_time::{Duration, Instant};
 
 use super::error::{bad_request, from_file};
 use super::http::HttpDirectory;
-use super::stream::{WebBody, sleep, turn};
+use super::stream::{Pool, WebBody, sleep, turn};
 use crate::checkpoint::retry::{Network, Waiting};
 use crate::checkpoint::steady::{LANE_BYTES, Steady, SteadyStream};
 use crate::checkpoint::transport::{Body as _, Piece as _, Response, Transport};
@@ -40,6 +40,8 @@ pub struct WebSource(Steady<WebTransport>);
 /// How its files are read.
 pub struct WebTransport {
     place: Place,
+    /// For files of this computer.
+    pool: Pool,
     signal: AbortSignal,
     on_waiting: OnWaiting,
 }
@@ -90,7 +92,7 @@ impl WebSource {
             // A file of this computer comes no faster in parts.
             _ => (u64::MAX, Rc::default()),
         };
-        let transport = WebTransport { place, signal, on_waiting };
+        let transport = WebTransport { place, pool: Pool::default(), signal, on_waiting };
         Ok(WebSource(Steady::new(transport, network, lane_bytes, lanes)))
     }
 }
@@ -186,7 +188,7 @@ impl Transport for WebTransport {
                 picked(directory.clone(), file).await.map_err(|thrown| from_file(file, &thrown))?
             }
         };
-        open_blob(file, &blob, range, &self.signal)
+        open_blob(file, &blob, range, &self.pool, &self.signal)
     }
 
     async fn sleep(&self, ms: u64) {
@@ -269,6 +271,7 @@ fn open_blob(
     file: &str,
     blob: &Blob,
     range: Option<Range<u64>>,
+    pool: &Pool,
     signal: &AbortSignal,
 ) -> Result<Response<WebBody>, SourceError> {
     let file_bytes = blob.size() as u64;
@@ -285,7 +288,7 @@ fn open_blob(
         status: if range.is_some() { 206 } else { 200 },
         content_range: range.map(|_| format!("bytes {start}-{}/{file_bytes}", end.saturating_sub(1))),
         body_bytes: Some(end - start),
-        body: Some(WebBody::new(file, &part.stream(), signal.clone(), None)?),
+        body: Some(WebBody::new(file, &part.stream(), pool, signal.clone(), None)?),
         ..Response::default()
     })
 }

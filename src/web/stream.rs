@@ -1,36 +1,117 @@
 //! A `ReadableStream` as the body of an answer, and what time there is in a browser.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use js_sys::{ArrayBuffer, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
-use web_sys::{AbortSignal, MessageChannel, ReadableStream, ReadableStreamDefaultReader};
+use web_sys::{
+    AbortSignal, MessageChannel, ReadableStream, ReadableStreamByobReader, ReadableStreamDefaultReader,
+};
 
 use super::error::describe;
 use super::http::Ending;
 use crate::checkpoint::SourceError;
 use crate::checkpoint::transport::{Body, Piece};
 
+/// Bytes that the browser is given room for at a time: what arrives while one read is dealt with.
+const READ_BYTES: u32 = 256 << 10;
+/// Buffers that wait for another read: more than a load has on its way would lie idle.
+const MOST_SPARE: usize = 32;
+
+/// Buffers for the browser to fill. Reading into memory that was used before is half the work:
+/// fresh memory has to be mapped and cleared page by page.
+#[derive(Clone, Default)]
+pub struct Pool(Rc<RefCell<Vec<ArrayBuffer>>>);
+
+impl Pool {
+    fn take(&self) -> ArrayBuffer {
+        self.0.borrow_mut().pop().unwrap_or_else(|| ArrayBuffer::new(READ_BYTES))
+    }
+
+    fn give(&self, buffer: ArrayBuffer) {
+        let mut spare = self.0.borrow_mut();
+        if spare.len() < MOST_SPARE {
+            spare.push(buffer);
+        } else {
+            free(&buffer);
+        }
+    }
+}
+
+/// Gives memory back at once: garbage collectors wait until there is more of it than a load may take.
+fn free(buffer: &ArrayBuffer) {
+    let transfer = Reflect::get(buffer, &"transfer".into());
+    if let Ok(transfer) = transfer.and_then(|transfer| transfer.dyn_into::<Function>()) {
+        let _ = transfer.call1(buffer, &JsValue::from_f64(0.0));
+    }
+}
+
 /// Bytes of one file. Dropping it closes the connection.
 pub struct WebBody {
     file: String,
     /// None once the body has ended.
-    reader: Option<ReadableStreamDefaultReader>,
+    reader: Option<Reader>,
     signal: AbortSignal,
     /// The request, if it was one: then failures may pass.
     ending: Option<Ending>,
 }
 
+enum Reader {
+    /// Fills buffers of ours.
+    Into(ReadableStreamByobReader, Pool),
+    /// Hands out its own: of streams that are no byte streams, and in browsers without the other kind.
+    Handing(ReadableStreamDefaultReader),
+}
+
+impl Reader {
+    fn new(body: &ReadableStream, pool: &Pool) -> Result<Reader, JsValue> {
+        match ReadableStreamByobReader::new(body) {
+            Ok(reader) => Ok(Reader::Into(reader, pool.clone())),
+            Err(_) => ReadableStreamDefaultReader::new(body).map(Reader::Handing),
+        }
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn read(&self) -> Result<Option<WebPiece>, JsValue> {
+        let reading = match self {
+            Reader::Into(reader, pool) => reader.read_with_array_buffer_view(&Uint8Array::new(&pool.take())),
+            Reader::Handing(reader) => reader.read(),
+        };
+        let result = JsFuture::from(reading).await?;
+        if Reflect::get(&result, &"done".into())?.is_truthy() {
+            return Ok(None);
+        }
+        let bytes: Uint8Array = Reflect::get(&result, &"value".into())?.dyn_into()?;
+        let Reader::Into(_, pool) = self else { return Ok(Some(WebPiece::new(bytes, None))) };
+        if bytes.length() >= READ_BYTES / 2 {
+            return Ok(Some(WebPiece::new(bytes, Some(pool.clone()))));
+        }
+        // Pieces are held by their length: a few bytes must not hold a whole buffer.
+        let copy = bytes.slice(0, bytes.length());
+        pool.give(bytes.buffer().unchecked_into());
+        Ok(Some(WebPiece::new(copy, None)))
+    }
+
+    fn cancel(&self) -> Promise {
+        match self {
+            Reader::Into(reader, _) => reader.cancel(),
+            Reader::Handing(reader) => reader.cancel(),
+        }
+    }
+}
+
 impl WebBody {
-    /// Reads `body`.
+    /// Reads `body`, into buffers of `pool` where the browser can.
     pub fn new(
         file: &str,
         body: &ReadableStream,
+        pool: &Pool,
         signal: AbortSignal,
         ending: Option<Ending>,
     ) -> Result<WebBody, SourceError> {
-        let reader = ReadableStreamDefaultReader::new(body)
+        let reader = Reader::new(body, pool)
             .map_err(|thrown| SourceError::Io { file: file.to_owned(), detail: describe(&thrown) })?;
         Ok(WebBody { file: file.to_owned(), reader: Some(reader), signal, ending })
     }
@@ -41,8 +122,8 @@ impl Body for WebBody {
 
     async fn next(&mut self) -> Result<Option<WebPiece>, SourceError> {
         let Some(reader) = &self.reader else { return Ok(None) };
-        let error = match read(reader).await {
-            Ok(Some(bytes)) => return Ok(Some(WebPiece::new(bytes))),
+        let error = match reader.read().await {
+            Ok(Some(piece)) => return Ok(Some(piece)),
             Ok(None) => None,
             Err(_) if self.signal.aborted() => Some(SourceError::Aborted),
             Err(thrown) => {
@@ -72,22 +153,21 @@ pub struct WebPiece {
     owner: Rc<Buffer>,
 }
 
-/// Memory that the browser handed out. It is given back at once: garbage collectors wait until there
-/// is more of it than a load may take.
-struct Buffer(ArrayBuffer);
+/// Memory outside of wasm, and the pool that it goes back to.
+struct Buffer(ArrayBuffer, Option<Pool>);
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let transfer = Reflect::get(&self.0, &"transfer".into());
-        if let Ok(transfer) = transfer.and_then(|transfer| transfer.dyn_into::<Function>()) {
-            let _ = transfer.call1(&self.0, &JsValue::from_f64(0.0));
+        match &self.1 {
+            Some(pool) => pool.give(self.0.clone()),
+            None => free(&self.0),
         }
     }
 }
 
 impl WebPiece {
-    fn new(bytes: Uint8Array) -> WebPiece {
-        let owner = Rc::new(Buffer(bytes.buffer().unchecked_into()));
+    fn new(bytes: Uint8Array, pool: Option<Pool>) -> WebPiece {
+        let owner = Rc::new(Buffer(bytes.buffer().unchecked_into(), pool));
         WebPiece { bytes, owner }
     }
 }
@@ -107,15 +187,6 @@ impl Piece for WebPiece {
 
     fn to_vec(&self) -> Vec<u8> {
         self.bytes.to_vec()
-    }
-}
-
-/// `{done, value}` of one read.
-async fn read(reader: &ReadableStreamDefaultReader) -> Result<Option<Uint8Array>, JsValue> {
-    let result = JsFuture::from(reader.read()).await?;
-    match Reflect::get(&result, &"done".into())?.is_truthy() {
-        true => Ok(None),
-        false => Reflect::get(&result, &"value".into())?.dyn_into().map(Some),
     }
 }
 

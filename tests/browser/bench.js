@@ -69,7 +69,7 @@ function fail(why) {
 }
 
 const server = await startServer({ root: fromTop("target/site"), mounts: { "/pages/": fromTop("tests/browser/pages") } });
-const { browser, close } = await launch("chromium");
+const { browser, close } = await launch("chromium", undefined, { networkEnabled: false });
 try {
   const page = await browser.newPage();
   const url = `${server.url}/pages/client.html`;

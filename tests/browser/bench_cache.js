@@ -46,7 +46,7 @@ const server = await startServer({
   mounts: { "/pages/": fromTop("tests/browser/pages") },
   hub: { "me/smollm2": MODELS.smollm2 },
 });
-const { browser, close } = await launch("chromium");
+const { browser, close } = await launch("chromium", undefined, { networkEnabled: false });
 try {
   const page = await browser.newPage();
   // The page and the wasm module are in the browser's own cache both times: what differs is the model.

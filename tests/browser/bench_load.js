@@ -3,13 +3,12 @@
 // page, by a bare loop of fetch and writeBuffer. Prints both, and the memory that the engine took; ends
 // with 1 below the share that it must reach, or beyond the memory that it may take.
 
-import { spawn } from "node:child_process";
 import { createHash, randomFillSync } from "node:crypto";
-import { closeSync, createReadStream, existsSync, mkdirSync, openSync, renameSync, rmSync, symlinkSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, createReadStream, existsSync, mkdirSync, openSync, renameSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { launch } from "./launch.js";
 import { fromTop } from "./paths.js";
+import { startServe } from "./serve.js";
 
 const MIB = 2 ** 20;
 const LEAST_SHARE = 0.8;
@@ -91,28 +90,6 @@ function writeCheckpoint(folder) {
   }
   closeSync(file);
   renameSync(partial, join(folder, FILE));
-}
-
-/**
- * `bise serve` over the site with the checkpoint in it.
- * @param {string} program
- * @param {string} model
- */
-async function startServe(program, model) {
-  const root = fromTop("target/bench-load/site");
-  rmSync(root, { recursive: true, force: true });
-  mkdirSync(root, { recursive: true });
-  for (const [name, to] of /** @type {const} */ ([["pkg", "target/site/pkg"], ["index.html", "target/site/index.html"], ["pages", "tests/browser/pages"]])) {
-    symlinkSync(fromTop(to), join(root, name));
-  }
-  symlinkSync(model, join(root, "model"));
-  const server = spawn(program, ["serve", "--port", "0", "--dir", root], { stdio: ["ignore", "pipe", "inherit"] });
-  process.once("exit", () => server.kill());
-  for await (const line of createInterface(server.stdout)) {
-    const url = /http:\/\/localhost:\d+/.exec(line)?.[0];
-    if (url) return { url, close: () => server.kill() };
-  }
-  throw new Error(`${program} serve ended`);
 }
 
 /**
@@ -213,8 +190,9 @@ const model = fromTop("target/bench-load/model");
 writeCheckpoint(model);
 const tensors = tensorsOf();
 const job = { url: `/model/${FILE}`, dataStart: headOf(tensors).length, tensors: tensors.map(({ begin, end }) => ({ begin, end })) };
-const server = await startServe(join(process.argv[2] ?? fromTop("target"), "debug/bise"), model);
-const { browser, close } = await launch("chromium");
+const server = await startServe(join(process.argv[2] ?? fromTop("target"), "debug/bise"), fromTop("target/bench-load/site"));
+server.mount("model", model);
+const { browser, close } = await launch("chromium", undefined, { networkEnabled: false });
 try {
   const page = await browser.newPage();
   await page.goto(`${server.url}/pages/client.html`, { waitUntil: "load" });

@@ -52,13 +52,15 @@ export const newProfile = (name) => mkdtempSync(join(tmpdir(), `bise-${name}-`))
  * the folder `downloads`, in Chromium for contexts that are opened with `context`.
  * @param {BrowserName} name
  * @param {string} [profile] a folder
+ * @param {{ networkEnabled?: boolean }} [options] whether its requests can be watched: that keeps a copy of every
+ * answer, and makes large ones several times as slow
  */
-export async function launch(name, profile = newProfile(name)) {
+export async function launch(name, profile = newProfile(name), { networkEnabled = true } = {}) {
   const downloads = join(profile, "downloads");
   mkdirSync(downloads, { recursive: true });
   const removeProfile = () => rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
   process.once("exit", removeProfile);
-  const common = { headless: true, userDataDir: profile, protocolTimeout: CALL_TIMEOUT_MS };
+  const common = { headless: true, userDataDir: profile, protocolTimeout: CALL_TIMEOUT_MS, networkEnabled };
   const browser = await puppeteer.launch(
     name === "chromium"
       ? { ...common, browser: "chrome", executablePath: find(["chromium", "chromium-browser", "google-chrome"]), args: CHROMIUM_ARGS }

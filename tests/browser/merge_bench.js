@@ -1,5 +1,5 @@
-// Merges in Chromium, for tests/merge_bench.py: `node tests/browser/merge_bench.js RECIPE MODEL_A MODEL_B`.
-// The recipe's models are `a` and `b`. Every line of standard input says where to: `opfs`, `discard`,
+// Merges in Chromium, for tests/merge_bench.py: `node tests/browser/merge_bench.js BISE RECIPE MODEL_A MODEL_B`.
+// BISE serves the models. The recipe's models are `a` and `b`. Every line of standard input says where to: `opfs`, `discard`,
 // or `hashes`, which merges to memory and hashes every tensor; `opfs watched` and `discard watched` tell
 // the peak of memory, too, and take longer for it. Every answer is a line of JSON.
 
@@ -8,19 +8,17 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { launch } from "./launch.js";
 import { fromTop } from "./paths.js";
-import { startServer } from "./server.js";
+import { startServe } from "./serve.js";
 
 /** @typedef {import("puppeteer-core").Page} Page */
 /** @typedef {{ wasm: number, heap: number, buffers: number, processes: number }} Memory all in bytes */
 
 const SAMPLE_MS = 50;
 
-const [recipeFile = "", a = "", b = ""] = process.argv.slice(2);
+const [program = "", recipeFile = "", a = "", b = ""] = process.argv.slice(2);
 const recipe = readFileSync(recipeFile, "utf8");
-/** @type {Record<string, string>} */
-const mounts = { "/pages/": fromTop("tests/browser/pages") };
-const server = await startServer({ root: fromTop("target/site"), mounts });
-const { browser, close } = await launch("chromium");
+const server = await startServe(program, fromTop("target/bench-merge/site"));
+const { browser, close } = await launch("chromium", undefined, { networkEnabled: false });
 const control = await browser.target().createCDPSession();
 
 /** Resident memory of all of the browser's processes. */
@@ -72,10 +70,10 @@ async function watch(page, signal) {
  */
 async function merge(page, where, watched, number) {
   // Addresses of its own: no merge gets what the HTTP cache kept of the one before.
-  Object.assign(mounts, { [`/${number}/a/`]: a, [`/${number}/b/`]: b });
+  server.mount(`${number}/a`, a);
+  server.mount(`${number}/b`, b);
   const idle = await processes();
-  const sent = () => server.log.reduce((sum, { bytes }) => sum + bytes, 0);
-  const before = { bytes: sent(), requests: server.log.length };
+  const before = server.bytesRead();
   const ended = new AbortController();
   const watching = watched ? watch(page, ended.signal) : null;
   const measured = await page.evaluate(async (recipe, number, where) => {
@@ -92,7 +90,7 @@ async function merge(page, where, watched, number) {
     return { seconds, hashes, paths: [...new Set(report.tensors.map((/** @type {any} */ { path }) => path))], tensors: report.totals.tensors };
   }, recipe, number, where);
   ended.abort();
-  return { ...measured, memory: await watching, idle, bytes: sent() - before.bytes, requests: server.log.length - before.requests };
+  return { ...measured, memory: await watching, idle, bytes: server.bytesRead() - before };
 }
 
 let number = 0;
@@ -109,5 +107,5 @@ try {
   }
 } finally {
   await close();
-  await server.close();
+  server.close();
 }

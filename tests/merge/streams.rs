@@ -116,6 +116,43 @@ fn every_byte_of_every_parent_is_read_once() {
     }
 }
 
+#[test]
+fn what_is_not_kept_is_read_again_and_no_more() {
+    let models: BTreeMap<&str, Files> = [(1, "a", Dtype::Bf16), (2, "b", Dtype::Bf16), (3, "c", Dtype::F32)]
+        .map(|(seed, name, dtype)| (name, large(seed, dtype).files()))
+        .into();
+    let recipe = |other: &str, dtype: &str| {
+        format!(
+            "models: [{{model: a}}, {{model: {other}}}]\nmerge_method: slerp\nbase_model: a\nparameters: {{t: 0.3}}\n\
+             dtype: {dtype}\n"
+        )
+    };
+    // Elements as they are, and as values.
+    for recipe in [recipe("b", "bfloat16"), recipe("c", "float32")] {
+        let options =
+            |kept_bytes| MergeOptions { kept_bytes, chunk_elements: 1000, ..MergeOptions::default() };
+        let open = |name: &str| MemorySource::new(models[name].clone());
+        let expected = files(&plan(&recipe, options(u64::MAX), open).unwrap());
+        let mut read = Vec::new();
+        for kept_bytes in [0, 1, 40_001, 120_000, 1 << 20, u64::MAX] {
+            let counts = Counts::default();
+            let open = |name: &str| Counting {
+                source: MemorySource::new(models[name].clone()),
+                counts: if name == "a" { counts.clone() } else { Counts::default() },
+            };
+            assert!(files(&plan(&recipe, options(kept_bytes), open).unwrap()) == expected, "{kept_bytes}");
+            let counts = counts.borrow();
+            let counts = &counts["model.safetensors"];
+            assert!(counts.iter().all(|count| (1..=4).contains(count)), "{kept_bytes}\n{recipe}");
+            read.push(counts.iter().map(|count| u64::from(*count)).sum::<u64>());
+        }
+        assert!(
+            read.is_sorted_by(|more, less| more >= less) && read[0] > read[2] && read[2] > read[5],
+            "{read:?}"
+        );
+    }
+}
+
 /// The next piece, appended.
 fn step<S: ByteStream>(stream: &mut S, to: &mut Vec<u8>) -> bool {
     match block_on(stream.next()).unwrap() {

@@ -6,7 +6,7 @@ import { BiseError, badRequest, toPlain } from "./errors.js";
  * Takes files, one after the other. A file has its name only once it is finished.
  * @typedef {object} Sink
  * @property {(file: string, bytes: number) => Promise<void>} create
- * @property {(data: Uint8Array<ArrayBuffer>) => Promise<void>} write
+ * @property {(data: Uint8Array<ArrayBuffer>) => Promise<void>} write the bytes are there until it returns, no longer
  * @property {() => Promise<void>} finish
  * @property {() => Promise<void>} abort removes what was begun
  */
@@ -41,7 +41,7 @@ export function directorySink(directory) {
       const handle = await directory.getFileHandle(renames ? file + PARTIAL : file, { create: true });
       current = { file, handle, stream: null };
       // What is written in place shows before it is complete: only under a name that says so.
-      current.stream = (renames ? await inPlace(handle) : null) ?? (await handle.createWritable());
+      current.stream = (renames ? await inPlace(handle) : null) ?? copying(await handle.createWritable());
     },
     write: async (data) => {
       await current?.stream?.write(data);
@@ -87,6 +87,14 @@ async function inPlace(handle) {
     abort: close,
   };
 }
+
+/**
+ * Takes a copy of what it is given, and keeps it until it is written.
+ *
+ * @param {FileSystemWritableFileStream} stream
+ * @returns {Writing}
+ */
+const copying = (stream) => ({ write: (data) => stream.write(data.slice()), close: () => stream.close(), abort: () => stream.abort() });
 
 /**
  * Makes sure that nothing is overwritten, clears what an earlier merge left unfinished, and tells whether files
@@ -138,11 +146,25 @@ export function portSink(port) {
     waiting = { resolve, reject };
     port.postMessage(message, transfer);
   });
+  /** The write that is under way: the next piece is made meanwhile. Its failure meets whoever calls next. */
+  let writing = Promise.resolve();
   return {
     create: (file, bytes) => call({ type: "create", file, bytes }),
-    write: (data) => call({ type: "write", data }, [data.buffer]),
-    finish: () => call({ type: "finish" }),
-    abort: () => call({ type: "abort" }),
+    write: async (data) => {
+      const copy = data.slice();
+      await writing;
+      writing = call({ type: "write", data: copy }, [copy.buffer]);
+      writing.catch(() => {});
+    },
+    finish: async () => {
+      await writing;
+      await call({ type: "finish" });
+    },
+    abort: async () => {
+      await writing.catch(() => {});
+      writing = Promise.resolve();
+      await call({ type: "abort" });
+    },
   };
 }
 
