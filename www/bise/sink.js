@@ -1,4 +1,4 @@
-/** Where a merge's files go: a directory, or streams that the page opens. Runs in the worker, but for {@link lendOutput}. */
+/** Where a checkpoint's files go: a directory, or streams that the page opens. Runs in the worker, but for {@link lendOutput}. */
 
 import { BiseError, badRequest, toPlain } from "./errors.js";
 
@@ -89,7 +89,7 @@ async function inPlace(handle) {
 }
 
 /**
- * Makes sure that nothing is overwritten, clears what an earlier merge left unfinished, and tells whether files
+ * Makes sure that nothing is overwritten, clears what an earlier attempt left unfinished, and tells whether files
  * can be renamed here.
  *
  * @param {FileSystemDirectoryHandle} directory
@@ -98,7 +98,7 @@ async function inPlace(handle) {
 async function prepare(directory) {
   for await (const name of directory.keys()) {
     if (!name.endsWith(PARTIAL)) {
-      throw badRequest(`output: the directory holds "${name}" already; a merge writes into an empty one, so that no old file is taken for its own.`);
+      throw badRequest(`output: the directory holds "${name}" already; a checkpoint goes into an empty one, so that no old file is taken for its own.`);
     }
   }
   for await (const name of directory.keys()) await directory.removeEntry(name);
@@ -155,7 +155,7 @@ function named({ name, message }) {
 
 /**
  * The page's end: answers the worker's calls with streams that `open` gives. One call at a time, so that a slow
- * stream holds the merge up instead of filling memory.
+ * stream holds the work up instead of filling memory.
  *
  * @param {MessagePort} port
  * @param {OpenFile} open
@@ -167,7 +167,7 @@ export function lendOutput(port, open) {
   const abort = async () => {
     const unfinished = writer;
     writer = null;
-    await unfinished?.abort(new BiseError("aborted", "The merge ended before this file was complete."));
+    await unfinished?.abort(new BiseError("aborted", "Writing ended before this file was complete."));
   };
   /** @param {any} message */
   const answer = async (message) => {
@@ -196,7 +196,7 @@ export function lendOutput(port, open) {
   });
   port.start();
   return () => {
-    // What the stream's owner makes of it is no concern of the merge.
+    // What the stream's owner makes of it is no concern of ours.
     void abort().catch(() => {});
   };
 }
