@@ -13,7 +13,8 @@ use pollster::block_on;
 use serde_json::{Value, json};
 
 use super::checkpoints::{Files, Maker, Tensors, checkpoint, decode, encode, numbers};
-use super::support::{embedded, files};
+use super::golden::sha256;
+use super::support::{embedded, files, fixture, tensors};
 use crate::common::layouts::{Layout, Made, Share, decode as value, layouts, make};
 use crate::common::recorder::recorded;
 
@@ -76,6 +77,15 @@ fn what_the_engine_quantises_comes_back_bit_for_bit() {
         let source = embedded(name);
         assert!(same_on_the_device(&source, &export(&source)), "{name}");
     }
+}
+
+/// What browsers are held against: they export the same bits.
+#[test]
+fn the_recorded_hashes_are_those_of_this_export() {
+    let found = tensors(&export(&embedded("tale"))).into_iter();
+    let found = found.map(|(name, bytes)| (name, sha256(&bytes).into()));
+    let recorded: Value = serde_json::from_str(&fixture("vectors/exported_tale.json")).unwrap();
+    assert_eq!(Value::Object(found.collect()), recorded["tensor_sha256"]);
 }
 
 /// Negative control: one code, one scale and one norm that differ by their last bit are noticed.

@@ -88,6 +88,7 @@ export class SavePanel {
           this.#progress.removeAttribute("value");
           this.#line.textContent = "Reading the model’s description";
           this.#refresh();
+          this.#box.scrollIntoView({ block: "nearest" });
         },
         onProgress: ({ done, total, waiting }) => {
           if (total > 0) this.#progress.value = done / total;
@@ -116,5 +117,6 @@ export class SavePanel {
       ...warnings.map((warning) => element("p", { className: "hint", textContent: `Note: ${warning}.` })),
       ...(place === "storage" ? [button("Show its files", () => this.#around.showStored(), "quiet")] : []),
     );
+    this.#done.scrollIntoView({ block: "nearest" });
   }
 }
