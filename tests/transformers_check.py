@@ -37,6 +37,7 @@ import fp8_layouts
 logging.disable_progress_bar()
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
+TALE = TOP / "www/models/tale"
 RECIPE = TOP / "tests/fixtures/recipes/tale-x-case.yml"
 GOLDEN = json.loads((TOP / "tests/fixtures/golden.json").read_text())
 OUTPUTS = {
@@ -159,7 +160,8 @@ def wrong_export(command: str, source: pathlib.Path, out: pathlib.Path, exact: d
     else:
         wrong += [f"{name} is another than that of the original" for name in wrong_weights(weights, exact)]
     model, worst = load(out), 0.0
-    for case in GOLDEN["models"]["tale"]:
+    # Layouts differ in weights alone, which were compared: one prompt tells whether they are put to use.
+    for case in GOLDEN["models"]["tale"][: None if source == TALE else 1]:
         ids = case["input_ids"]
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0, -1]
@@ -182,11 +184,11 @@ def exported(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 def check_exports(command: str, folder: pathlib.Path) -> int:
     """Exports a wide model, a tied one, and FP8 in several layouts; how many of them are wrong."""
-    tale, failures = TOP / "www/models/tale", 0
-    sources = {"wide": (tale, {}), "tied": (folder / "tied", fp8_layouts.tie(tale, folder / "tied"))}
+    failures = 0
+    sources = {"wide": (TALE, {}), "tied": (folder / "tied", fp8_layouts.tie(TALE, folder / "tied"))}
     for name in fp8_layouts.LAYOUTS:
         made = folder / f"made-{slug(name)}"
-        sources[name] = (made, fp8_layouts.make(tale, made, name))
+        sources[name] = (made, fp8_layouts.make(TALE, made, name))
     for name, (source, exact) in sources.items():
         wrong, worst = wrong_export(command, source, exported(folder, name), exact, "blocks" in name)
         for line in wrong[:5]:
