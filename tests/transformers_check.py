@@ -25,6 +25,7 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
+sys.dont_write_bytecode = True  # of the module beside this one
 
 import torch
 from compressed_tensors.compressors import decompress_module
