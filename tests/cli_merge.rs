@@ -1,4 +1,4 @@
-//! `bise merge`: what it leaves in a directory, and what it leaves when it fails.
+//! `bise merge` and `bise export`: what they leave in a directory, and what they leave when they fail.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +11,8 @@
 #[path = "common/command.rs"]
 mod command;
 
+#[path = "cli_merge/export.rs"]
+mod export;
 #[path = "cli_merge/failures.rs"]
 mod failures;
 #[path = "cli_merge/output.rs"]

@@ -18,6 +18,8 @@ mod support;
 
 #[path = "merge/dtypes.rs"]
 mod dtypes;
+#[path = "merge/export.rs"]
+mod export;
 #[path = "merge/fp8.rs"]
 mod fp8;
 #[path = "merge/golden.rs"]

@@ -198,7 +198,7 @@ browser_tests() {
 stage_browser-chromium() { browser_tests chromium; }
 stage_browser-firefox() { browser_tests firefox; }
 
-# Merged checkpoints, loaded by others.
+# Merged and exported checkpoints, loaded by others.
 stage_transformers() {
     need_browsers
     need_transformers

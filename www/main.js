@@ -8,6 +8,7 @@ import { MergePanel } from "./panels/merge.js";
 import { MessagePanel } from "./panels/message.js";
 import { ModelsPanel } from "./panels/models.js";
 import { SamplingPanel } from "./panels/sampling.js";
+import { SavePanel } from "./panels/save.js";
 import { StatusPanel } from "./panels/status.js";
 import { Views } from "./panels/views.js";
 
@@ -31,6 +32,7 @@ const models = new ModelsPanel({
     const old = loaded;
     loaded = null;
     blend.attach(null, null);
+    save.attach(null);
     await chat.attach(null, "");
     await old?.engine.dispose();
   },
@@ -38,12 +40,22 @@ const models = new ModelsPanel({
     loaded = { engine, model };
     void chat.attach(engine, name);
     blend.attach(engine, model);
+    save.attach({ engine, name, model });
   },
   onFailed: (error, retry) => {
     const again = { label: "Try again", run: retry };
     const other = { label: "Choose another model", run: () => models.openPanel() };
     const hopeless = error instanceof BiseError && error.code === "no-webgpu";
     message.error(error, hopeless ? [again] : [again, other]);
+  },
+});
+
+const save = new SavePanel({
+  access: (model) => models.access(model),
+  onFailed: (error, retry) => message.error(error, [{ label: "Try again", run: retry }]),
+  showStored: () => {
+    views.show("merge");
+    void merge.showStored();
   },
 });
 

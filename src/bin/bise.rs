@@ -9,8 +9,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod export;
 mod inspect;
 mod merge;
+mod out;
 mod run;
 mod serve;
 
@@ -34,6 +36,12 @@ enum Command {
     Inspect(inspect::Args),
     /// Merge checkpoints by a mergekit recipe.
     Merge(merge::MergeArgs),
+    /// Save a model as an FP8 checkpoint that transformers and vLLM load.
+    ///
+    /// Linear weights become F8_E4M3 with one scale per row (compressed-tensors, naive-quantized,
+    /// channel). Those that are so already, or have one scale per tensor, keep codes and scales; other
+    /// FP8 is quantised anew.
+    Export(export::ExportArgs),
     /// Serve a built site on this machine, with HTTP ranges.
     Serve(serve::Args),
 }
@@ -46,6 +54,7 @@ impl Command {
             Command::Tokenize(args) => run::tokenize(&args),
             Command::Inspect(args) => inspect::inspect(&args),
             Command::Merge(args) => merge::merge(&args),
+            Command::Export(args) => export::export(&args),
             Command::Serve(args) => Ok(serve::run(&args)?),
         }
     }

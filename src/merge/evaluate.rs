@@ -38,6 +38,15 @@ pub(super) struct Solved {
     pub(super) coefficients: Coefficients,
 }
 
+/// The next elements of a result.
+pub(super) struct Chunk<'a, S: ByteSource> {
+    pub(super) values: &'a [f32],
+    /// Where f32 does not hold them.
+    pub(super) wide: Option<&'a [f64]>,
+    /// Where the result is a parent's FP8 tensor as it is: that one, with the codes of these elements.
+    pub(super) stored: Option<&'a LeafReader<S>>,
+}
+
 /// The computation of one tensor.
 pub(super) struct Evaluation<S: ByteSource> {
     plan: Rc<TensorPlan>,
@@ -67,6 +76,11 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         for leaf in &plan.leaves {
             let fetch = Fetch { keep, windows: plan.leaves.len() > STREAMS };
             leaves.push(LeafReader::open(parents, leaf, fetch, cancelled.clone(), feeds).await?);
+        }
+        if plan.keeps_codes(parents)
+            && let Some(leaf) = leaves.first_mut()
+        {
+            leaf.keep_stored();
         }
         let factors = plan.nodes.iter().map(|node| match &node.operation {
             Operation::Linear(factors) => factors.clone(),
@@ -162,11 +176,12 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         Ok(())
     }
 
-    /// The result's next `count` elements, and in f64 where f32 does not hold them.
-    pub(super) async fn next(&mut self, count: usize) -> Result<(&[f32], Option<&[f64]>), CheckpointError> {
+    /// The result's next `count` elements.
+    pub(super) async fn next(&mut self, count: usize) -> Result<Chunk<'_, S>, CheckpointError> {
         self.compute(count).await?;
+        let values = self.values.last().map_or(&[][..], Vec::as_slice);
         let wide = self.wide_values(self.plan.nodes.len().saturating_sub(1));
-        Ok((self.values.last().map_or(&[], Vec::as_slice), wide))
+        Ok(Chunk { values, wide, stored: self.leaves.first().filter(|leaf| leaf.keeps_stored()) })
     }
 
     /// Appends the result's next `count` elements, as they are stored. `false`: [`Self::next`] has to be
@@ -187,15 +202,6 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         out.reserve_exact(count * 2);
         self.each_pair(count as u64, |a, b| blend_bf16(factors, a, b, out)).await?;
         Ok(true)
-    }
-
-    /// The scale that a parent has for a row, if the result is its FP8 tensor as it is: with that scale,
-    /// and only with it, quantising gives its codes again.
-    pub(super) fn own_scale(&self, row: u64) -> Option<f32> {
-        let [Node { operation: Operation::Leaf(leaf), .. }, node] = &*self.plan.nodes else { return None };
-        let is_copy = matches!(&node.operation, Operation::Linear(factors) if **factors == [1.0]);
-        let unasked = node.cast.is_none() && node.rounds.len() == 1;
-        self.leaves.get(*leaf).filter(|_| is_copy && unasked)?.row_scale(row)
     }
 
     /// Passes the next `count` elements of both operands on, in runs as they lie ready.

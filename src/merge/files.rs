@@ -26,6 +26,17 @@ pub const SIDE_FILES: [&str; 8] = [
     GENERATION_CONFIG,
 ];
 
+/// Files that a copy of one model has from it: what it runs with, and what it is.
+pub const COPIED_FILES: [&str; 13] = {
+    let mut files = [""; 13];
+    let (side, more) = files.split_at_mut(SIDE_FILES.len());
+    side.copy_from_slice(&SIDE_FILES);
+    more.copy_from_slice(&["vocab.json", "chat_template.json", RECIPE, CARD, "LICENSE"]);
+    files
+};
+
+const RECIPE: &str = "mergekit_config.yml";
+const CARD: &str = "README.md";
 const CONFIG: &str = "config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -56,10 +67,11 @@ pub(super) fn makes_a_checkpoint(file: &str) -> bool {
     file == CONFIG || file == INDEX_FILE
 }
 
-/// config.json, the recipe, the model card, and what the recipe says of the chat template.
+/// config.json, the recipe as given and the model card (neither for a copy, which is no merge), and what the
+/// recipe says of the chat template.
 pub(super) async fn write<S: ByteSource>(
     recipe: &Recipe,
-    text: &str,
+    text: Option<&str>,
     parents: &[Parent<S>],
     tensors: &[TensorPlan],
     settings: &Settings,
@@ -70,8 +82,10 @@ pub(super) async fn write<S: ByteSource>(
     if let Some(base) = parents.get(settings.base) {
         add(CONFIG, pretty(&config(base, tensors, settings)));
     }
-    add("mergekit_config.yml", text.to_owned());
-    add("README.md", card(recipe, text, parents));
+    if let Some(text) = text {
+        add(RECIPE, text.to_owned());
+        add(CARD, card(recipe, text, parents));
+    }
     let choice = recipe.documents.last().and_then(|document| document.chat_template.as_ref());
     if let (Some(choice), Some(parent)) = (choice, parents.get(tokenizer)) {
         let template = match choice {

@@ -73,6 +73,8 @@ pub(super) struct LeafReader<S: ByteSource> {
     taken: usize,
     /// Elements that were passed on in this pass.
     element: u64,
+    /// Bytes of the values that were read last, where somebody wants those as well.
+    stored: Option<Vec<u8>>,
 }
 
 impl<S: ByteSource + Clone> LeafReader<S> {
@@ -123,7 +125,23 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             piece: Vec::new(),
             taken: 0,
             element: 0,
+            stored: None,
         })
+    }
+
+    /// From now on keeps the bytes of what was read last.
+    pub(super) fn keep_stored(&mut self) {
+        self.stored = Some(Vec::new());
+    }
+
+    /// Whether it does.
+    pub(super) fn keeps_stored(&self) -> bool {
+        self.stored.is_some()
+    }
+
+    /// The bytes of what was read last, after [`Self::keep_stored`].
+    pub(super) fn last_stored(&self) -> &[u8] {
+        self.stored.as_deref().unwrap_or_default()
     }
 
     /// Precision of the values: FP8 ones are scaled, and need more than their own.
@@ -136,12 +154,9 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         self.scales.is_none().then_some(self.info.dtype)
     }
 
-    /// The scale of a row, where the tensor is F8_E4M3 with one per row, per tensor, or none.
-    pub(super) fn row_scale(&self, row: u64) -> Option<f32> {
-        if self.info.dtype != Dtype::F8E4m3 {
-            return None;
-        }
-        self.scales.as_ref().map_or(Some(1.0), |scales| scales.of_row(row))
+    /// The scales of rows that have one each; 1 where there are no scales.
+    pub(super) fn row_scales(&self, rows: Range<u64>) -> impl Iterator<Item = f32> {
+        rows.map(|row| self.scales.as_ref().map_or(1.0, |scales| scales.of_row(row)))
     }
 
     /// Goes back to the first element.
@@ -191,6 +206,8 @@ impl<S: ByteSource + Clone> LeafReader<S> {
     /// Replaces `out` by the next `count` values.
     pub(super) async fn read(&mut self, count: usize, out: &mut Vec<f32>) -> Result<(), CheckpointError> {
         out.clear();
+        let mut stored = self.stored.take();
+        stored.iter_mut().for_each(Vec::clear);
         let size = self.info.dtype.size_bytes() as usize;
         let begin = self.element;
         while out.len() < count {
@@ -203,8 +220,10 @@ impl<S: ByteSource + Clone> LeafReader<S> {
             let widened =
                 checked.and_then(|()| widen(self.info.dtype, bytes, out).map_err(|error| self.failed(error)));
             widened.map_err(|error| self.named(error))?;
+            stored.iter_mut().for_each(|stored| stored.extend_from_slice(bytes));
             self.advance(taken);
         }
+        self.stored = stored;
         if let Some(scales) = &self.scales {
             scales.apply(begin, out);
         }

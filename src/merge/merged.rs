@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::files::{self, SIDE_FILES};
+use super::files::{self, COPIED_FILES, SIDE_FILES};
 use super::layout::{self, Layouts};
 use super::leaf::Cancelled;
 use super::parent::Parent;
@@ -106,6 +106,8 @@ pub(super) struct Inner<S> {
     pub(super) plan: writer::Plan,
     /// Files that are neither weights nor copies.
     written: MemorySource,
+    /// Those that are copied, where they are there.
+    side_files: &'static [&'static str],
     pub(super) options: MergeOptions,
     /// Taken out while a tensor is on it.
     pub(super) gpu: Cell<Option<SlerpGpu>>,
@@ -132,8 +134,37 @@ impl<S: ByteSource + Clone> Merge<S> {
         cancelled: Cancelled,
         on_tensor: OnTensor,
     ) -> Result<Merge<S>, MergeError> {
+        Merge::planned((recipe, Some(text)), parents, options, cancelled, on_tensor).await
+    }
+
+    /// Plans a copy of one model: its tensors, its tokenizer, and its own card and licence instead of a
+    /// merge's. With [`MergeOptions::quantize`] it is the model as an FP8 checkpoint.
+    ///
+    /// # Errors
+    /// As for [`Merge::new`].
+    pub async fn copy(
+        parent: Parent<S>,
+        options: MergeOptions,
+        cancelled: Cancelled,
+        on_tensor: OnTensor,
+    ) -> Result<Merge<S>, MergeError> {
+        let recipe = Recipe::copy_of(parent.name.clone());
+        Merge::planned((recipe, None), vec![parent], options, cancelled, on_tensor).await
+    }
+
+    async fn planned(
+        (recipe, text): (Recipe, Option<&str>),
+        parents: Vec<Parent<S>>,
+        options: MergeOptions,
+        cancelled: Cancelled,
+        on_tensor: OnTensor,
+    ) -> Result<Merge<S>, MergeError> {
         let layouts = Layouts::new(&recipe, &parents)?;
-        let tensors = plan::tensors(&recipe, &layouts, &parents)?;
+        let mut tensors = plan::tensors(&recipe, &layouts, &parents)?;
+        if options.quantize {
+            let linear = tensors.iter_mut().filter(|tensor| files::is_linear(&tensor.name));
+            linear.for_each(TensorPlan::round_no_copy);
+        }
         let last = recipe.documents.len().saturating_sub(1);
         let base = layouts.base_parent(last);
         let settings = files::Settings { base, layers: layouts.layers(last), quantize: options.quantize };
@@ -146,6 +177,9 @@ impl<S: ByteSource + Clone> Merge<S> {
         let mut warnings = recipe.warnings.clone();
         warnings.extend(layout::warnings(&layouts, &parents, last));
         warnings.extend(files::warnings(&recipe));
+        if options.quantize {
+            warnings.extend(requantized(&tensors, &parents));
+        }
         let report = MergeReport { warnings, ..MergeReport::default() };
         let mut dtypes: Vec<Dtype> = tensors.iter().filter_map(on_gpu::precision).collect();
         let mergeable = tensors.iter().filter(|tensor| on_gpu::precision(tensor).is_some());
@@ -163,6 +197,7 @@ impl<S: ByteSource + Clone> Merge<S> {
                 tensors,
                 plan,
                 written: MemorySource::new(written),
+                side_files: if text.is_some() { &SIDE_FILES } else { &COPIED_FILES },
                 options,
                 gpu: Cell::new(gpu),
                 gpu_room: Cell::new(u64::MAX),
@@ -214,11 +249,32 @@ impl<S: ByteSource + Clone> Merge<S> {
     pub fn files(&self) -> Vec<String> {
         let weights = self.inner.plan.shards.iter().map(|shard| shard.file.clone());
         let written = self.inner.written.files.keys().rev().cloned();
-        let copied = SIDE_FILES.iter().map(|file| (*file).to_owned());
+        let copied = self.inner.side_files.iter().map(|file| (*file).to_owned());
         let copied = copied.filter(|file| !self.inner.written.files.contains_key(file));
         let (last, first): (Vec<_>, Vec<_>) = written.partition(|file| files::makes_a_checkpoint(file));
         copied.chain(first).chain(weights).chain(last).collect()
     }
+}
+
+/// What FP8 output changes of weights that are FP8 already.
+fn requantized<S>(tensors: &[TensorPlan], parents: &[Parent<S>]) -> Vec<String> {
+    let copies = tensors.iter().filter(|tensor| tensor.is_fp8_copy(parents));
+    let (linear, others): (Vec<_>, Vec<_>) = copies.partition(|tensor| files::is_linear(&tensor.name));
+    let anew = linear.iter().filter(|tensor| !tensor.keeps_codes(parents)).count();
+    let mut warnings = Vec::new();
+    if anew > 0 {
+        warnings.push(format!(
+            "{anew} FP8 tensors are E5M2 or have several scales in a row; in E4M3 with one scale per row they are \
+             rounded once more"
+        ));
+    }
+    if let Some(first) = others.first() {
+        let (count, name, dtype) = (others.len(), &first.name, first.dtype);
+        warnings.push(format!(
+            "{name} ({count} in all) is FP8 and becomes {dtype}: only linear weights are FP8 here"
+        ));
+    }
+    warnings
 }
 
 /// Which tensor goes into which file. Scales of quantised tensors get a last file of their own:
@@ -279,7 +335,7 @@ impl<S: ByteSource + Clone> ByteSource for Merge<S> {
             return Ok(self.inner.written.open(file, range).await?.map(MergedStream::Written));
         }
         let not_found = || SourceError::NotFound { file: file.to_owned() };
-        if !SIDE_FILES.contains(&file) {
+        if !self.inner.side_files.contains(&file) {
             return Err(not_found());
         }
         let inner = &self.inner;

@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::MergeError;
 use super::recipe::ModelRef;
-use crate::checkpoint::scales::Scales;
+use crate::checkpoint::foreign::found_instead;
+use crate::checkpoint::scales::{Granularity, Scales};
 use crate::checkpoint::source::read_all;
-use crate::checkpoint::{ByteSource, CheckpointError, Manifest};
+use crate::checkpoint::{ByteSource, CheckpointError, Manifest, SourceError};
 use crate::dtype::Dtype;
 use crate::model::{Config, ModelError, Precision, WeightPlan};
 
@@ -40,8 +41,12 @@ impl<S: ByteSource> Parent<S> {
     pub async fn open(name: ModelRef, source: S) -> Result<Parent<S>, MergeError> {
         let failed = |error: ModelError| MergeError::Source { model: name.to_string(), error: error.into() };
         let checkpoint = |error: CheckpointError| failed(error.into());
-        let json = read_all(&source, "config.json", None, CONFIG_LIMIT_BYTES).await;
-        let json = json.map_err(|error| checkpoint(error.into()))?;
+        let json = match read_all(&source, "config.json", None, CONFIG_LIMIT_BYTES).await {
+            Err(error @ SourceError::NotFound { .. }) => {
+                return Err(checkpoint(found_instead(&source).await.unwrap_or(error.into())));
+            }
+            json => json.map_err(|error| checkpoint(error.into()))?,
+        };
         let config = Config::parse(&json).map_err(failed)?;
         // Parsed before, so this cannot fail.
         let config_json: Value = serde_json::from_slice(&json).unwrap_or_default();
@@ -54,6 +59,16 @@ impl<S: ByteSource> Parent<S> {
 }
 
 impl<S> Parent<S> {
+    /// Whether a tensor is F8_E4M3 with one scale per row, per tensor or higher block, or none.
+    pub(super) fn has_row_scales(&self, tensor: &str) -> bool {
+        let info = self.manifest.get(tensor).map(|(_, info)| info);
+        let Some(info) = info.filter(|info| info.dtype == Dtype::F8E4m3) else { return false };
+        match self.scales.weights.get(tensor).map(|weight| weight.granularity) {
+            Some(Granularity::Block { cols, .. }) => info.shape.last().is_none_or(|width| *width <= cols),
+            _ => true,
+        }
+    }
+
     /// The precision of its weights once they are dequantised: what config.json says, else BF16.
     pub(super) fn wide_dtype(&self) -> Dtype {
         let named = ["dtype", "torch_dtype"].iter().find_map(|key| self.config_json.get(key)?.as_str());

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::evaluate::{Evaluation, Solved};
+use super::evaluate::{Chunk, Evaluation, Solved};
 use super::feed::{self, Feed, Feeds};
 use super::merged::{Inner, SCALE_SUFFIX};
 use super::on_gpu::{Failure, OnGpu, PIECE_ELEMENTS, precision};
@@ -11,7 +11,7 @@ use super::tell::Computed;
 use super::tensor::TensorPlan;
 use crate::checkpoint::writer::PlannedShard;
 use crate::checkpoint::{ByteSource, CheckpointError, SourceError, TensorInfo};
-use crate::dtype::{Dtype, DtypeError, encode_e4m3, find_non_finite, narrow, quantize_row_e4m3};
+use crate::dtype::{Dtype, DtypeError, find_non_finite, narrow, quantize_row_e4m3};
 use crate::gpu::GpuError;
 
 /// A range of one weight file.
@@ -217,30 +217,18 @@ impl<S: ByteSource + Clone> Running<S> {
             self.done(inner, count);
             return Ok(bytes);
         }
-        let first = self.scales.len() as u64;
-        let own: Vec<Option<f32>> = match &self.evaluation {
-            _ if !dtype.is_f8() => Vec::new(),
-            Evaluator::Cpu(evaluation) => {
-                (first..first + count / self.cols()).map(|row| evaluation.own_scale(row)).collect()
-            }
-            Evaluator::Gpu(_) => vec![None; (count / self.cols()) as usize],
-        };
-        let (values, wide) = match &mut self.evaluation {
-            Evaluator::Gpu(result) => (result.values(), None),
+        let (cols, first_row) = (self.cols() as usize, self.scales.len() as u64);
+        let Chunk { values, wide, stored } = match &mut self.evaluation {
+            Evaluator::Gpu(result) => Chunk { values: result.values(), wide: None, stored: None },
             Evaluator::Cpu(evaluation) => evaluation.next(count as usize).await.map_err(wrap)?,
         };
-        if dtype.is_f8() {
+        if let Some(leaf) = stored.filter(|_| dtype.is_f8()) {
+            bytes.extend_from_slice(leaf.last_stored());
+            self.scales.extend(leaf.row_scales(first_row..first_row + (bytes.len() / cols) as u64));
+        } else if dtype.is_f8() {
             bytes.resize(values.len(), 0);
-            let cols = self.info.shape.last().copied().unwrap_or(1).max(1) as usize;
-            let rows = values.chunks_exact(cols).zip(bytes.chunks_exact_mut(cols));
-            for ((row, codes), own) in rows.zip(own) {
-                let scale = match own {
-                    Some(scale) => {
-                        codes.iter_mut().zip(row).for_each(|(code, w)| *code = encode_e4m3(w / scale));
-                        scale
-                    }
-                    None => quantize_row_e4m3(row, codes).map_err(|_| overflow(&self.info, self.element))?,
-                };
+            for (row, codes) in values.chunks_exact(cols).zip(bytes.chunks_exact_mut(cols)) {
+                let scale = quantize_row_e4m3(row, codes).map_err(|_| overflow(&self.info, self.element))?;
                 self.scales.push(scale);
             }
         } else if let Some(values) = wide.filter(|_| dtype == Dtype::F64) {

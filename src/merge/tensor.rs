@@ -1,6 +1,7 @@
 //! One output tensor as a small graph: leaves are tensors of parents, every other node combines
 //! earlier ones.
 
+use super::parent::Parent;
 use crate::dtype::Dtype;
 
 /// How one output tensor comes about.
@@ -66,6 +67,37 @@ impl TensorPlan {
     /// Passes that take sums, before the one that yields the result.
     pub fn levels(&self) -> usize {
         self.nodes.last().map_or(0, |node| node.level)
+    }
+
+    /// The leaf whose values the result has as they are, where nothing else was asked for.
+    fn copied(&self) -> Option<&Leaf> {
+        let [Node { operation: Operation::Leaf(leaf), .. }, node] = &*self.nodes else { return None };
+        let is_copy = matches!(&node.operation, Operation::Linear(factors) if **factors == [1.0]);
+        let unasked = node.cast.is_none() && node.rounds.len() <= 1;
+        self.leaves.get(*leaf).filter(|_| is_copy && unasked)
+    }
+
+    /// Whether the result is a parent's FP8 tensor as it is.
+    pub(super) fn is_fp8_copy<S>(&self, parents: &[Parent<S>]) -> bool {
+        let stored = |leaf: &Leaf| Some(parents.get(leaf.parent)?.manifest.get(&leaf.tensor)?.1.dtype);
+        self.copied().and_then(stored).is_some_and(Dtype::is_f8)
+    }
+
+    /// Whether, in FP8, the result has a parent's codes and scales as they are: only F8_E4M3 with at most one
+    /// scale in a row can be stored by rows.
+    pub(super) fn keeps_codes<S>(&self, parents: &[Parent<S>]) -> bool {
+        self.copied().is_some_and(|leaf| {
+            parents.get(leaf.parent).is_some_and(|parent| parent.has_row_scales(&leaf.tensor))
+        })
+    }
+
+    /// Leaves a copy's values as they are, for FP8 to be rounded to once.
+    pub(super) fn round_no_copy(&mut self) {
+        if self.copied().is_some()
+            && let Some(node) = self.nodes.last_mut()
+        {
+            node.rounds.clear();
+        }
     }
 
     /// The SLERP nodes whose operands can be computed once those of all lower levels are known.

@@ -11,7 +11,7 @@ use web_sys::AbortSignal;
 use super::any::AnySource;
 use super::error::{bad_request, describe, from_engine, name_of};
 use super::source::WebSource;
-use super::{Callback, from_js, on_waiting, to_js};
+use super::{Callback, from_js, is_merge, on_waiting, to_js};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::sink::ByteSink;
 use crate::engine::Kept;
@@ -31,6 +31,8 @@ struct Options {
     f8: bool,
     /// Where to compute.
     backend: Backend,
+    /// What a single model is called in messages and in the report.
+    name: String,
 }
 
 /// Where to compute.
@@ -79,7 +81,8 @@ pub fn recipe_outline(recipe: &str) -> Result<JsValue, JsValue> {
 }
 
 /// Merges into `sink`, an object whose `create(file, bytes)`, `write(data)` and `finish()` return
-/// promises. `source` is `{kind: "merge", recipe, models: Map}`. `on_progress` gets
+/// promises. `source` is `{kind: "merge", recipe, models: Map}`, or a single model's as for
+/// [`WebEngine::load`](super::WebEngine::load), which is copied. `on_progress` gets
 /// [`WriteProgress`](crate::merge::WriteProgress), `on_tensor` a
 /// [`TensorReport`](crate::merge::TensorReport). Gives the
 /// [`MergeReport`](crate::merge::MergeReport).
@@ -95,7 +98,7 @@ pub async fn merge(
     on_tensor: Function,
     signal: AbortSignal,
 ) -> Result<JsValue, JsValue> {
-    let Options { shard_bytes, f8, backend } = from_js("merge options", options)?;
+    let Options { shard_bytes, f8, backend, name } = from_js("merge options", options)?;
     let arithmetic = match backend {
         Backend::Auto => auto(),
         Backend::Webgpu => Arithmetic::Gpu(GpuOptions::default()),
@@ -105,7 +108,7 @@ pub async fn merge(
         MergeOptions { quantize: f8, arithmetic, chunk_elements: CHUNK_ELEMENTS, ..MergeOptions::default() };
     options.shard_bytes = shard_bytes.unwrap_or(options.shard_bytes);
     let on_progress = Rc::new(Callback::new(on_progress));
-    let plan = open(&source, options, on_tensor, &on_progress, signal).await?;
+    let plan = open(&source, &name, options, on_tensor, &on_progress, signal).await?;
     let mut sink = WebSink { sink: sink.unchecked_into(), file: String::new() };
     let written = plan.write(&mut sink, &mut |progress| on_progress.call(progress)).await;
     on_progress.rethrow()?;
@@ -113,25 +116,38 @@ pub async fn merge(
     to_js(&plan.report())
 }
 
-/// Plans the merge that `source` describes. It stops when the signal says so, or when a callback has
-/// thrown.
+/// Plans the merge that `source` describes, or the copy of the single model `name`. It stops when the signal
+/// says so, or when a callback has thrown.
 pub(super) async fn open(
     source: &JsValue,
+    name: &str,
     options: MergeOptions,
     on_tensor: Function,
     on_progress: &Rc<Callback>,
     signal: AbortSignal,
 ) -> Result<Merge<AnySource>, JsValue> {
     let field = |name: &str| Reflect::get(source, &name.into()).unwrap_or(JsValue::UNDEFINED);
-    let text = field("recipe").as_string();
-    let text = text.ok_or_else(|| bad_request("recipe must be a string: the YAML of a mergekit recipe"))?;
-    let models: Map =
-        field("models").dyn_into().map_err(|_| bad_request("models must be a Map of sources"))?;
-    let recipe = Recipe::parse(&text).map_err(from_merge)?;
+    let recipe = match is_merge(source) {
+        false => None,
+        true => {
+            let text = field("recipe").as_string();
+            let text =
+                text.ok_or_else(|| bad_request("recipe must be a string: the YAML of a mergekit recipe"))?;
+            Some((Recipe::parse(&text).map_err(from_merge)?, text))
+        }
+    };
+    let named = match &recipe {
+        None => vec![(ModelRef { path: name.to_owned(), revision: None }, source.clone())],
+        Some((recipe, _)) => {
+            let models: Map =
+                field("models").dyn_into().map_err(|_| bad_request("models must be a Map of sources"))?;
+            let named = |model: ModelRef| (models.get(&model.to_string().into()), model);
+            recipe.models().into_iter().map(named).map(|(source, model)| (model, source)).collect()
+        }
+    };
     let mut parents = Vec::new();
-    for model in recipe.models() {
-        let source = &models.get(&model.to_string().into());
-        let source = WebSource::new(source, signal.clone(), on_waiting(on_progress))?;
+    for (model, source) in named {
+        let source = WebSource::new(&source, signal.clone(), on_waiting(on_progress))?;
         let source = AnySource::files(source, Rc::new(Kept::nothing()));
         parents.push(Parent::open(model, source).await.map_err(from_merge)?);
     }
@@ -143,7 +159,15 @@ pub(super) async fn open(
     };
     let report = on_progress.clone();
     let cancelled = Rc::new(move || signal.aborted() || report.has_thrown());
-    Merge::new(recipe, &text, parents, options, cancelled, on_tensor).await.map_err(from_merge)
+    let planned = match (recipe, parents.pop()) {
+        (None, Some(parent)) => Merge::copy(parent, options, cancelled, on_tensor).await,
+        (Some((recipe, text)), last) => {
+            parents.extend(last);
+            Merge::new(recipe, &text, parents, options, cancelled, on_tensor).await
+        }
+        (None, None) => return Err(bad_request("there is no model")),
+    };
+    planned.map_err(from_merge)
 }
 
 fn from_merge(error: MergeError) -> JsValue {

@@ -107,7 +107,7 @@ impl WebEngine {
         let kept = Rc::new(Kept::new(trust, files));
         let (source, merge) = if is_merge(&source) {
             let merge_options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
-            let merge = merge::open(&source, merge_options, on_tensor, &report, signal.clone()).await?;
+            let merge = merge::open(&source, "", merge_options, on_tensor, &report, signal.clone()).await?;
             (AnySource::Merge(merge.clone()), Some(merge))
         } else {
             let source = WebSource::new(&source, signal.clone(), on_waiting(&report))?;
@@ -143,7 +143,7 @@ impl WebEngine {
     ) -> Result<JsValue, JsValue> {
         let report = Rc::new(Callback::new(on_progress));
         let options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
-        let merge = merge::open(&source, options, on_tensor, &report, signal.clone()).await?;
+        let merge = merge::open(&source, "", options, on_tensor, &report, signal.clone()).await?;
         let manifest = merge.manifest().map_err(|error| from_engine(error.into()))?;
         let mut engine = self.take()?;
         let progress = &mut paced(&report);

@@ -1,12 +1,12 @@
 // A merge that the browser saves as one archive while it is computed.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { readFileSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { unpackTar } from "modern-tar";
+import { savedDownload, tensorHashes } from "./downloads.js";
 import { openPage } from "./harness.js";
 import { browserName } from "./launch.js";
 import { mergeInto, shown } from "./merge_page.js";
@@ -21,29 +21,8 @@ const SLOW = { bytesPerSecond: 1.5e6 };
 /** What browsers write to the console about a download that its page ends. */
 const ENDED = /A ServiceWorker intercepted the request and encountered an unexpected error/;
 
-/** The file of a finished download, once the browser has given it its name. @param {string} downloads */
-async function saved(downloads) {
-  const file = join(downloads, NAME);
-  for (let size = -1; ; ) {
-    const there = readdirSync(downloads);
-    // While it is being saved there is a file with another ending beside it, in Firefox an empty one of the name, too.
-    if (there.join() === NAME && statSync(file).size > 0 && statSync(file).size === size) return readFileSync(file);
-    size = there.join() === NAME ? statSync(file).size : -1;
-    await sleep(200);
-  }
-}
-
 /** Files of a download that is complete, or looks so. @param {string} downloads */
 const complete = (downloads) => readdirSync(downloads).filter((name) => name.endsWith(".tar") && statSync(join(downloads, name)).size > 0);
-
-/** @param {Uint8Array} file */
-function tensorHashes(file) {
-  const bytes = Buffer.from(file);
-  const start = 8 + Number(bytes.readBigUInt64LE(0));
-  const header = JSON.parse(bytes.toString("utf8", 8, start));
-  delete header.__metadata__;
-  return Object.fromEntries(Object.entries(header).map(([name, { data_offsets: [begin, end] }]) => [name, createHash("sha256").update(bytes.subarray(start + begin, start + end)).digest("hex")]));
-}
 
 /** @param {import("puppeteer-core").Page} page */
 async function start(page) {
@@ -64,7 +43,7 @@ test("a merge is downloaded as one archive, at any path, and stored nowhere", as
   t.after(() => rmSync(join(downloads, NAME), { force: true }));
   await shown(page, ".curve-attention [role=slider]");
   assert.equal(await mergeInto(page, "download"), `Saved as “${NAME}” among your downloads`);
-  const archive = await saved(downloads);
+  const archive = await savedDownload(downloads, NAME);
   const files = new Map((await unpackTar(archive, { strict: true })).map(({ header, data }) => [header.name, data]));
   assert.deepEqual([...files.keys()].sort(), FILES.map((name) => `tale-x-case/${name}`));
   assert.deepEqual(tensorHashes(files.get("tale-x-case/model.safetensors") ?? new Uint8Array()), HASHES);

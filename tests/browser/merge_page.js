@@ -88,6 +88,15 @@ export async function reply(page, differs = "") {
   return page.$eval("#log .turn.assistant:last-child .text", (node) => node.textContent ?? "");
 }
 
+/**
+ * Waits until the last reply is this one, whatever others come before it.
+ * @param {Page} page
+ * @param {string} text
+ */
+export const replyIs = (page, text) => page.waitForFunction((text) => (
+  document.querySelector("#log .turn.assistant:last-child .text")?.textContent === text && document.querySelector("#log .turn-foot") && !document.querySelector(".running")
+), { polling: 50 }, text);
+
 /** @param {Page} page @param {string} text */
 export async function send(page, text) {
   await page.waitForSelector("#prompt:enabled", { visible: true });

@@ -4,8 +4,9 @@ use bise::checkpoint::journal::Journal;
 use bise::engine::types::CacheState;
 
 use crate::common::Random;
+use crate::common::recorder::Recorder;
 use crate::disk::{Cut, Disk};
-use crate::support::{Loaded, Options, POINT_BYTES, Recorder, Server, load_kept, truth};
+use crate::support::{Loaded, Options, POINT_BYTES, Server, load_kept, truth};
 
 /// Loads until it succeeds, with the power cut once at each of `cuts`; returns the last load, and how
 /// many bytes were downloaded more than once.

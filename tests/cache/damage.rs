@@ -10,7 +10,7 @@ use crate::common::Random;
 use crate::disk::{Cut, Disk};
 use crate::support::{Options, Server, assert_state, load, load_kept, sha256_of, truth, weight_files};
 
-fn integrity(error: LoadError<crate::support::Never>) -> Option<(String, String, String)> {
+fn integrity(error: LoadError<crate::common::recorder::Never>) -> Option<(String, String, String)> {
     match error {
         LoadError::Model(ModelError::Checkpoint(CheckpointError::Integrity {
             file,

@@ -13,10 +13,10 @@ use bise::engine::types::{CacheReport, CacheState};
 use bise::engine::{CacheFiles, CachedSource, Kept, Trust};
 use bise::model::weights::LoadError;
 use bise::model::{Config, Precision, WeightPlan, Weights};
-use bise::steps::{MatrixSpec, Store};
 use pollster::block_on;
 use sha2::{Digest, Sha256};
 
+use crate::common::recorder::{Never, Recorder};
 use crate::common::synthetic::SyntheticSource;
 use crate::disk::Disk;
 
@@ -116,84 +116,6 @@ impl ByteStream for Body {
             self.at += bytes.len() as u64;
         }
         Ok(piece)
-    }
-}
-
-/// What was written of a matrix, by row.
-#[derive(Clone, PartialEq)]
-struct Matrix {
-    spec: MatrixSpec,
-    rows: BTreeMap<u32, Vec<u8>>,
-    scales: BTreeMap<u32, Vec<u32>>,
-}
-
-/// Keeps what is written to it.
-#[derive(Clone, Default, PartialEq)]
-pub struct Recorder {
-    matrices: Vec<Matrix>,
-    vectors: Vec<Vec<u32>>,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("never")]
-pub struct Never;
-
-impl Store for Recorder {
-    type Matrix = usize;
-    type Vector = usize;
-    type Error = Never;
-
-    fn matrix(&mut self, spec: &MatrixSpec) -> Result<usize, Never> {
-        self.matrices.push(Matrix { spec: spec.clone(), rows: BTreeMap::new(), scales: BTreeMap::new() });
-        Ok(self.matrices.len() - 1)
-    }
-
-    fn write_rows(&mut self, matrix: &usize, first_row: u32, bytes: &[u8]) -> Result<(), Never> {
-        let Matrix { spec, rows, .. } = &mut self.matrices[*matrix];
-        let row_bytes = (u64::from(spec.cols) * spec.dtype.size_bytes()) as usize;
-        assert!(bytes.len().is_multiple_of(row_bytes));
-        rows.extend((first_row..).zip(bytes.chunks_exact(row_bytes).map(<[u8]>::to_vec)));
-        Ok(())
-    }
-
-    fn write_scales(&mut self, matrix: &usize, first_row: u32, scales: &[f32]) -> Result<(), Never> {
-        let Matrix { spec, scales: kept, .. } = &mut self.matrices[*matrix];
-        let per_row = spec.cols.div_ceil(spec.scale_cols) as usize;
-        let rows = scales.chunks_exact(per_row).map(|row| row.iter().map(|scale| scale.to_bits()).collect());
-        kept.extend((first_row..).zip(rows));
-        Ok(())
-    }
-
-    fn vector(&mut self, _label: &str, len: u32) -> Result<usize, Never> {
-        self.vectors.push(vec![0; len as usize]);
-        Ok(self.vectors.len() - 1)
-    }
-
-    fn write_vector(&mut self, vector: &usize, values: &[f32]) -> Result<(), Never> {
-        self.vectors[*vector] = values.iter().map(|value| value.to_bits()).collect();
-        Ok(())
-    }
-
-    async fn allocated(&mut self) -> Result<(), Never> {
-        Ok(())
-    }
-
-    async fn relieve(&mut self) -> Result<(), Never> {
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), Never> {
-        Ok(())
-    }
-}
-
-impl Recorder {
-    /// Whether every row, scale and vector was written.
-    pub fn is_full(&self) -> bool {
-        let matrix = |Matrix { spec, rows, scales }: &Matrix| {
-            rows.len() == spec.rows as usize && (spec.scale_cols == 0 || scales.len() == spec.rows as usize)
-        };
-        !self.matrices.is_empty() && self.matrices.iter().all(matrix)
     }
 }
 

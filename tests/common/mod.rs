@@ -4,6 +4,7 @@
 use bise::gpu::LimitChoice;
 
 pub mod layouts;
+pub mod recorder;
 pub mod synthetic;
 
 /// SplitMix64: a seeded generator, so that a failure can be repeated from the seed it prints.

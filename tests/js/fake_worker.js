@@ -17,6 +17,8 @@ export class Trace {
   closed = [];
   /** @type {any[]} */
   requests = [];
+  /** What was to be written. @type {any[]} */
+  merges = [];
   running = 0;
   mostRunning = 0;
   freed = 0;
@@ -40,6 +42,20 @@ export function fakeWasm(trace, faults = {}) {
       if (faults.failInit) throw faults.failInit;
     },
     wasm_memory: () => 1234,
+    recipeModels: (/** @type {string} */ recipe) => [...recipe.matchAll(/model: ([^,}]+)/g)].map(([, name]) => name),
+    merge: async (/** @type {any[]} */ ...args) => {
+      const [source, options, , onProgress, , signal] = args;
+      trace.merges.push({ source, options });
+      onProgress({ file: "model.safetensors", done: 1, total: 2 });
+      do {
+        await turn();
+        if (signal.aborted) {
+          trace.aborted += 1;
+          throw failWith("aborted", "stopped");
+        }
+      } while (faults.slowLoad);
+      return { tensors: [], warnings: ["odd"], totals: {} };
+    },
     WebEngine: class {
       /** @param {any[]} args */
       static async load(...args) {
@@ -63,6 +79,11 @@ export function fakeWasm(trace, faults = {}) {
 
       mergeReport() {
         return null;
+      }
+
+      async replaceWeights() {
+        if (faults.failure) throw faults.failure;
+        return { tensors: [], warnings: [], totals: {} };
       }
 
       /** @param {any[]} args */

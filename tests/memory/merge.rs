@@ -7,7 +7,7 @@ use bise::checkpoint::sink::ByteSink;
 use bise::checkpoint::source::MemorySource;
 use bise::checkpoint::writer::{Plan, TensorSpec};
 use bise::dtype::Dtype;
-use bise::merge::{Merge, MergeOptions, Parent, Recipe};
+use bise::merge::{Merge, MergeOptions, ModelRef, Parent, Recipe};
 
 use super::common::synthetic::SyntheticSource;
 use super::{LOADED_CONFIG, alone, peak_bytes};
@@ -74,6 +74,28 @@ fn a_pair_of_two_gigabytes_merges_in_96_mib() {
         // What does not fit in memory is read once per pass, and no more.
         assert!(served < 4 * sources[0].total_bytes(), "{served} bytes");
     }
+}
+
+/// A model as an FP8 checkpoint: each byte is read once, and nothing kept but the scales.
+#[test]
+fn a_model_of_two_gigabytes_is_exported_in_16_mib() {
+    let _alone = alone();
+    let source = SyntheticSource::new(LOADED_CONFIG, 2);
+    let mut sink = Nowhere::default();
+    let peak = peak_bytes(|| {
+        pollster::block_on(async {
+            let name = ModelRef { path: "a".into(), revision: None };
+            let parent = Parent::open(name, source.clone()).await.unwrap();
+            let options = MergeOptions { quantize: true, ..MergeOptions::default() };
+            let merge = Merge::copy(parent, options, Rc::new(|| false), Box::new(|_| ())).await.unwrap();
+            merge.write(&mut sink, &mut |_| ()).await.unwrap();
+        });
+    });
+    let served = source.served_bytes.get();
+    println!("peak {peak} bytes for {} bytes of FP8 from {served}", sink.bytes);
+    assert!(sink.bytes > 1_000_000_000);
+    assert!(served < source.total_bytes() / 100 * 101, "{served} of {}", source.total_bytes());
+    assert!(peak < 16 << 20, "peak {peak} bytes");
 }
 
 /// FP8 weights whose blocks are narrow and high: few scales, of which one for every row of every block

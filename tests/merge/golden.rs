@@ -17,7 +17,7 @@ fn golden() -> Value {
     serde_json::from_str::<Value>(&fixture("golden.json")).unwrap()["merge"].take()
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

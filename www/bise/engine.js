@@ -3,9 +3,10 @@
 import { Bridge } from "./bridge.js";
 import { ChatCompletions, Completions } from "./completions.js";
 import { BiseError, badRequest } from "./errors.js";
-import { checkLoadOptions, resolveModel } from "./model.js";
+import { checkLoadOptions, lasting, resolveModel } from "./model.js";
 import { checkNames } from "./options.js";
 import { Queue, orAbort } from "./queue.js";
+import { saveOrigin } from "./save.js";
 import { spawnWorker } from "./spawn.js";
 
 /** @typedef {import("./model.js").Model} Model */
@@ -21,6 +22,8 @@ export class Engine {
   #bridge;
   #info;
   #merged;
+  #origin;
+  #spawn;
   #queue = new Queue();
 
   /**
@@ -43,9 +46,13 @@ export class Engine {
    * @param {Bridge} bridge
    * @param {import("./protocol.js").Loaded} loaded
    * @param {string} name
+   * @param {import("./save.js").Origin} origin
+   * @param {() => Worker} spawn
    */
-  constructor(bridge, { info, merged }, name) {
+  constructor(bridge, { info, merged }, name, origin, spawn) {
     this.#bridge = bridge;
+    this.#origin = origin;
+    this.#spawn = spawn;
     this.#info = info;
     this.#merged = merged;
     /** @type {import("./completions.js").Runner} */
@@ -89,7 +96,8 @@ export class Engine {
   async replaceWeights(model, options) {
     const known = checkNames(options, REPLACE_OPTIONS, "options");
     const { onProgress, onTensor, signal, ...rest } = checkLoadOptions(known);
-    const { source } = resolveModel(model, rest, globalThis.document?.baseURI ?? globalThis.location.href);
+    const kept = lasting(model);
+    const { source } = resolveModel(kept, rest, globalThis.document?.baseURI ?? globalThis.location.href);
     if (source.kind !== "merge") throw badRequest("replaceWeights takes { recipe, models }.");
     const replace = () => this.#bridge.call({ type: "replace", source }, {
       onEvent: (event) => {
@@ -100,7 +108,22 @@ export class Engine {
       ...(signal ? { signal } : {}),
     });
     this.#merged = await this.#queue.run(replace, signal);
+    this.#origin = { model: kept, hubUrl: rest.hubUrl, network: rest.network };
     return /** @type {import("./protocol.js").MergeReport} */ (this.#merged);
+  }
+
+  /**
+   * Saves what is loaded as an FP8 checkpoint, as {@link import("./save.js").save} does. Nothing is read back from the
+   * GPU: the model is read once more from where it came (or merged once more, by the recipe that was loaded last), over
+   * the network where it lies there, with this engine's `hubUrl` and `network`. `token` and `headers` are not
+   * remembered: pass them again where they are needed. Requests go on meanwhile.
+   *
+   * @param {import("./save.js").SaveOptions} options
+   * @returns {Promise<import("./protocol.js").MergeReport>}
+   * @throws {BiseError}
+   */
+  save(options) {
+    return saveOrigin(this.#origin, options, this.#spawn);
   }
 
   /**
@@ -121,12 +144,13 @@ export class Engine {
 /**
  * {@link Engine.load} with a given way to start the worker.
  *
- * @param {Model} model
+ * @param {Model} given
  * @param {LoadOptions | undefined} options
  * @param {() => Worker} spawn
  * @returns {Promise<Engine>}
  */
-export async function loadWith(model, options, spawn) {
+export async function loadWith(given, options, spawn) {
+  const model = lasting(given);
   const { engine, cache = true, integrity = null, onProgress, onTensor, signal, ...rest } = checkLoadOptions(options);
   const pageUrl = globalThis.document?.baseURI ?? globalThis.location.href;
   const { source, name } = resolveModel(model, rest, pageUrl);
@@ -144,7 +168,7 @@ export async function loadWith(model, options, spawn) {
   });
   try {
     const loaded = await (signal ? orAbort(loading, signal, "The load") : loading);
-    return new Engine(bridge, loaded, name);
+    return new Engine(bridge, loaded, name, { model, hubUrl: rest.hubUrl, network: rest.network }, spawn);
   } catch (thrown) {
     // Not waited for: an abort takes effect at once, and the worker cleans up behind it.
     void bridge.close(badRequest(DISPOSED));

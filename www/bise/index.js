@@ -4,6 +4,7 @@ export { Engine } from "./engine.js";
 export { cache } from "./cache.js";
 export { inspect } from "./inspect.js";
 export { merge } from "./merge.js";
+export { save } from "./save.js";
 export { recipeOutline } from "./recipe.js";
 export { BiseError, ERROR_CODES } from "./errors.js";
 export { HUB_URL } from "./model.js";
@@ -15,6 +16,7 @@ export { HUB_URL } from "./model.js";
 /** @typedef {import("./protocol.js").Inspection} Inspection */
 /** @typedef {import("./model.js").Network} Network */
 /** @typedef {import("./merge.js").MergeOptions} MergeOptions */
+/** @typedef {import("./save.js").SaveOptions} SaveOptions */
 /** @typedef {import("./protocol.js").MergeProgress} MergeProgress */
 /** @typedef {import("./protocol.js").MergeReport} MergeReport */
 /** @typedef {import("./protocol.js").TensorReport} TensorReport */

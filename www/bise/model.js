@@ -198,6 +198,22 @@ export function resolveModel(model, options, pageUrl) {
 }
 
 /**
+ * The same model, to be resolved more than once: lists that may be gone after one reading are copied.
+ *
+ * @template T
+ * @param {T} model
+ * @returns {T}
+ */
+export function lasting(model) {
+  if (typeof model !== "object" || model === null) return model;
+  if ("recipe" in model) {
+    const models = "models" in model ? model.models : undefined;
+    return { ...model, models: new Map(toModels(models).map(([name, each]) => [name, lasting(each)])) };
+  }
+  return Symbol.iterator in model ? /** @type {T} */ ([.../** @type {Iterable<unknown>} */ (model)]) : model;
+}
+
+/**
  * Entries of a plain object or a Map.
  *
  * @param {unknown} models

@@ -257,8 +257,9 @@ export {};
  *   integrity: Record<string, string> | null }} LoadCall gives {@link Loaded}
  * @typedef {{ type: "generate", request: Request }} GenerateCall gives {@link Output}
  * @typedef {{ type: "replace", source: MergeSource }} ReplaceCall gives {@link MergeReport}
- * @typedef {{ type: "merge", source: MergeSource, output: FileSystemDirectoryHandle | MessagePort,
- *   options: { backend: "auto" | "webgpu" | "cpu", f8: boolean, shardBytes: number | null } }} MergeCall gives {@link MergeReport}
+ * @typedef {{ type: "merge", source: Source, output: FileSystemDirectoryHandle | MessagePort, options: {
+ *   backend: "auto" | "webgpu" | "cpu", f8: boolean, shardBytes: number | null, name: string } }} MergeCall a single model
+ *   is copied, and called `name` in messages; gives {@link MergeReport}
  * @typedef {{ type: "inspect", source: PlainSource, options: EngineLoadOptions }} InspectCall gives {@link RawInspection}
  * @typedef {{ type: "outline", recipe: string }} OutlineCall gives {@link RecipeOutline}
  * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory

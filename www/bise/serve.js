@@ -101,8 +101,8 @@ export function serve(port, wasm, platform) {
         const sink = output instanceof MessagePort ? portSink(output) : directorySink(output);
         try {
           return await wasm.merge(
-            completeModels(source, wasm.recipeModels(source.recipe)),
-            { backend: options.backend, f8: options.f8, ...(options.shardBytes === null ? {} : { shardBytes: options.shardBytes }) },
+            source.kind === "merge" ? completeModels(source, wasm.recipeModels(source.recipe)) : source,
+            { backend: options.backend, f8: options.f8, name: options.name, ...(options.shardBytes === null ? {} : { shardBytes: options.shardBytes }) },
             sink,
             (progress) => port.postMessage({ type: "merging", id, progress }),
             (tensor) => port.postMessage({ type: "tensor", id, tensor }),

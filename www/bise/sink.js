@@ -1,4 +1,4 @@
-/** Where a merge's files go: a directory, or streams that the page opens. Runs in the worker, but for {@link lendOutput}. */
+/** Where a checkpoint's files go: a directory, or streams that the page opens. Runs in the worker, but for {@link lendOutput}. */
 
 import { BiseError, badRequest, toPlain } from "./errors.js";
 
@@ -97,7 +97,7 @@ async function inPlace(handle) {
 const copying = (stream) => ({ write: (data) => stream.write(data.slice()), close: () => stream.close(), abort: () => stream.abort() });
 
 /**
- * Makes sure that nothing is overwritten, clears what an earlier merge left unfinished, and tells whether files
+ * Makes sure that nothing is overwritten, clears what an earlier attempt left unfinished, and tells whether files
  * can be renamed here.
  *
  * @param {FileSystemDirectoryHandle} directory
@@ -106,7 +106,7 @@ const copying = (stream) => ({ write: (data) => stream.write(data.slice()), clos
 async function prepare(directory) {
   for await (const name of directory.keys()) {
     if (!name.endsWith(PARTIAL)) {
-      throw badRequest(`output: the directory holds "${name}" already; a merge writes into an empty one, so that no old file is taken for its own.`);
+      throw badRequest(`output: the directory holds "${name}" already; a checkpoint goes into an empty one, so that no old file is taken for its own.`);
     }
   }
   for await (const name of directory.keys()) await directory.removeEntry(name);
@@ -177,7 +177,7 @@ function named({ name, message }) {
 
 /**
  * The page's end: answers the worker's calls with streams that `open` gives. One call at a time, so that a slow
- * stream holds the merge up instead of filling memory.
+ * stream holds the work up instead of filling memory.
  *
  * @param {MessagePort} port
  * @param {OpenFile} open
@@ -189,7 +189,7 @@ export function lendOutput(port, open) {
   const abort = async () => {
     const unfinished = writer;
     writer = null;
-    await unfinished?.abort(new BiseError("aborted", "The merge ended before this file was complete."));
+    await unfinished?.abort(new BiseError("aborted", "Writing ended before this file was complete."));
   };
   /** @param {any} message */
   const answer = async (message) => {
@@ -218,7 +218,7 @@ export function lendOutput(port, open) {
   });
   port.start();
   return () => {
-    // What the stream's owner makes of it is no concern of the merge.
+    // What the stream's owner makes of it is no concern of ours.
     void abort().catch(() => {});
   };
 }

@@ -94,6 +94,12 @@ export class MergePanel {
     this.#usePreset(INITIAL);
   }
 
+  /** Brings what this browser keeps into sight. */
+  async showStored() {
+    await this.#stored.refresh();
+    byId("stored", HTMLElement).scrollIntoView({ block: "start" });
+  }
+
   /** Leaves the view, and with it the engines that only this view needs. */
   close() {
     this.#compare.release();

@@ -108,7 +108,7 @@ export class ModelsPanel {
    * @returns {Promise<boolean>} whether it is loaded
    */
   async load(model, name, watch) {
-    const options = { weights: this.#weights.value === "checkpoint" ? /** @type {const} */ ("checkpoint") : /** @type {const} */ ("f8"), ...this.#access(model) };
+    const options = { weights: this.#weights.value === "checkpoint" ? /** @type {const} */ ("checkpoint") : /** @type {const} */ ("f8"), ...this.access(model) };
     const isOwn = [...this.#offers.values()].includes(model);
     if (isOwn || watch || (typeof model === "object" && "recipe" in model)) return this.#start(model, name, options, watch);
     const controller = this.#supersede();
@@ -148,7 +148,7 @@ export class ModelsPanel {
    *
    * @param {Model} model
    */
-  #access(model) {
+  access(model) {
     const token = this.#token.value.trim();
     const onHub = typeof model === "object" ? "recipe" in model : !/^(https?:|\/|\.\.?\/)|\/$/i.test(model);
     return token !== "" && onHub ? { token } : {};

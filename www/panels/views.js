@@ -21,7 +21,9 @@ export class Views {
 
   /** @param {View} view */
   show(view) {
-    if (view !== this.#current) location.hash = view;
+    if (view === this.#current) return;
+    location.hash = view;
+    this.#follow();
   }
 
   #follow() {

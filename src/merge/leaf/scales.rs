@@ -40,11 +40,11 @@ impl BlockScales {
         Ok(BlockScales { block, cols: cols.max(1), values })
     }
 
-    /// The scale of a row, unless it has several.
-    pub(super) fn of_row(&self, row: u64) -> Option<f32> {
+    /// The scale of a row; of several, the first.
+    pub(super) fn of_row(&self, row: u64) -> f32 {
         let (height, width) = self.block;
-        let index = if width >= self.cols { row / height } else { return None };
-        self.values.get(index as usize).copied()
+        let index = row / height * self.cols.div_ceil(width);
+        self.values.get(index as usize).copied().unwrap_or(1.0)
     }
 
     /// Scales neighbouring elements, of which `first` is the index of the first in the matrix.

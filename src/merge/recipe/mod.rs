@@ -53,6 +53,28 @@ impl Recipe {
     }
 }
 
+impl Recipe {
+    /// One model as it is.
+    pub(super) fn copy_of(model: ModelRef) -> Recipe {
+        let place = String::new();
+        let source = Source { place: place.clone(), model, layers: None, parameters: Parameters::new() };
+        let document = Document {
+            place,
+            name: None,
+            method: Method::Passthrough,
+            base: None,
+            layout: Layout::Models(vec![source]),
+            module_parameters: Parameters::new(),
+            parameters: Parameters::new(),
+            dtype: None,
+            out_dtype: None,
+            tokenizer: TokenizerChoice::Base,
+            chat_template: None,
+        };
+        Recipe { documents: vec![document], warnings: Vec::new() }
+    }
+}
+
 /// One merge.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -50,10 +50,10 @@ export function recipeModels(recipe: string): string[];
 /** What a recipe says. */
 export function recipeOutline(recipe: string): RecipeOutline;
 
-/** Merges into a sink. */
+/** Merges into a sink, or copies a single model, which `name` stands for in messages. */
 export function merge(
-  source: MergeSource,
-  options: { backend?: "auto" | "webgpu" | "cpu", f8?: boolean, shardBytes?: number },
+  source: Source,
+  options: { backend?: "auto" | "webgpu" | "cpu", f8?: boolean, shardBytes?: number, name?: string },
   sink: Sink,
   onProgress: (progress: MergeProgress) => void,
   onTensor: (tensor: TensorReport) => void,

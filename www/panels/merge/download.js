@@ -79,7 +79,7 @@ async function downloadWorker() {
     return worker;
   } catch (thrown) {
     const detail = thrown instanceof Error ? thrown.message : String(thrown);
-    throw new BiseError("bad-request", `This browser does not let the page stream a download (${detail}). Save the merge in this browser instead, and download its files from there.`, { cause: thrown });
+    throw new BiseError("bad-request", `This browser does not let the page stream a download (${detail}). Save it in this browser instead, and download the files from there.`, { cause: thrown });
   }
 }
 
@@ -95,7 +95,7 @@ async function send(readable, { worker, url, name, cancelling }) {
   const { port1: port, port2 } = new MessageChannel();
   const frame = element("iframe", { hidden: true });
   const stay = setInterval(() => worker.postMessage({ type: "stay" }), STAY_MS);
-  const giveUp = setTimeout(() => end(new BiseError("bad-request", "The browser did not begin the download. Save the merge in this browser instead.")), ASKED_MS);
+  const giveUp = setTimeout(() => end(new BiseError("bad-request", "The browser did not begin the download. Save it in this browser instead.")), ASKED_MS);
   /** @param {Error} reason */
   const end = (reason) => {
     cancelling.abort(reason);

@@ -2,10 +2,8 @@
 
 import { BiseError, merge } from "../../pkg/index.js";
 import { byId } from "../dom.js";
-import { Rate, formatBytes, waitingLine, weightsLine } from "../format.js";
-import { directoryPicker } from "../pick.js";
-import { canDownload, startDownload } from "./download.js";
-import { fileName, freeBytes, newOutput } from "./storage.js";
+import { Rate, waitingLine, weightsLine } from "../format.js";
+import { places, writeInto } from "./output.js";
 
 /** @typedef {import("../../pkg/index.js").TensorReport} TensorReport */
 /** @typedef {import("../../pkg/index.js").MergeReport} MergeReport */
@@ -17,17 +15,6 @@ import { fileName, freeBytes, newOutput } from "./storage.js";
 /**
  * How a merge ended well: its report, and where its result is.
  * @typedef {{ job: Job, report: MergeReport | null, destination: Destination, directory: FileSystemDirectoryHandle | null, label: string }} Result
- */
-
-/**
- * Where the files of a merge go.
- * @typedef {object} Output
- * @property {import("../../pkg/index.js").MergeOptions["output"]} output
- * @property {FileSystemDirectoryHandle | null} directory
- * @property {string} label
- * @property {() => Promise<void>} finish
- * @property {(reason: unknown) => Promise<void>} discard
- * @property {AbortSignal | null} cancelled by the visitor, elsewhere than in this panel
  */
 
 /**
@@ -105,10 +92,11 @@ export class RunPanel {
     const chat = byId("to-chat", HTMLInputElement);
     chat.disabled = !canChat;
     byId("no-webgpu", HTMLElement).hidden = canChat;
-    byId("to-folder", HTMLInputElement).disabled = directoryPicker() === null;
-    byId("no-picker", HTMLElement).hidden = directoryPicker() !== null;
-    byId("to-download", HTMLInputElement).disabled = !canDownload();
-    byId("no-download", HTMLElement).hidden = canDownload();
+    const offered = places();
+    for (const [place, note] of /** @type {const} */ ([["folder", "no-picker"], ["download", "no-download"]])) {
+      byId(`to-${place}`, HTMLInputElement).disabled = !offered.includes(place);
+      byId(note, HTMLElement).hidden = offered.includes(place);
+    }
     if (!canChat) byId("to-storage", HTMLInputElement).checked = true;
     this.#refresh();
   }
@@ -201,64 +189,29 @@ export class RunPanel {
 
   /**
    * @param {Job} job
-   * @param {"folder" | "download" | "storage"} kind
+   * @param {import("./output.js").Place} place
    * @param {AbortController} controller
    * @returns {Promise<Result | null>} null: stopped, or no folder picked
    */
-  async #intoFiles(job, kind, controller) {
-    const output = await openOutput(kind, job.name);
-    if (output === null) return null;
-    this.#begin("Reading the models’ descriptions");
+  async #intoFiles(job, place, controller) {
+    const instead = "Save it into a folder instead, as FP8, or delete merges that are kept here.";
     const show = this.#reporter();
-    const free = kind === "storage" ? await freeBytes() : null;
-    let tooLarge = 0;
-    output.cancelled?.addEventListener("abort", () => controller.abort());
-    try {
-      const report = await merge(job.recipe, {
-        models: job.models,
-        output: output.output,
-        f8: this.#f8.checked,
-        signal: controller.signal,
+    const f8 = this.#f8.checked;
+    const onTensor = (/** @type {TensorReport} */ tensor) => this.#onTensor(tensor);
+    const result = await writeInto(
+      { place, name: job.name, instead },
+      controller,
+      (options) => merge(job.recipe, { ...options, models: job.models, f8, onTensor }),
+      {
+        onBegin: () => this.#begin("Reading the models’ descriptions"),
         onProgress: ({ file, done, total, waiting }) => {
           show(done, total, waiting);
           if (done === total && !file.endsWith(".safetensors")) this.#line.textContent = `Writing ${file}`;
-          // Better now than at the end of a long download.
-          if (free !== null && total > free && tooLarge === 0) {
-            tooLarge = total;
-            controller.abort();
-          }
         },
-        onTensor: (tensor) => this.#onTensor(tensor),
-      });
-      await output.finish();
-      return { job, report, destination: kind, directory: output.directory, label: output.label };
-    } catch (failed) {
-      // What an ended merge leaves is no checkpoint, and nothing else is in this directory.
-      await output.discard(failed).catch((error) => console.warn(error));
-      if (tooLarge > 0) {
-        throw new BiseError("quota", `The merge needs ${formatBytes(tooLarge)}, but this browser’s storage has only ${formatBytes(free ?? 0)} left for this page. Save it into a folder instead, as FP8, or delete merges that are kept here.`);
-      }
-      // Why a download ended says more than that its stream is closed.
-      const thrown = output.cancelled?.aborted ? output.cancelled.reason : failed;
-      if (thrown instanceof BiseError && thrown.code === "aborted") return null;
-      throw thrown;
-    }
+      },
+    );
+    if (result === null) return null;
+    const { written: report, directory, label } = result;
+    return { job, report, destination: place, directory, label };
   }
-}
-
-/**
- * @param {"folder" | "download" | "storage"} kind
- * @param {string} name
- * @returns {Promise<Output | null>} null: no folder was picked
- */
-async function openOutput(kind, name) {
-  if (kind === "download") {
-    const file = fileName(name);
-    const { open, finish, abort, cancelled } = await startDownload(file);
-    return { output: open, directory: null, label: `“${file}.tar” among your downloads`, finish, discard: async (reason) => abort(reason), cancelled };
-  }
-  const output = await newOutput(kind, name);
-  if (output === null) return null;
-  const { directory, label, remove } = output;
-  return { output: directory, directory, label, finish: async () => {}, discard: remove, cancelled: null };
 }
