@@ -148,16 +148,16 @@ impl Sampler {
     /// Those of [`SamplerOptions::validate`]; [`TextError::UnknownToken`] for a bias on an id that does not exist.
     pub fn new(options: SamplerOptions, vocab: usize) -> Result<Self, TextError> {
         options.validate()?;
-        let mut bias: Vec<(u32, f32)> = Vec::new();
-        for &(id, added) in &options.logit_bias {
-            if index(id) >= vocab {
-                return Err(TextError::UnknownToken { id, vocab });
-            }
-            match bias.iter_mut().find(|(other, _)| *other == id) {
-                Some((_, sum)) => *sum += added,
-                None => bias.push((id, added)),
-            }
+        if let Some(&(id, _)) = options.logit_bias.iter().find(|&&(id, _)| index(id) >= vocab) {
+            return Err(TextError::UnknownToken { id, vocab });
         }
+        let mut bias = options.logit_bias.clone();
+        bias.sort_by_key(|&(id, _)| id);
+        bias.dedup_by(|again, first| {
+            let same = again.0 == first.0;
+            first.1 += if same { again.1 } else { 0.0 };
+            same
+        });
         Ok(Self {
             random: ChaCha8Rng::seed_from_u64(options.seed),
             rules: options.rules(),

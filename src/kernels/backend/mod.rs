@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use buffers::{Activations, allocate_activations, allocate_caches};
 
 use super::weights::Decoder;
-use super::{BatchUniform, Grid, Sizes, decode_fp8, linear, matmul, matvec};
+use super::{BatchUniform, Grid, PITCH, Sizes, decode_fp8, linear, matmul, matvec};
 use crate::dtype::Dtype;
 use crate::gpu::{
     DeviceTier, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader,
@@ -19,10 +19,6 @@ use crate::steps::{DecoderShape, MatrixSpec, Slot, Store, Write};
 
 /// Tokens of a prompt that one pass takes at most.
 const MAX_BATCH: u32 = 256;
-
-/// Rows of activations start at multiples of this many f32, so that the widest load of weights
-/// (16 of them) always finds its activations; the padding is zero.
-const PITCH: u32 = 16;
 
 /// What the backend runs on, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
