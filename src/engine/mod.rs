@@ -48,9 +48,17 @@ pub struct Engine {
     requests: u64,
     cache: CacheReport,
     sha256: BTreeMap<String, String>,
+    /// Whether tokens are chosen on the host even where the device could.
+    on_host: bool,
 }
 
 impl Engine {
+    /// Lets tokens be chosen on the host, from logits that are read back, or again where the backend
+    /// prefers to. The tokens are the same; for tests and measurements.
+    pub fn sample_on_host(&mut self, on_host: bool) {
+        self.on_host = on_host;
+    }
+
     /// What is loaded and what it takes.
     pub fn info(&self) -> Info {
         let backend = self.decoder.backend();
@@ -90,7 +98,7 @@ impl Engine {
     pub async fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.check_prompt(ids, 0)?;
         self.decoder.reset();
-        let logits = self.prefill(ids, &|| false).await?;
+        let logits = self.run_prompt(ids, &|| false).await?;
         check_logits(&logits, self.config.vocab as usize)?;
         Ok(logits)
     }

@@ -255,6 +255,12 @@ impl Gpu {
         self.check()
     }
 
+    /// Drives callbacks on native builds until that submission is done.
+    pub(super) fn poll_until(&self, submission: wgpu::SubmissionIndex) {
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+        let _ = self.device.poll(wait);
+    }
+
     /// Drives callbacks on native builds; browsers do so by themselves.
     pub(super) fn poll(&self) {
         // A failed wait means a lost device, which `check` reports.
