@@ -29,6 +29,7 @@ pub use types::*;
 
 use std::collections::BTreeMap;
 
+use crate::gpu::Traffic;
 use crate::kernels::WebGpu;
 use crate::model::{Config, Decoder, GenerationConfig, WeightPlan};
 use crate::text::{ChatTemplate, Tokenizer, check_logits, log_probs};
@@ -88,6 +89,11 @@ impl Engine {
             cache: self.cache.clone(),
             sha256: self.sha256.clone(),
         }
+    }
+
+    /// What went between host and device since the load.
+    pub fn traffic(&self) -> Traffic {
+        self.decoder.backend().gpu().traffic()
     }
 
     /// Logits of the last of `ids`, with the sequence computed anew. `(vocab)`

@@ -55,6 +55,7 @@ async fn take_arrived<T>(
     if !is_mapped {
         return Err(GpuError::Lost { detail: "a result could not be read back".into() });
     }
+    gpu.note_read(bytes);
     let taken = staging
         .get_mapped_range(0..bytes)
         .map(|view| take(&view))

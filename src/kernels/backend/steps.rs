@@ -240,7 +240,7 @@ impl Steps for WebGpu {
             let bytes = u64::from(self.shape.vocab) * 4;
             encoder.copy_buffer_to_buffer(self.slot(Slot::Logits)?.raw(), 0, staging.raw(), 0, bytes);
         }
-        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.submit(encoder);
         let result = if logits {
             read_buffer(&self.gpu, staging.raw(), self.shape.vocab).await.map(Some)
         } else {
