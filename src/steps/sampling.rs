@@ -130,8 +130,8 @@ impl Rules {
         let power = powers.get(step as usize).copied().unwrap_or(0);
         // Within a step 2^-f = 1 - z + z^2 / 2, z = f ln 2 in units of 2^-24; 45426 is 2^16 ln 2.
         let z = ((exponent >> 2 & 0xffff) * 45426) >> 16;
-        let less = z - (z * z >> 25);
-        let weight = power - ((power >> 16) * less >> 8) - ((power & 0xffff) * less >> 24);
+        let less = z - ((z * z) >> 25);
+        let weight = power - (((power >> 16) * less) >> 8) - (((power & 0xffff) * less) >> 24);
         weight.checked_shr(octaves).unwrap_or(0)
     }
 }
@@ -140,14 +140,15 @@ impl Rules {
 pub fn powers() -> Vec<u32> {
     // 2^(64 - 1/256)
     const STEP: u128 = 0xff4e_cb59_511e_c8a5;
-    let all = std::iter::successors(Some(1u64 << 63), |power| Some((u128::from(*power) * STEP >> 64) as u64));
+    let all =
+        std::iter::successors(Some(1u64 << 63), |power| Some(((u128::from(*power) * STEP) >> 64) as u64));
     all.take(1 << STEP_BITS).map(|power| (power >> 32) as u32).collect()
 }
 
 /// The least sum that makes up a fraction of `total`: `fraction` in 2^-64, less one such unit. For a draw
 /// in place of the fraction: the sum at which the drawn token is reached.
 pub fn share(total: u64, fraction: u64) -> u64 {
-    (u128::from(total) * u128::from(fraction) >> 64) as u64 + 1
+    ((u128::from(total) * u128::from(fraction)) >> 64) as u64 + 1
 }
 
 /// Low and high half.
@@ -171,4 +172,48 @@ pub struct Sampled {
     pub id: u32,
     /// A token whose logit was no finite number, and that logit: then `id` means nothing.
     pub not_finite: Option<(u32, f32)>,
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    const NEUTRAL: Options = Options {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
+    };
+
+    #[test]
+    fn weights_are_exponentials() {
+        let powers = powers();
+        assert_eq!((powers.len(), powers[0], powers[128]), (256, 1 << 31, 1_518_500_249));
+        for temperature in [0.3f32, 1.0, 1.7] {
+            let rules = Rules::new(&Options { temperature, ..NEUTRAL }, false);
+            for step in 0..30_000 {
+                let logit = 11.5 - 0.001 * step as f32;
+                let exact = 2f64.powi(31) * ((f64::from(logit) - 11.5) / f64::from(temperature)).exp();
+                let weight = f64::from(rules.weight(&powers, 11.5, logit));
+                // f32 carries the distance to 2^-24 of itself, which is up to 22 where a weight is above 0.
+                let tolerance = 1.0 + exact * 22.0 * 2f64.powi(-23);
+                assert!((weight - exact).abs() <= tolerance, "{temperature} {logit}: {weight}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn shares_are_the_least_sums() {
+        assert_eq!(share(10, u64::MAX), 10);
+        let rules = Rules::new(&Options { top_p: 0.5, ..NEUTRAL }, false);
+        assert!(rules.cuts_top_p() && !Rules::new(&NEUTRAL, false).cuts_top_p());
+        assert_eq!([share(9, rules.top_p()), share(10, rules.top_p()), share(11, rules.top_p())], [5, 5, 6]);
+        // A draw from [0, 1): the first unit of the sum, and the last.
+        assert_eq!([share(7, 0), share(7, !0 << 11)], [1, 7]);
+        assert_eq!(share(1 << 51, 1 << 63), (1 << 50) + 1);
+    }
 }

@@ -4,13 +4,14 @@
 use std::cell::Cell;
 
 use bise::checkpoint::Manifest;
-use bise::checkpoint::source::FileSource;
-use bise::engine::{Engine, EngineError, FinishReason, Output, Prompt, Request, WeightMode};
+use bise::checkpoint::source::{FileSource, MemorySource};
+use bise::engine::{Engine, EngineError, FinishReason, LoadOptions, Output, Prompt, Request, WeightMode};
+use bise::text::TextError;
 use pollster::block_on;
 use serde_json::{Value, json};
 
 use crate::common::limits;
-use crate::support::{from_top, greedy, load, run};
+use crate::support::{from_top, gpu, greedy, load, run};
 
 fn tale() -> Engine {
     load("www/models/tale", WeightMode::F8, limits())
@@ -102,7 +103,7 @@ fn an_abort_is_exact_at_each_token() {
 fn ids_alone_come_back() {
     let mut engine = tale();
     let vocab = u64::from(engine.info().vocab);
-    let mut traffic = |engine: &mut Engine, options: Value| {
+    let traffic = |engine: &mut Engine, options: Value| {
         let before = engine.traffic();
         let tokens = run(engine, &request(&options)).unwrap().ids.len() as u64;
         let after = engine.traffic();
@@ -188,5 +189,39 @@ fn what_was_computed_past_the_end_is_not_reused() {
         let fresh = run(&mut tale(), &greedy(Prompt::Ids(prompt.clone()), 12)).unwrap();
         let again = run(&mut used, &greedy(Prompt::Ids(prompt), 12)).unwrap();
         assert_eq!(again.ids, fresh.ids, "after {tokens} tokens, another at {fork}");
+    }
+}
+
+/// Logits that overflow are named, as on the host, and no token is told.
+#[test]
+fn logits_that_are_not_finite_end_a_request() {
+    let mut source = MemorySource::new([]);
+    for entry in std::fs::read_dir(from_top("www/models/tale")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if name.ends_with(".safetensors") {
+            let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let header: Value = serde_json::from_slice(&bytes[8..end]).unwrap();
+            // Finite, as a load demands, and too large for what they multiply.
+            let offsets = &header["model.norm.weight"]["data_offsets"];
+            if let (Some(begin), Some(past)) = (offsets[0].as_u64(), offsets[1].as_u64()) {
+                let weights = &mut bytes[end + begin as usize..end + past as usize];
+                weights.chunks_exact_mut(2).for_each(|weight| weight.copy_from_slice(&[0x7f, 0x7f]));
+            }
+        }
+        source.files.insert(name, bytes);
+    }
+    let options = LoadOptions { gpu: gpu(limits()), ..LoadOptions::default() };
+    let mut engine = block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap();
+    for host in [true, false] {
+        engine.sample_on_host(host);
+        for temperature in [0.0, 1.0] {
+            let mut tokens = 0;
+            let request = request(&json!({ "temperature": temperature }));
+            let error = block_on(engine.generate(&request, &mut |_| tokens += 1, &|| false)).unwrap_err();
+            let named = matches!(&error, EngineError::Text(TextError::NonFiniteLogits { id: 0, value }) if !value.is_finite());
+            assert!(named && tokens == 0, "{host} {temperature}: {error}, {tokens} tokens");
+        }
     }
 }
