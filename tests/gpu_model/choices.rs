@@ -125,9 +125,9 @@ fn ids_alone_come_back() {
 #[test]
 fn a_turn_computes_only_what_is_new() {
     let mut engine = tale();
+    // Shorter than the window in all: how much of a rolling cache is left depends on the device.
     let mut prompt = vec![1, 40, 50, 60, 70];
-    let turn =
-        |prompt: &[u32]| Request { temperature: Some(1.0), ..greedy(Prompt::Ids(prompt.to_vec()), 12) };
+    let turn = |prompt: &[u32]| Request { temperature: Some(1.0), ..greedy(Prompt::Ids(prompt.to_vec()), 6) };
     let mut held = 0;
     for number in 0..10 {
         let output = run(&mut engine, &turn(&prompt)).unwrap();
