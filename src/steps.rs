@@ -4,7 +4,10 @@
 //! once: `kernels` runs the steps as WGSL dispatches, `reference` as plain loops.
 //! Activations are named by role ([`Slot`]); a backend owns their storage.
 
+pub mod sampling;
+
 use crate::dtype::Dtype;
+use sampling::{Rules, Sampled};
 
 /// Activations of one forward pass, all f32, row-major. T = tokens of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -246,4 +249,37 @@ pub trait Steps: Store {
 
     /// Submits the pass. With `logits`, waits and returns [`Slot::Logits`]. `(vocab)`
     async fn finish(&mut self, logits: bool) -> Result<Option<Vec<f32>>, Self::Error>;
+
+    /// Prepares to choose tokens where the logits are. `bias`: what is added to logits, each token at
+    /// most once; `prompt`: tokens that the repetition penalty takes as seen. Returns how many passes
+    /// are worth having under way, or `None`, without effect, from a backend that leaves the choice to its
+    /// caller: only after `Some` are the methods below called.
+    fn start_sampling(
+        &mut self,
+        _rules: &Rules,
+        _bias: &[(u32, f32)],
+        _prompt: &[u32],
+    ) -> Result<Option<usize>, Self::Error> {
+        Ok(None)
+    }
+
+    /// Starts a pass over one token, which the pass before chooses, at this position.
+    fn begin_sampled(&mut self, _position: u32) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Chooses a token from [`Slot::Logits`]; `draw` from [0, 2^64), as [`sampling::share`] takes it.
+    fn sample(&mut self, _draw: u64) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Submits the pass without waiting for it.
+    fn submit(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Waits for the first choice that was submitted and not yet returned; `None` if there is none.
+    async fn sampled(&mut self) -> Result<Option<Sampled>, Self::Error> {
+        Ok(None)
+    }
 }

@@ -25,6 +25,7 @@ mod gpu {
     mod model;
     mod products;
     mod rows;
+    mod sample;
     mod split;
     mod wgsl;
 }

@@ -56,6 +56,9 @@ pub struct GenerateArgs {
     /// Token ids to continue, instead of a text.
     #[arg(long, value_delimiter = ',', value_name = "ID,ID,...")]
     ids: Option<Vec<u32>>,
+    /// Choose tokens on the host, from logits that are read back: the same ones, for comparison.
+    #[arg(long)]
+    choose_on_host: bool,
     /// Take the prompt as a user's message and render the checkpoint's chat template.
     #[arg(long, conflicts_with = "ids")]
     chat: bool,
@@ -186,6 +189,7 @@ pub fn generate(args: GenerateArgs) -> Result<(), Box<dyn Error>> {
         logprobs: args.logprobs,
     };
     let mut engine = load(&args.model)?;
+    engine.sample_on_host(args.choose_on_host);
     let json = args.model.json;
     let mut broken = None;
     let output = block_on(engine.generate(

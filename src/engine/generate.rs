@@ -5,7 +5,10 @@ use web_time::{Instant, SystemTime, UNIX_EPOCH};
 use super::{
     Alternative, Delta, Engine, EngineError, FinishReason, Output, Prompt, Request, Timings, TokenLogprob,
 };
-use crate::text::{DecodeStream, Sampler, SamplerOptions, StopMatcher, StopOutcome, Tokenizer, log_probs};
+use crate::steps::sampling::Sampled;
+use crate::text::{
+    DecodeStream, Sampler, SamplerOptions, StopMatcher, StopOutcome, TextError, Tokenizer, log_probs,
+};
 
 /// Most alternatives per token, as in OpenAI's API.
 const MAX_LOGPROBS: u32 = 20;
@@ -17,6 +20,14 @@ struct Plan {
     eos: Vec<u32>,
     sampler: Sampler,
     stop: StopMatcher,
+}
+
+/// Who chooses the tokens.
+enum Chooser {
+    /// The sampler, from the logits of the latest pass.
+    Host(Vec<f32>),
+    /// The device: so many passes may be under way, and `left` be submitted.
+    Device { ahead: usize, left: u32 },
 }
 
 /// What has been generated so far.
@@ -56,14 +67,40 @@ impl Engine {
             stream: self.tokenizer.as_ref().map(Tokenizer::stream),
             stop,
         };
-        let mut logits = self.prefill(&prompt, cancelled).await?;
+        // A text that is drawn anew each time may build on what decode passes have cached; one that can be
+        // asked for again, by its seed or without a draw, builds on what prompts have computed.
+        let exact = request.seed.is_some() || sampler.rules().greedy == 1;
+        let cached_tokens = self.decoder.start(&prompt, exact);
+        let mut chooser = self.chooser(request, &sampler, &prompt)?;
+        let last = self.prefill(prompt.get(cached_tokens as usize..).unwrap_or_default(), cancelled).await?;
+        match &mut chooser {
+            Chooser::Host(logits) => *logits = self.run_prompt(last, cancelled).await?,
+            Chooser::Device { left, .. } => {
+                self.decoder.advance(last, sampler.next_draw())?;
+                *left = max_tokens - 1;
+            }
+        }
         let mut first_token = None;
         let finish_reason = loop {
-            let id = sampler.sample(&logits)?;
+            let id = match &mut chooser {
+                Chooser::Host(logits) => sampler.sample(logits)?,
+                Chooser::Device { ahead, left } => {
+                    while *left > 0 && self.decoder.under_way() < *ahead {
+                        self.decoder.advance(&[], sampler.next_draw())?;
+                        *left -= 1;
+                    }
+                    self.next_choice().await?
+                }
+            };
+            if first_token.is_none() && cancelled() {
+                return Err(EngineError::Aborted);
+            }
             first_token.get_or_insert_with(Instant::now);
-            let logprobs = match request.logprobs {
-                Some(top) => Some(self.token_logprob(&logits, id, top, progress.offset())?),
-                None => None,
+            let logprobs = match (request.logprobs, &chooser) {
+                (Some(top), Chooser::Host(logits)) => {
+                    Some(self.token_logprob(logits, id, top, progress.offset())?)
+                }
+                _ => None,
             };
             let ended = eos.contains(&id);
             let stopped = progress.take(id, ended, logprobs, on_delta);
@@ -76,7 +113,9 @@ impl Engine {
             if cancelled() {
                 return Err(EngineError::Aborted);
             }
-            logits = self.step(&[id], false, true).await?;
+            if let Chooser::Host(logits) = &mut chooser {
+                *logits = self.decoder.forward(&[id], false, true).await?.unwrap_or_default();
+            }
         };
         let finish_reason = if progress.finish(on_delta) { FinishReason::Stop } else { finish_reason };
 
@@ -87,6 +126,7 @@ impl Engine {
         Ok(Output {
             timings: Timings {
                 prompt_tokens: progress.prompt_tokens,
+                cached_tokens,
                 prompt_ms: first_token.duration_since(started).as_secs_f64() * 1e3,
                 completion_tokens: progress.ids.len() as u32,
                 completion_ms,
@@ -104,28 +144,61 @@ impl Engine {
         })
     }
 
-    /// Runs a prompt in batches, reusing what the cache holds of it; logits of its last token.
-    pub(super) async fn prefill(
+    /// Who chooses the tokens of a request.
+    fn chooser(
         &mut self,
+        request: &Request,
+        sampler: &Sampler,
         prompt: &[u32],
+    ) -> Result<Chooser, EngineError> {
+        let on_device = match request.logprobs {
+            None if !self.on_host => self.decoder.start_sampling(sampler.rules(), sampler.bias(), prompt)?,
+            _ => None,
+        };
+        Ok(match on_device {
+            Some(ahead) => Chooser::Device { ahead, left: 0 },
+            None => Chooser::Host(Vec::new()),
+        })
+    }
+
+    async fn next_choice(&mut self) -> Result<u32, EngineError> {
+        let none = || EngineError::BadRequest("no token is under way".into());
+        let Sampled { id, not_finite } = self.decoder.chosen().await?.ok_or_else(none)?;
+        match not_finite {
+            Some((id, value)) => Err(TextError::NonFiniteLogits { id, value }.into()),
+            None => Ok(id),
+        }
+    }
+
+    /// Runs what is new of a prompt in batches, but for the last of them, which is returned.
+    async fn prefill<'p>(
+        &mut self,
+        mut new: &'p [u32],
         cancelled: &dyn Fn() -> bool,
-    ) -> Result<Vec<f32>, EngineError> {
-        let reused = self.decoder.start(prompt) as usize;
-        let new = prompt.get(reused..).unwrap_or_default();
+    ) -> Result<&'p [u32], EngineError> {
         let size = self.decoder.max_batch().max(1) as usize;
-        let batches = new.len().div_ceil(size);
-        let mut logits = Vec::new();
-        for (index, ids) in (1..).zip(new.chunks(size)) {
+        loop {
             if cancelled() {
                 return Err(EngineError::Aborted);
             }
-            logits = self.step(ids, true, index == batches).await?;
+            match new.split_at_checked(size) {
+                Some((batch, rest)) if !rest.is_empty() => {
+                    self.decoder.forward(batch, true, false).await?;
+                    new = rest;
+                }
+                _ => return Ok(new),
+            }
         }
-        if cancelled() { Err(EngineError::Aborted) } else { Ok(logits) }
     }
 
-    async fn step(&mut self, ids: &[u32], prompt: bool, logits: bool) -> Result<Vec<f32>, EngineError> {
-        Ok(self.decoder.forward(ids, prompt, logits).await?.unwrap_or_default())
+    /// Runs what is new of a prompt; logits of its last token.
+    pub(super) async fn run_prompt(
+        &mut self,
+        new: &[u32],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<f32>, EngineError> {
+        let last = self.prefill(new, cancelled).await?;
+        Ok(self.decoder.forward(last, true, true).await?.unwrap_or_default())
     }
 
     fn resolve(&mut self, request: &Request) -> Result<Plan, EngineError> {

@@ -173,6 +173,7 @@ impl Engine {
             requests: 0,
             cache: kept.report(),
             sha256: kept.hashes(),
+            on_host: false,
         })
     }
 }

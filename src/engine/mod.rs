@@ -29,6 +29,7 @@ pub use types::*;
 
 use std::collections::BTreeMap;
 
+use crate::gpu::Traffic;
 use crate::kernels::WebGpu;
 use crate::model::{Config, Decoder, GenerationConfig, WeightPlan};
 use crate::text::{ChatTemplate, Tokenizer, check_logits, log_probs};
@@ -48,9 +49,17 @@ pub struct Engine {
     requests: u64,
     cache: CacheReport,
     sha256: BTreeMap<String, String>,
+    /// Whether tokens are chosen on the host even where the device could.
+    on_host: bool,
 }
 
 impl Engine {
+    /// Lets tokens be chosen on the host, from logits that are read back, or again where the backend
+    /// prefers to. The tokens are the same; for tests and measurements.
+    pub fn sample_on_host(&mut self, on_host: bool) {
+        self.on_host = on_host;
+    }
+
     /// What is loaded and what it takes.
     pub fn info(&self) -> Info {
         let backend = self.decoder.backend();
@@ -82,6 +91,11 @@ impl Engine {
         }
     }
 
+    /// What went between host and device since the load.
+    pub fn traffic(&self) -> Traffic {
+        self.decoder.backend().gpu().traffic()
+    }
+
     /// Logits of the last of `ids`, with the sequence computed anew. `(vocab)`
     ///
     /// # Errors
@@ -90,7 +104,7 @@ impl Engine {
     pub async fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.check_prompt(ids, 0)?;
         self.decoder.reset();
-        let logits = self.prefill(ids, &|| false).await?;
+        let logits = self.run_prompt(ids, &|| false).await?;
         check_logits(&logits, self.config.vocab as usize)?;
         Ok(logits)
     }

@@ -195,6 +195,8 @@ pub enum FinishReason {
 pub struct Timings {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
+    /// Of these, tokens that the key/value cache held from the request before.
+    pub cached_tokens: u32,
     /// From the request to the first token, milliseconds.
     pub prompt_ms: f64,
     /// Tokens generated.

@@ -60,6 +60,15 @@ impl Drop for GpuBuffer {
     }
 }
 
+/// What went between host and device, for measurements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Forward passes that were submitted.
+    pub submits: u64,
+    /// Bytes that came back.
+    pub read_bytes: u64,
+}
+
 /// A mark in the queue.
 #[derive(Debug)]
 pub(super) struct Fence(futures_channel::oneshot::Receiver<()>);
@@ -74,6 +83,7 @@ pub struct Gpu {
     /// catches does not say.
     latest: Arc<Mutex<(String, u64)>>,
     accounts: Rc<Accounts>,
+    traffic: Cell<Traffic>,
 }
 
 /// Bytes that a buffer for that many takes.
@@ -121,7 +131,7 @@ impl Gpu {
         }));
 
         let tier = DeviceTier::new(&info, &limits);
-        Ok(Gpu { device, queue, tier, fault, latest, accounts: Rc::default() })
+        Ok(Gpu { device, queue, tier, fault, latest, accounts: Rc::default(), traffic: Cell::default() })
     }
 
     /// What the device can do.
@@ -137,6 +147,23 @@ impl Gpu {
     /// Its queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.queue
+    }
+
+    /// What went to and fro since the device was opened.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.get()
+    }
+
+    /// Submits a forward pass.
+    pub fn submit(&self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        let Traffic { submits, read_bytes } = self.traffic.get();
+        self.traffic.set(Traffic { submits: submits + 1, read_bytes });
+        self.queue.submit([encoder.finish()])
+    }
+
+    pub(super) fn note_read(&self, bytes: u64) {
+        let Traffic { submits, read_bytes } = self.traffic.get();
+        self.traffic.set(Traffic { submits, read_bytes: read_bytes + bytes });
     }
 
     /// Bytes allocated now for `purpose`.
@@ -253,6 +280,12 @@ impl Gpu {
         self.poll();
         let _ = fence.0.await;
         self.check()
+    }
+
+    /// Drives callbacks on native builds until that submission is done.
+    pub(super) fn poll_until(&self, submission: wgpu::SubmissionIndex) {
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+        let _ = self.device.poll(wait);
     }
 
     /// Drives callbacks on native builds; browsers do so by themselves.

@@ -10,10 +10,10 @@ mod tensor;
 mod upload;
 
 pub use adapter::{DEFAULT_BINDING_BYTES, DeviceTier, GpuOptions, LimitChoice};
-pub use device::{Gpu, GpuBuffer, Purpose, buffer_bytes};
+pub use device::{Gpu, GpuBuffer, Purpose, Traffic, buffer_bytes};
 pub use error::GpuError;
 pub use pipeline::{Access, Binding, BindingKind, Kernel, Kernels, Pipeline};
-pub use readback::{PieceReader, read_buffer};
+pub use readback::{Arriving, PieceReader, read_buffer};
 pub use resident::Resident;
 pub use tensor::{GpuMatrix, Part};
 pub use upload::Uploader;

@@ -33,6 +33,16 @@ async fn take_mapped<T>(
     take: impl FnOnce(&[u8]) -> T,
 ) -> Result<T, GpuError> {
     gpu.poll();
+    take_arrived(gpu, staging, bytes, mapped, take).await
+}
+
+async fn take_arrived<T>(
+    gpu: &Gpu,
+    staging: &wgpu::Buffer,
+    bytes: u64,
+    mapped: Mapped,
+    take: impl FnOnce(&[u8]) -> T,
+) -> Result<T, GpuError> {
     let mapped = mapped.await;
     let is_mapped = matches!(mapped, Ok(Ok(())));
     if let Err(error) = gpu.check() {
@@ -45,6 +55,7 @@ async fn take_mapped<T>(
     if !is_mapped {
         return Err(GpuError::Lost { detail: "a result could not be read back".into() });
     }
+    gpu.note_read(bytes);
     let taken = staging
         .get_mapped_range(0..bytes)
         .map(|view| take(&view))
@@ -62,6 +73,34 @@ pub async fn read_buffer(gpu: &Gpu, staging: &wgpu::Buffer, words: u32) -> Resul
     let bytes = u64::from(words) * 4;
     let mapped = map(staging, bytes);
     take_mapped(gpu, staging, bytes, mapped, bytemuck::pod_collect_to_vec::<u8, f32>).await
+}
+
+/// A few words on their way to the host, while the device goes on with what was submitted behind them.
+pub struct Arriving {
+    staging: GpuBuffer,
+    mapped: Mapped,
+    bytes: u64,
+    submission: wgpu::SubmissionIndex,
+}
+
+impl Arriving {
+    /// The first `words` of `staging` (MAP_READ), into which `submission` copies.
+    pub fn new(staging: GpuBuffer, words: u32, submission: wgpu::SubmissionIndex) -> Arriving {
+        let bytes = u64::from(words) * 4;
+        let mapped = map(staging.raw(), bytes);
+        Arriving { staging, mapped, bytes, submission }
+    }
+
+    /// Waits for them; gives the buffer back for others.
+    ///
+    /// # Errors
+    /// As [`read_buffer`].
+    pub async fn take(self, gpu: &Gpu) -> Result<(Vec<u32>, GpuBuffer), GpuError> {
+        gpu.poll_until(self.submission);
+        let words = bytemuck::pod_collect_to_vec::<u8, u32>;
+        let words = take_arrived(gpu, self.staging.raw(), self.bytes, self.mapped, words).await?;
+        Ok((words, self.staging))
+    }
 }
 
 /// A piece on its way.

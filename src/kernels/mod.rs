@@ -16,6 +16,8 @@ pub mod matvec_gated;
 pub mod merge;
 pub mod rms_norm;
 pub mod rope_store;
+pub mod sample_adjust;
+pub mod sample_pick;
 pub mod silu_mul;
 pub mod sizes;
 pub mod slerp_sums;
@@ -44,6 +46,10 @@ pub struct BatchUniform {
     pub tiles_per_split: u32,
 }
 
+/// Rows of activations start at multiples of this many f32, so that the widest load of weights
+/// (16 of them) always finds its activations; the padding is zero.
+const PITCH: u32 = 16;
+
 /// Workgroups in three dimensions.
 pub type Grid = [u32; 3];
 
@@ -62,6 +68,7 @@ pub fn compositions() -> Vec<Kernel> {
     let mut all = vec![attend_reduce::kernel(), rope_store::kernel(), silu_mul::kernel()];
     for sizes in Sizes::ALL {
         all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));
+        all.extend([sample_adjust::kernel(sizes), sample_pick::kernel(sizes)]);
         for head_dim in [2, 64, 128, 514, attend::MAX_HEAD_DIM] {
             let shape = DecoderShape { heads: 4, kv_heads: 2, head_dim, ..DecoderShape::default() };
             all.extend([true, false].map(|prompt| attend::Tiling::new(&shape, prompt, sizes).kernel(&shape)));

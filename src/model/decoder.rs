@@ -1,5 +1,6 @@
 //! The forward pass, once for all backends.
 
+use crate::steps::sampling::{Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
 
 use super::kv_cache::KvCache;
@@ -10,6 +11,10 @@ pub struct Decoder<B: Steps> {
     weights: Weights<B>,
     cache: KvCache,
     max_batch: u32,
+    /// Choices under way: every pass but the last of theirs has taken in the one before.
+    under_way: u32,
+    /// A choice that is known and that no pass has taken in.
+    latest: Option<u32>,
     // Last: weights are dropped before the device they lie on.
     backend: B,
 }
@@ -17,7 +22,7 @@ pub struct Decoder<B: Steps> {
 impl<B: Steps> Decoder<B> {
     /// Puts the parts together; `backend` has compiled what [`plan`] noted.
     pub fn new(backend: B, weights: Weights<B>, cache: KvCache, max_batch: u32) -> Decoder<B> {
-        Decoder { weights, cache, max_batch, backend }
+        Decoder { weights, cache, max_batch, under_way: 0, latest: None, backend }
     }
 
     /// The backend.
@@ -36,13 +41,16 @@ impl<B: Steps> Decoder<B> {
         &self.cache
     }
 
-    /// Begins a sequence: keeps what it shares with the last one and returns how much that is.
-    pub fn start(&mut self, prompt: &[u32]) -> u32 {
-        self.cache.rewind(prompt)
+    /// Begins a sequence: keeps what it shares with the last one and returns how much that is. With
+    /// `exact` only what prompts computed: then the same prompt has the same logits, to the bit.
+    pub fn start(&mut self, prompt: &[u32], exact: bool) -> u32 {
+        (self.under_way, self.latest) = (0, None);
+        self.cache.rewind(prompt, exact)
     }
 
     /// Drops the sequence, as after a pass that failed half-way.
     pub fn reset(&mut self) {
+        (self.under_way, self.latest) = (0, None);
         self.cache.clear();
     }
 
@@ -62,7 +70,8 @@ impl<B: Steps> Decoder<B> {
         logits: bool,
     ) -> Result<Option<Vec<f32>>, B::Error> {
         let batch = Batch { ids, position: self.cache.len(), prompt };
-        let result = match record(&mut self.backend, &self.weights, &batch, logits) {
+        let begun = self.backend.begin(&batch);
+        let result = match begun.and_then(|()| record(&mut self.backend, &self.weights, logits)) {
             Ok(()) => self.backend.finish(logits).await,
             Err(error) => Err(error),
         };
@@ -71,6 +80,75 @@ impl<B: Steps> Decoder<B> {
             Err(_) => self.cache.clear(),
         }
         result
+    }
+
+    /// Prepares to choose tokens on the device; see [`Steps::start_sampling`]. Belongs behind
+    /// [`Decoder::start`].
+    ///
+    /// # Errors
+    /// What the backend reports.
+    pub fn start_sampling(
+        &mut self,
+        rules: &Rules,
+        bias: &[(u32, f32)],
+        prompt: &[u32],
+    ) -> Result<Option<usize>, B::Error> {
+        self.backend.start_sampling(rules, bias, prompt)
+    }
+
+    /// Appends the end of the prompt, or without any `ids` the token that the pass before chooses, whether
+    /// it is known or not; submits the choice of the next by `draw` and does not wait.
+    ///
+    /// # Errors
+    /// What the backend reports; the sequence is then dropped.
+    pub fn advance(&mut self, ids: &[u32], draw: u64) -> Result<(), B::Error> {
+        let known = self.cache.len();
+        // The first choice under way is one that the sequence does not have yet.
+        let position = known + self.under_way.saturating_sub(1);
+        let begun = match ids {
+            [] => self.backend.begin_sampled(position),
+            ids => self.backend.begin(&Batch { ids, position: known, prompt: true }),
+        };
+        let submitted = begun
+            .and_then(|()| record(&mut self.backend, &self.weights, true))
+            .and_then(|()| self.backend.sample(draw))
+            .and_then(|()| self.backend.submit());
+        if submitted.is_err() {
+            self.cache.clear();
+            return submitted;
+        }
+        match (ids, self.latest.take()) {
+            ([], Some(id)) => self.cache.push(&[id], false),
+            ([], None) => self.cache.reach(position + 1),
+            (ids, _) => self.cache.push(ids, true),
+        }
+        self.under_way += 1;
+        Ok(())
+    }
+
+    /// Number of choices that were submitted and are not known.
+    pub fn under_way(&self) -> usize {
+        self.under_way as usize
+    }
+
+    /// Waits for the first of the choices under way; `None` if there is none.
+    ///
+    /// # Errors
+    /// What the backend reports; the sequence is then dropped.
+    pub async fn chosen(&mut self) -> Result<Option<Sampled>, B::Error> {
+        let sampled = self.backend.sampled().await;
+        match &sampled {
+            Ok(Some(Sampled { id, .. })) => {
+                self.under_way = self.under_way.saturating_sub(1);
+                match self.under_way {
+                    0 => self.latest = Some(*id),
+                    _ => self.cache.push(&[*id], false),
+                }
+            }
+            Ok(None) => {}
+            Err(_) => self.cache.clear(),
+        }
+        sampled
     }
 }
 
@@ -81,14 +159,14 @@ impl<B: Steps> Decoder<B> {
 pub fn plan<B: Steps>(backend: &mut B, weights: &Weights<B>) -> Result<(), B::Error> {
     backend.plan();
     for prompt in [true, false] {
-        record(backend, weights, &Batch { ids: &[0], position: 0, prompt }, true)?;
+        backend.begin(&Batch { ids: &[0], position: 0, prompt })?;
+        record(backend, weights, true)?;
     }
-    Ok(())
+    backend.sample(0)
 }
 
 /// One pass over the layers.
-fn record<B: Steps>(b: &mut B, weights: &Weights<B>, batch: &Batch, logits: bool) -> Result<(), B::Error> {
-    b.begin(batch)?;
+fn record<B: Steps>(b: &mut B, weights: &Weights<B>, logits: bool) -> Result<(), B::Error> {
     b.embed(&weights.embed)?;
     for (index, layer) in (0..).zip(&weights.layers) {
         b.rms_norm(Slot::X, &layer.input_norm, Slot::Normed)?;

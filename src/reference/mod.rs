@@ -21,6 +21,8 @@ pub mod matvec;
 pub mod matvec_gated;
 pub mod rms_norm;
 pub mod rope_store;
+pub mod sample_adjust;
+pub mod sample_pick;
 pub mod silu_mul;
 pub mod slerp_sums;
 pub mod weights;

@@ -4,7 +4,7 @@
 //!
 //! 1. `logit_bias` is added;
 //! 2. repetition penalty r, once per token seen in prompt or output: a positive
-//!    logit is divided by r, another is multiplied by it;
+//!    logit is multiplied by 1/r, another by r;
 //! 3. frequency penalty times the token's count in the output, and presence
 //!    penalty if it is there at all, are subtracted;
 //! 4. temperature 0: the largest logit, of equal ones the lowest id; no draw;
@@ -16,7 +16,9 @@
 //! 9. one draw from what stays, in the order of ids.
 //!
 //! Draws come from ChaCha8 keyed with the seed (`seed_from_u64`), 53 bits each,
-//! one per sampled token: the same on every platform.
+//! one per sampled token: the same on every platform. Probabilities are integers
+//! ([`crate::steps::sampling`]), so that a GPU which follows the same rules chooses
+//! the same tokens.
 
 use std::cmp::Ordering;
 
@@ -24,6 +26,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::error::TextError;
+use crate::steps::sampling::{Options, Rules, powers, share};
 
 /// How to choose tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +69,20 @@ impl Default for SamplerOptions {
 }
 
 impl SamplerOptions {
+    /// The same options as every backend takes them.
+    fn rules(&self) -> Rules {
+        let options = Options {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+        };
+        Rules::new(&options, !self.logit_bias.is_empty())
+    }
+
     /// Checks every range.
     ///
     /// # Errors
@@ -105,8 +122,11 @@ impl SamplerOptions {
 /// Chooses tokens, one after the other. Allocates nothing per token.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    options: SamplerOptions,
+    rules: Rules,
+    /// What is added to logits, each token once.
+    bias: Vec<(u32, f32)>,
     random: ChaCha8Rng,
+    powers: Vec<u32>,
     /// Per token: how often it is in the output. (vocab)
     counts: Vec<u32>,
     /// Per token: whether it is in prompt or output. (vocab)
@@ -115,8 +135,8 @@ pub struct Sampler {
     touched: Vec<u32>,
     /// Logits after bias and penalties. (vocab)
     logits: Vec<f32>,
-    /// exp((logit - largest) / temperature), 0 for dropped tokens. (vocab)
-    weights: Vec<f64>,
+    /// exp((logit - largest) / temperature) in 2^-31, 0 for dropped tokens. (vocab)
+    weights: Vec<u32>,
     /// Token ids, partly ordered. At most (vocab)
     order: Vec<u32>,
 }
@@ -128,14 +148,21 @@ impl Sampler {
     /// Those of [`SamplerOptions::validate`]; [`TextError::UnknownToken`] for a bias on an id that does not exist.
     pub fn new(options: SamplerOptions, vocab: usize) -> Result<Self, TextError> {
         options.validate()?;
-        for &(id, _) in &options.logit_bias {
-            if index(id) >= vocab {
-                return Err(TextError::UnknownToken { id, vocab });
-            }
+        if let Some(&(id, _)) = options.logit_bias.iter().find(|&&(id, _)| index(id) >= vocab) {
+            return Err(TextError::UnknownToken { id, vocab });
         }
+        let mut bias = options.logit_bias.clone();
+        bias.sort_by_key(|&(id, _)| id);
+        bias.dedup_by(|again, first| {
+            let same = again.0 == first.0;
+            first.1 += if same { again.1 } else { 0.0 };
+            same
+        });
         Ok(Self {
             random: ChaCha8Rng::seed_from_u64(options.seed),
-            options,
+            rules: options.rules(),
+            bias,
+            powers: powers(),
             counts: vec![0; vocab],
             seen: vec![false; vocab],
             touched: Vec::new(),
@@ -163,12 +190,27 @@ impl Sampler {
         self.logits.extend_from_slice(logits);
         self.adjust();
         let best = best(&self.logits).ok_or(TextError::LogitCount { got: 0, vocab: 0 })?;
-        let id = if self.options.temperature == 0.0 { best } else { self.draw(best) };
+        let id = if self.rules.greedy == 1 { best } else { self.draw(best) };
         self.see(id)?;
         if let Some(count) = self.counts.get_mut(index(id)) {
             *count = count.saturating_add(1);
         }
         Ok(id)
+    }
+
+    /// The rules, for a backend that chooses by them.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What is added to logits, each token once.
+    pub fn bias(&self) -> &[(u32, f32)] {
+        &self.bias
+    }
+
+    /// The draw for the next token, of 2^64; none is spent where there is nothing to draw.
+    pub fn next_draw(&mut self) -> u64 {
+        if self.rules.greedy == 1 { 0 } else { self.random.next_u64() >> 11 << 11 }
     }
 
     fn see(&mut self, id: u32) -> Result<(), TextError> {
@@ -182,13 +224,12 @@ impl Sampler {
 
     /// Steps 1 to 3.
     fn adjust(&mut self) {
-        let o = &self.options;
-        for &(id, bias) in &o.logit_bias {
+        for &(id, bias) in &self.bias {
             if let Some(logit) = self.logits.get_mut(index(id)) {
                 *logit += bias;
             }
         }
-        if o.repetition_penalty == 1.0 && o.frequency_penalty == 0.0 && o.presence_penalty == 0.0 {
+        if self.rules.penalties == 0 {
             return;
         }
         for &id in &self.touched {
@@ -196,24 +237,16 @@ impl Sampler {
             else {
                 continue;
             };
-            *logit = if *logit > 0.0 { *logit / o.repetition_penalty } else { *logit * o.repetition_penalty };
-            if count > 0 {
-                *logit -= o.frequency_penalty * count as f32 + o.presence_penalty;
-            }
-            // An extreme penalty may overflow; the largest finite value keeps the order.
-            *logit = logit.clamp(f32::MIN, f32::MAX);
+            *logit = self.rules.penalised(*logit, count);
         }
     }
 
     /// Steps 5 to 9.
     fn draw(&mut self, best: u32) -> u32 {
-        let largest = f64::from(value(&self.logits, best));
-        let temperature = f64::from(self.options.temperature);
-        let weight = |logit: f32| ((f64::from(logit) - largest) / temperature).exp();
-
-        let top_k = index(self.options.top_k);
+        let largest = value(&self.logits, best);
+        let top_k = index(self.rules.top_k);
         let cut_k = top_k > 0 && top_k < self.logits.len();
-        let cut_p = self.options.top_p < 1.0;
+        let cut_p = self.rules.cuts_top_p();
         if cut_k || cut_p {
             self.order.clear();
             self.order.extend((0u32..).zip(&self.logits).map(|(id, _)| id));
@@ -228,43 +261,40 @@ impl Sampler {
         self.weights.clear();
         for (id, &logit) in (0u32..).zip(&self.logits) {
             let kept = last_kept.is_none_or(|last| by_rank(&self.logits, id, last) != Ordering::Greater);
-            self.weights.push(if kept { weight(logit) } else { 0.0 });
+            let weight = if kept { self.rules.weight(&self.powers, largest, logit) } else { 0 };
+            self.weights.push(weight);
         }
         if cut_p {
-            let total: f64 = self.weights.iter().sum();
-            let last =
-                nucleus(&mut self.order, &self.logits, &self.weights, f64::from(self.options.top_p) * total);
+            let enough = share(sum(&self.weights), self.rules.top_p());
+            let last = nucleus(&mut self.order, &self.logits, &self.weights, enough);
             for (id, w) in (0u32..).zip(&mut self.weights) {
                 if by_rank(&self.logits, id, last.unwrap_or(best)) == Ordering::Greater {
-                    *w = 0.0;
+                    *w = 0;
                 }
             }
         }
-        // The best token's weight is exp(0) = 1, so a share of it is min_p itself.
-        let min_p = f64::from(self.options.min_p);
-        self.weights.iter_mut().filter(|w| **w < min_p).for_each(|w| *w = 0.0);
+        // The best token weighs 2^31, so a share of it is min_p itself.
+        let least = self.rules.min_weight;
+        self.weights.iter_mut().filter(|w| **w < least).for_each(|w| *w = 0);
 
-        let total: f64 = self.weights.iter().sum();
-        let mut left = unit(&mut self.random) * total;
-        let mut last = best;
-        for (id, &w) in (0u32..).zip(&self.weights) {
-            if w > 0.0 {
-                last = id;
-                if left < w {
-                    break;
-                }
-                left -= w;
-            }
-        }
-        // Rounding may leave a remainder after the last token: it is that token's.
-        last
+        let reached = share(sum(&self.weights), self.next_draw());
+        let mut sum = 0;
+        let drawn = (0u32..).zip(&self.weights).find(|&(_, &w)| {
+            sum += u64::from(w);
+            sum >= reached
+        });
+        drawn.map_or(best, |(id, _)| id)
     }
+}
+
+fn sum(weights: &[u32]) -> u64 {
+    weights.iter().map(|&w| u64::from(w)).sum()
 }
 
 /// The likeliest tokens of `order` whose weights sum to `enough`: returns the
 /// last of them. Orders only as many as that takes.
-fn nucleus(order: &mut [u32], logits: &[f32], weights: &[f64], enough: f64) -> Option<u32> {
-    let (mut rest, mut size, mut sum, mut last) = (order, 64, 0.0, None);
+fn nucleus(order: &mut [u32], logits: &[f32], weights: &[u32], enough: u64) -> Option<u32> {
+    let (mut rest, mut size, mut sum, mut last) = (order, 64, 0, None);
     while !rest.is_empty() {
         let n = size.min(rest.len());
         if n < rest.len() {
@@ -274,7 +304,7 @@ fn nucleus(order: &mut [u32], logits: &[f32], weights: &[f64], enough: f64) -> O
         head.sort_unstable_by(|&a, &b| by_rank(logits, a, b));
         for &id in head.iter() {
             last = Some(id);
-            sum += weights.get(index(id)).copied().unwrap_or(0.0);
+            sum += weights.get(index(id)).copied().map_or(0, u64::from);
             if sum >= enough {
                 return last;
             }
@@ -343,9 +373,4 @@ fn value(logits: &[f32], id: u32) -> f32 {
 
 fn index(id: u32) -> usize {
     usize::try_from(id).unwrap_or(usize::MAX)
-}
-
-/// A draw from [0, 1) with 53 bits.
-fn unit(random: &mut ChaCha8Rng) -> f64 {
-    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -90,11 +90,40 @@ fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
         "rope_store" => {
             layout!(RopeStore { heads: u32, kv_heads: u32, half: u32, pitch: u32, slots: u32; padding })
         }
+        "sample_adjust" | "sample_pick" => return BTreeMap::from([("choice", choice_layout())]),
         "silu_mul" => layout!(SiluMul { pitch: u32; padding }),
         "slerp_sums" => layout!(SlerpSums { loads: u32, first_block: u32, zero: u32; padding }),
         _ => return BTreeMap::new(),
     };
     BTreeMap::from([("batch", batch), ("params", params)])
+}
+
+/// The rules of a request, and behind them what a step adds.
+fn choice_layout() -> Layout {
+    use bise::steps::sampling::Rules;
+    use kernels::sample_adjust::Choice;
+    let (rules, mut fields) = layout!(Rules {
+        greedy: u32,
+        top_k: u32,
+        top_p_low: u32,
+        top_p_high: u32,
+        min_weight: u32,
+        bias: u32,
+        penalties: u32,
+        scale: f32,
+        limit: f32,
+        repetition: f32,
+        reciprocal: f32,
+        most: f32,
+        frequency: f32,
+        presence: f32
+    });
+    let (size, step) = layout!(Choice {
+        vocab: u32, quads: u32, groups: u32, zero: u32, draw_low: u32, draw_high: u32; rules
+    });
+    assert_eq!((rules, std::mem::offset_of!(Choice, rules)), (step[0].1, 0));
+    fields.extend(step);
+    (size, fields)
 }
 
 fn parse(kernel: &Kernel) -> Result<naga::Module, String> {

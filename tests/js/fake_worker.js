@@ -106,7 +106,7 @@ export function fakeWasm(trace, faults = {}) {
             onDelta({ text: WORDS[i % WORDS.length], id: i, prompt_tokens: 3, logprobs: null });
           }
           const text = ids.map((i) => WORDS[i % WORDS.length]).join("");
-          const timings = { prompt_tokens: 3, prompt_ms: 1, completion_tokens: ids.length, completion_ms: 2, tokens_per_second: 3 };
+          const timings = { prompt_tokens: 3, cached_tokens: 0, prompt_ms: 1, completion_tokens: ids.length, completion_ms: 2, tokens_per_second: 3 };
           return { prompt_ids: [1, 2, 3], ids, text, finish_reason: "length", logprobs: null, timings };
         } finally {
           trace.running -= 1;

@@ -19,7 +19,7 @@ const META = { id: "cmpl-1", created: 2, model: "m" };
 const alternative = (id, token, logprob) => ({ id, token, bytes: [...new TextEncoder().encode(token)], logprob });
 const output = (/** @type {unknown} */ logprobs = null) => ({
   prompt_ids: [1, 2], ids: [5, 6], text: "é!", finish_reason: "stop", logprobs,
-  timings: { prompt_tokens: 2, prompt_ms: 1, completion_tokens: 2, completion_ms: 1, tokens_per_second: 1 },
+  timings: { prompt_tokens: 2, cached_tokens: 0, prompt_ms: 1, completion_tokens: 2, completion_ms: 1, tokens_per_second: 1 },
 });
 
 test("chat: everything known is translated, null means default", () => {

@@ -235,6 +235,7 @@ export {};
 /**
  * @typedef {object} Timings
  * @property {number} prompt_tokens
+ * @property {number} cached_tokens of these, what the key/value cache held from the request before
  * @property {number} prompt_ms from the request to the first token
  * @property {number} completion_tokens
  * @property {number} completion_ms from the first token to the last

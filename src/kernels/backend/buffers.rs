@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::PITCH;
 use crate::gpu::{Gpu, GpuBuffer, GpuError, Purpose, buffer_bytes};
 use crate::kernels::attend::Tiling;
-use crate::kernels::{BatchUniform, Sizes};
+use crate::kernels::{BatchUniform, PITCH, Sizes};
 use crate::steps::{DecoderShape, Slot};
 
 /// The buffers of a forward pass.

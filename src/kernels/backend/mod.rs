@@ -2,14 +2,16 @@
 //! groups made once per step and matrix.
 
 mod buffers;
+mod sample;
 mod steps;
 
 use std::collections::HashMap;
 
 use buffers::{Activations, allocate_activations, allocate_caches};
+use sample::Sampling;
 
 use super::weights::Decoder;
-use super::{BatchUniform, Grid, Sizes, decode_fp8, linear, matmul, matvec};
+use super::{BatchUniform, Grid, PITCH, Sizes, decode_fp8, linear, matmul, matvec};
 use crate::dtype::Dtype;
 use crate::gpu::{
     DeviceTier, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader,
@@ -19,10 +21,6 @@ use crate::steps::{DecoderShape, MatrixSpec, Slot, Store, Write};
 
 /// Tokens of a prompt that one pass takes at most.
 const MAX_BATCH: u32 = 256;
-
-/// Rows of activations start at multiples of this many f32, so that the widest load of weights
-/// (16 of them) always finds its activations; the padding is zero.
-const PITCH: u32 = 16;
 
 /// What the backend runs on, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +50,8 @@ enum StepKey {
     RopeStore { layer: u32 },
     Attend { layer: u32, prompt: bool },
     AttendReduce,
+    SampleAdjust,
+    SamplePick,
 }
 
 /// A dispatch ready to run but for its grid.
@@ -71,6 +71,7 @@ struct Dispatch {
 pub struct WebGpu {
     // Fields drop in order: buffers before the device.
     activations: Activations,
+    sampling: Sampling,
     caches: Vec<[GpuBuffer; 2]>,
     uniforms: HashMap<Vec<u8>, GpuBuffer>,
     bound: HashMap<StepKey, Vec<Bound>>,
@@ -117,7 +118,8 @@ impl WebGpu {
 
     /// Device memory in bytes for key/value cache and for activations.
     pub fn memory(tier: &DeviceTier, shape: &DecoderShape) -> [u64; 2] {
-        buffers::memory(shape, Sizes::of(tier))
+        let [caches, activations] = buffers::memory(shape, Sizes::of(tier));
+        [caches, activations + sample::memory(shape)]
     }
 
     /// Tests the weight decoders and allocates activations and key/value cache.
@@ -131,9 +133,11 @@ impl WebGpu {
             decoders.insert(dtype, decode_fp8::choose(&gpu, &mut kernels, dtype).await?);
         }
         let activations = gpu.guarded("activations", || allocate_activations(&gpu, &shape)).await?;
+        let sampling = gpu.guarded("sampling", || Sampling::allocate(&gpu, &shape)).await?;
         let caches = gpu.guarded("the key/value cache", || allocate_caches(&gpu, &shape)).await?;
         Ok(WebGpu {
             activations,
+            sampling,
             caches,
             uniforms: HashMap::new(),
             bound: HashMap::new(),

@@ -1,11 +1,12 @@
 //! The steps of a layer as dispatches of one compute pass.
 
-use super::{Bound, GpuBufferRef, StepKey, WebGpu};
+use super::{Bound, Dispatch, GpuBufferRef, StepKey, WebGpu};
 use crate::gpu::{GpuError, GpuMatrix, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::{
     BatchUniform, attend, attend_reduce, embed, matvec_gated, rms_norm, rope_store, silu_mul,
 };
+use crate::steps::sampling::{Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
 
 use super::GpuVector;
@@ -28,28 +29,10 @@ impl Steps for WebGpu {
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), GpuError> {
-        self.gpu.check().inspect_err(|_| self.forget())?;
-        let tokens = batch.ids.len() as u32;
-        let fits = u64::from(batch.position) + u64::from(tokens) <= u64::from(self.shape.context);
-        let single = batch.prompt || tokens == 1;
-        if tokens == 0 || tokens > self.shape.max_batch || !fits || !single {
-            let detail = format!(
-                "{tokens} tokens at position {} with room for {} and a context of {}",
-                batch.position, self.shape.max_batch, self.shape.context
-            );
-            return Err(GpuError::Shape { label: "batch".into(), detail });
-        }
-        let tiling = Tiling::new(&self.shape, batch.prompt, self.sizes);
-        let (splits, tiles_per_split) = tiling.splits(&self.shape, batch.position, tokens, batch.prompt);
-        self.batch = BatchUniform { tokens, position: batch.position, splits, tiles_per_split };
-        self.prompt = batch.prompt;
-        self.pass.clear();
+        self.open_pass(batch.ids.len() as u32, batch.position, batch.prompt)?;
         if !self.planning {
-            let rope = self.shape.rope_table(batch.position, tokens);
-            let queue = self.gpu.queue();
-            queue.write_buffer(self.activations.batch.raw(), 0, bytemuck::bytes_of(&self.batch));
-            queue.write_buffer(self.activations.ids.raw(), 0, bytemuck::cast_slice(batch.ids));
-            queue.write_buffer(self.activations.rope.raw(), 0, bytemuck::cast_slice(&rope));
+            let ids = bytemuck::cast_slice(batch.ids);
+            self.gpu.queue().write_buffer(self.activations.ids.raw(), 0, ids);
         }
         Ok(())
     }
@@ -251,28 +234,13 @@ impl Steps for WebGpu {
         if self.planning {
             return Ok(None);
         }
-        let mut encoder =
-            self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in &pass_list {
-                let bound = self.bound.get(&dispatch.key).and_then(|parts| parts.get(dispatch.part));
-                let Some((raw, bound)) = bound.and_then(|b| Some((self.kernels.raw(b.pipeline)?, b))) else {
-                    let detail = "it was recorded without being bound".into();
-                    return Err(GpuError::Rejected { label: format!("{:?}", dispatch.key), detail });
-                };
-                pass.set_pipeline(raw);
-                pass.set_bind_group(0, &bound.group, &[]);
-                let [x, y, z] = dispatch.grid;
-                pass.dispatch_workgroups(x, y, z);
-            }
-        }
+        let mut encoder = self.encode(&pass_list)?;
         let staging = &self.activations.logits_staging;
         if logits {
             let bytes = u64::from(self.shape.vocab) * 4;
             encoder.copy_buffer_to_buffer(self.slot(Slot::Logits)?.raw(), 0, staging.raw(), 0, bytes);
         }
-        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.submit(encoder);
         let result = if logits {
             read_buffer(&self.gpu, staging.raw(), self.shape.vocab).await.map(Some)
         } else {
@@ -289,5 +257,78 @@ impl Steps for WebGpu {
             }
         }
         result
+    }
+
+    fn start_sampling(
+        &mut self,
+        rules: &Rules,
+        bias: &[(u32, f32)],
+        prompt: &[u32],
+    ) -> Result<Option<usize>, GpuError> {
+        self.prepare_sampling(rules, bias, prompt).map(Some)
+    }
+
+    fn begin_sampled(&mut self, position: u32) -> Result<(), GpuError> {
+        self.open_pass(1, position, false)
+    }
+
+    fn sample(&mut self, draw: u64) -> Result<(), GpuError> {
+        self.record_choice(draw)
+    }
+
+    fn submit(&mut self) -> Result<(), GpuError> {
+        self.submit_choice()
+    }
+
+    async fn sampled(&mut self) -> Result<Option<Sampled>, GpuError> {
+        self.next_choice().await
+    }
+}
+
+impl WebGpu {
+    /// Begins a pass whose ids are in place, or will be by then.
+    fn open_pass(&mut self, tokens: u32, position: u32, prompt: bool) -> Result<(), GpuError> {
+        self.gpu.check().inspect_err(|_| self.forget())?;
+        let fits = u64::from(position) + u64::from(tokens) <= u64::from(self.shape.context);
+        let single = prompt || tokens == 1;
+        if tokens == 0 || tokens > self.shape.max_batch || !fits || !single {
+            let detail = format!(
+                "{tokens} tokens at position {position} with room for {} and a context of {}",
+                self.shape.max_batch, self.shape.context
+            );
+            return Err(GpuError::Shape { label: "batch".into(), detail });
+        }
+        let tiling = Tiling::new(&self.shape, prompt, self.sizes);
+        let (splits, tiles_per_split) = tiling.splits(&self.shape, position, tokens, prompt);
+        self.batch = BatchUniform { tokens, position, splits, tiles_per_split };
+        self.prompt = prompt;
+        self.pass.clear();
+        if !self.planning {
+            let rope = self.shape.rope_table(position, tokens);
+            let queue = self.gpu.queue();
+            queue.write_buffer(self.activations.batch.raw(), 0, bytemuck::bytes_of(&self.batch));
+            queue.write_buffer(self.activations.rope.raw(), 0, bytemuck::cast_slice(&rope));
+        }
+        Ok(())
+    }
+
+    /// The pass as one compute pass.
+    pub(super) fn encode(&self, pass_list: &[Dispatch]) -> Result<wgpu::CommandEncoder, GpuError> {
+        let mut encoder =
+            self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for dispatch in pass_list {
+            let bound = self.bound.get(&dispatch.key).and_then(|parts| parts.get(dispatch.part));
+            let Some((raw, bound)) = bound.and_then(|b| Some((self.kernels.raw(b.pipeline)?, b))) else {
+                let detail = "it was recorded without being bound".into();
+                return Err(GpuError::Rejected { label: format!("{:?}", dispatch.key), detail });
+            };
+            pass.set_pipeline(raw);
+            pass.set_bind_group(0, &bound.group, &[]);
+            let [x, y, z] = dispatch.grid;
+            pass.dispatch_workgroups(x, y, z);
+        }
+        drop(pass);
+        Ok(encoder)
     }
 }

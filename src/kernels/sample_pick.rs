@@ -1,0 +1,47 @@
+//! One token out of the keys. See sample_pick.wgsl.
+//!
+//! On a GPU: one workgroup of 256 threads goes over the keys, 16 bytes a load and neighbouring loads by
+//! neighbouring threads, from its caches: 200 KB for 50,000 tokens. A draw without top_k and top_p takes
+//! two rounds, each of these four more, ties two besides. A round has two barriers; adding is one or three
+//! atomics in workgroup memory (3 KiB), few registers. All of it is hidden by no other work, which is why
+//! there are no more rounds than that: several workgroups would need a dispatch for each.
+
+use crate::gpu::{Binding, Kernel};
+
+use super::sample_adjust::{CHOICE_WGSL, Choice};
+use super::sizes::Sizes;
+
+/// Group 0, in order.
+pub const BINDINGS: &[Binding] = &[
+    Binding::uniform("choice", size_of::<Choice>()),
+    Binding::read("powers"),
+    Binding::read("keys"),
+    Binding::read("bests"),
+    Binding::write("history"),
+    Binding::write("ids"),
+    Binding::write("chosen"),
+];
+
+/// Words of `chosen`.
+pub const CHOSEN_WORDS: u32 = 4;
+
+/// The kernel.
+pub fn kernel(sizes: Sizes) -> Kernel {
+    // A CPU runs the workgroup on one core, and compiles the zeroing of workgroup memory word by word.
+    let (threads, digit) = if sizes == Sizes::Gpu { (256, 8) } else { (32, 6) };
+    Kernel {
+        name: "sample_pick",
+        parts: vec![
+            CHOICE_WGSL,
+            include_str!("shared/wide.wgsl"),
+            include_str!("shared/search.wgsl"),
+            include_str!("sample_pick.wgsl"),
+        ],
+        constants: vec![
+            ("WG", f64::from(threads)),
+            ("DIGIT", f64::from(digit)),
+            ("BINS", f64::from(1 << digit)),
+        ],
+        bindings: BINDINGS,
+    }
+}
