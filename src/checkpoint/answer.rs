@@ -79,6 +79,11 @@ fn parse(content_range: &str) -> Option<(Range<u64>, Option<u64>)> {
     consistent.then_some((first..end, file_bytes))
 }
 
+/// The byte after the last that a Content-Range announces.
+pub(super) fn sent_end(content_range: &str) -> Option<u64> {
+    parse(content_range).map(|(sent, _)| sent.end)
+}
+
 /// The length in `bytes */total`.
 fn total(content_range: &str) -> Option<u64> {
     content_range.trim().strip_prefix("bytes */")?.trim().parse().ok()

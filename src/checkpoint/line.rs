@@ -43,6 +43,8 @@ pub(super) struct Flow<B: Body> {
     pub(super) position: u64,
     /// Byte after its last, if known.
     pub(super) end: Option<u64>,
+    /// Byte of the file after the last that the answer announced, where it was a part.
+    pub(super) sent_end: Option<u64>,
     /// Whether it is the whole file.
     pub(super) whole: bool,
     pub(super) head: Head,

@@ -65,6 +65,11 @@ pub trait Piece {
     /// How many.
     fn bytes(&self) -> u64;
 
+    /// Memory that they keep from other use, bytes.
+    fn held_bytes(&self) -> u64 {
+        self.bytes()
+    }
+
     /// Takes off all from byte `at` on, which is at most their number.
     fn split_off(&mut self, at: u64) -> Self;
 

@@ -139,6 +139,7 @@ impl Kept {
             if cancelled() {
                 return Err(CheckpointError::from(SourceError::Aborted).into());
             }
+            let begin = at;
             let read = self.keeper.look(|cache| cache.pack.read(at, last.pack_bytes, &mut payload));
             let sound = match read {
                 Some(Ok((Tag { kind: HASH, row, .. }, next))) => {
@@ -155,7 +156,7 @@ impl Kept {
                 _ => false,
             };
             if !sound {
-                self.keeper.work(|cache| cache.go_back(|point| point.pack_bytes <= at));
+                self.keeper.work(|cache| cache.go_back(|point| point.pack_bytes <= begin));
                 last = self.keeper.look(ends).flatten().map_or_else(Point::default, |(_, last)| last);
                 break;
             }

@@ -71,6 +71,7 @@ impl Uploader {
         let (body, rest) = bytes.split_at(bytes.len() - tail);
         for (index, piece) in (0..).zip(body.chunks(BYTES_PER_WRITE)) {
             gpu.queue().write_buffer(buffer.raw(), offset + index * BYTES_PER_WRITE as u64, piece);
+            self.count_write(gpu);
         }
         if tail != 0 {
             let mut word = [0_u8; 4];
@@ -78,8 +79,12 @@ impl Uploader {
                 *to = *from;
             }
             gpu.queue().write_buffer(buffer.raw(), offset + body.len() as u64, &word);
+            self.count_write(gpu);
         }
         self.bytes_since_fence += bytes.len() as u64;
+    }
+
+    fn count_write(&mut self, gpu: &Gpu) {
         self.writes_since_submit += 1;
         if self.writes_since_submit >= MAX_WRITES_IN_FLIGHT {
             gpu.queue().submit([]);

@@ -43,7 +43,7 @@ impl HttpDirectory {
         let path = url.pathname();
         let slash = if path.ends_with('/') { "" } else { "/" };
         let base = format!("{}{path}{slash}", url.origin());
-        Ok(HttpDirectory { base, query: url.search(), headers, pool: Pool::default() })
+        Ok(HttpDirectory { base, query: url.search(), headers, pool: Pool::shared() })
     }
 
     /// A file's URL, without the query, which may hold a secret.

@@ -92,7 +92,7 @@ impl WebSource {
             // A file of this computer comes no faster in parts.
             _ => (u64::MAX, Rc::default()),
         };
-        let transport = WebTransport { place, pool: Pool::default(), signal, on_waiting };
+        let transport = WebTransport { place, pool: Pool::shared(), signal, on_waiting };
         Ok(WebSource(Steady::new(transport, network, lane_bytes, lanes)))
     }
 }

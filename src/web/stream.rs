@@ -1,7 +1,7 @@
 //! A `ReadableStream` as the body of an answer, and what time there is in a browser.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use js_sys::{ArrayBuffer, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
@@ -22,10 +22,24 @@ const MOST_SPARE: usize = 32;
 
 /// Buffers for the browser to fill. Reading into memory that was used before is half the work:
 /// fresh memory has to be mapped and cleared page by page.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Pool(Rc<RefCell<Vec<ArrayBuffer>>>);
 
+thread_local! {
+    /// One for all that is read at a time, for as long as somebody reads.
+    static POOL: RefCell<Weak<RefCell<Vec<ArrayBuffer>>>> = RefCell::default();
+}
+
 impl Pool {
+    /// The pool that all share.
+    pub fn shared() -> Pool {
+        POOL.with_borrow_mut(|shared| {
+            let pool = shared.upgrade().unwrap_or_default();
+            *shared = Rc::downgrade(&pool);
+            Pool(pool)
+        })
+    }
+
     fn take(&self) -> ArrayBuffer {
         self.0.borrow_mut().pop().unwrap_or_else(|| ArrayBuffer::new(READ_BYTES))
     }
@@ -86,7 +100,7 @@ impl Reader {
         let bytes: Uint8Array = Reflect::get(&result, &"value".into())?.dyn_into()?;
         let Reader::Into(_, pool) = self else { return Ok(Some(WebPiece::new(bytes, None))) };
         if bytes.length() >= READ_BYTES / 2 {
-            return Ok(Some(WebPiece::new(bytes, Some(pool.clone()))));
+            return Ok(Some(WebPiece::new(bytes, Some(pool))));
         }
         // Pieces are held by their length: a few bytes must not hold a whole buffer.
         let copy = bytes.slice(0, bytes.length());
@@ -150,31 +164,51 @@ impl Drop for WebBody {
 /// Bytes outside wasm memory.
 pub struct WebPiece {
     bytes: Uint8Array,
-    owner: Rc<Buffer>,
+    owner: Rc<Owner>,
 }
 
-/// Memory outside of wasm, and the pool that it goes back to.
-struct Buffer(ArrayBuffer, Option<Pool>);
+/// What becomes of a piece's memory.
+enum Owner {
+    /// It goes back.
+    Pool(ArrayBuffer, Pool),
+    /// It came for this piece alone, and is given back to the browser.
+    Piece(ArrayBuffer),
+    /// It belongs to others, too: a page may have put its own `fetch` in the place of the browser's.
+    Others,
+}
 
-impl Drop for Buffer {
+impl Drop for Owner {
     fn drop(&mut self) {
-        match &self.1 {
-            Some(pool) => pool.give(self.0.clone()),
-            None => free(&self.0),
+        match self {
+            Owner::Pool(buffer, pool) => pool.give(buffer.clone()),
+            Owner::Piece(buffer) => free(buffer),
+            Owner::Others => {}
         }
     }
 }
 
 impl WebPiece {
-    fn new(bytes: Uint8Array, pool: Option<Pool>) -> WebPiece {
-        let owner = Rc::new(Buffer(bytes.buffer().unchecked_into(), pool));
-        WebPiece { bytes, owner }
+    fn new(bytes: Uint8Array, pool: Option<&Pool>) -> WebPiece {
+        let buffer: ArrayBuffer = bytes.buffer().unchecked_into();
+        let owner = match pool {
+            Some(pool) => Owner::Pool(buffer, pool.clone()),
+            None if bytes.length() == buffer.byte_length() => Owner::Piece(buffer),
+            None => Owner::Others,
+        };
+        WebPiece { bytes, owner: Rc::new(owner) }
     }
 }
 
 impl Piece for WebPiece {
     fn bytes(&self) -> u64 {
         u64::from(self.bytes.length())
+    }
+
+    fn held_bytes(&self) -> u64 {
+        match &*self.owner {
+            Owner::Pool(buffer, _) => u64::from(buffer.byte_length()),
+            _ => self.bytes(),
+        }
     }
 
     fn split_off(&mut self, at: u64) -> WebPiece {

@@ -101,6 +101,8 @@ pub enum Play {
     Cut(u64),
     /// That many bytes of it, then a clean end.
     Short(u64),
+    /// At most that many bytes of it, as its headers say.
+    Capped(u64),
     /// That many bytes of it, then nothing for ever.
     Stall(u64),
     /// No answer, for ever.
@@ -230,6 +232,9 @@ impl Transport for Script {
             }
             (Play::Wrong, Some(served)) => (range, served.start - 1..served.end - 1, After::End),
             (Play::Cut(bytes), Some(served)) => (range, served, After::Cut(bytes)),
+            (Play::Capped(bytes), Some(served)) => {
+                (range, served.start..served.end.min(served.start + bytes), After::End)
+            }
             (Play::Short(bytes), Some(served)) => (range, served, After::Short(bytes)),
             (Play::Stall(bytes), Some(served)) => (range, served, After::Stall(bytes)),
             (Play::Shifted, Some(served)) => (range, served, After::Shifted),

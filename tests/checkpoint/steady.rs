@@ -127,6 +127,16 @@ fn a_body_that_ends_early_goes_on_too() {
 }
 
 #[test]
+fn a_server_that_sends_little_at_a_time_has_not_failed() {
+    let source = Script::new(5000, |_, _| Play::Capped(90)).steady();
+    assert_eq!(read(&source, Some(0..5000)).unwrap(), bytes_of(0..5000));
+    let script = source.transport();
+    assert!(script.waited.borrow().is_empty(), "{:?}", script.waited.borrow());
+    // The last range of each lane is shorter.
+    assert_eq!(script.asked().len(), 5 * 1000_usize.div_ceil(90));
+}
+
+#[test]
 fn side_files_are_fetched_whole_and_go_on_too() {
     let source = Script::new(5000, |n, _| if n == 0 { Play::Cut(1234) } else { Play::Serve }).steady();
     assert_eq!(read(&source, None).unwrap(), bytes_of(0..5000));
