@@ -56,6 +56,18 @@ impl Engine {
         on_delta: &mut dyn FnMut(&Delta),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Output, EngineError> {
+        let output = self.answer(request, on_delta, cancelled).await;
+        // What is under way beyond the end is thrown away; the device is at rest when this returns.
+        while matches!(self.decoder.chosen().await, Ok(Some(_))) {}
+        output
+    }
+
+    async fn answer(
+        &mut self,
+        request: &Request,
+        on_delta: &mut dyn FnMut(&Delta),
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Output, EngineError> {
         let started = Instant::now();
         let Plan { prompt, max_tokens, eos, mut sampler, stop } = self.resolve(request)?;
         let mut progress = Progress {

@@ -71,7 +71,7 @@ impl WebGpu {
     ) -> Result<usize, GpuError> {
         let sampling = &mut self.sampling;
         sampling.rules = *rules;
-        // Of a request that was dropped half-way.
+        // Of a request whose future was dropped half-way.
         sampling.arriving.clear();
         let vocab = self.shape.vocab as usize;
         let queue = self.gpu.queue();
