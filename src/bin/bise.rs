@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod inspect;
 mod merge;
 mod run;
@@ -34,6 +35,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Merge checkpoints by a mergekit recipe.
     Merge(merge::MergeArgs),
+    /// Time a model beside the adapter's own limits.
+    Bench(bench::Args),
     /// Serve a built site on this machine, with HTTP ranges.
     Serve(serve::Args),
 }
@@ -46,6 +49,7 @@ impl Command {
             Command::Tokenize(args) => run::tokenize(&args),
             Command::Inspect(args) => inspect::inspect(&args),
             Command::Merge(args) => merge::merge(&args),
+            Command::Bench(args) => bench::run(&args),
             Command::Serve(args) => Ok(serve::run(&args)?),
         }
     }

@@ -39,16 +39,26 @@ pub struct DeviceTier {
     pub software: bool,
     /// Largest storage binding, bytes.
     pub max_binding_bytes: u64,
+    /// Whether kernels may add up within subgroups. Never in browsers as yet: wgpu cannot ask them.
+    pub subgroups: bool,
+    /// Whether passes can be timed on the device.
+    pub timestamps: bool,
 }
 
 impl DeviceTier {
-    pub(super) fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> DeviceTier {
+    pub(super) fn new(
+        info: &wgpu::AdapterInfo,
+        limits: &wgpu::Limits,
+        features: wgpu::Features,
+    ) -> DeviceTier {
         DeviceTier {
             name: name_of(info),
             api: format!("{:?}", info.backend),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             software: is_software(info),
             max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         }
     }
 
@@ -60,6 +70,8 @@ impl DeviceTier {
             driver: String::new(),
             software: false,
             max_binding_bytes: DEFAULT_BINDING_BYTES,
+            subgroups: false,
+            timestamps: false,
         }
     }
 
@@ -70,7 +82,16 @@ impl DeviceTier {
     pub async fn probe(options: &GpuOptions) -> Result<DeviceTier, GpuError> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
-        Ok(DeviceTier::new(&adapter.get_info(), &required_limits(&adapter.limits(), options.limits)))
+        let limits = required_limits(&adapter.limits(), options.limits);
+        Ok(DeviceTier::new(&adapter.get_info(), &limits, features(adapter.features(), options.limits)))
+    }
+}
+
+/// What to ask for of what an adapter has: nothing that is optional where the least of devices is wanted.
+pub(super) fn features(adapter: wgpu::Features, choice: LimitChoice) -> wgpu::Features {
+    match choice {
+        LimitChoice::Adapter => adapter & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY),
+        LimitChoice::Default | LimitChoice::Binding(_) => wgpu::Features::empty(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::GpuError;
-use super::adapter::{DeviceTier, GpuOptions, find_adapter, required_limits};
+use super::adapter::{DeviceTier, GpuOptions, features, find_adapter, required_limits};
 
 /// What a buffer is for: memory is reported by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,7 @@ pub struct Gpu {
     /// catches does not say.
     latest: Arc<Mutex<(String, u64)>>,
     accounts: Rc<Accounts>,
+    submits: Cell<u64>,
 }
 
 /// Bytes that a buffer for that many takes.
@@ -91,8 +92,10 @@ impl Gpu {
         let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
         let info = adapter.get_info();
         let limits = required_limits(&adapter.limits(), options.limits);
+        let features = features(adapter.features(), options.limits);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bise"),
+            required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -120,8 +123,8 @@ impl Gpu {
             record(&uncaptured, from_wgpu(&label, bytes, &error));
         }));
 
-        let tier = DeviceTier::new(&info, &limits);
-        Ok(Gpu { device, queue, tier, fault, latest, accounts: Rc::default() })
+        let tier = DeviceTier::new(&info, &limits, features);
+        Ok(Gpu { device, queue, tier, fault, latest, accounts: Rc::default(), submits: Cell::new(0) })
     }
 
     /// What the device can do.
@@ -137,6 +140,17 @@ impl Gpu {
     /// Its queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.queue
+    }
+
+    /// Submits recorded commands, or only the writes so far.
+    pub fn submit(&self, commands: Option<wgpu::CommandBuffer>) {
+        self.submits.set(self.submits.get() + 1);
+        self.queue.submit(commands);
+    }
+
+    /// How often [`Gpu::submit`] was called.
+    pub fn submits(&self) -> u64 {
+        self.submits.get()
     }
 
     /// Bytes allocated now for `purpose`.

@@ -22,7 +22,7 @@ pub mod slerp_sums;
 pub mod weights;
 
 pub use backend::{BackendInfo, WebGpu};
-pub use sizes::Sizes;
+pub use sizes::{Sizes, Threads, Tile};
 
 use crate::gpu::Kernel;
 use crate::steps::{DecoderShape, MatrixSpec};
@@ -76,9 +76,12 @@ pub fn compositions() -> Vec<Kernel> {
                 let spec = MatrixSpec { label: String::new(), rows: 4, cols: 64, dtype, scale_cols };
                 all.extend(embed::kernel(&spec, decoder));
                 for sizes in Sizes::ALL {
-                    all.extend(matvec::kernel(&spec, decoder, sizes));
-                    all.extend(matvec_gated::kernel(&spec, decoder, sizes));
-                    all.extend(matmul::kernel(&spec, decoder, sizes));
+                    for threads in Threads::candidates(sizes) {
+                        all.extend(matvec::kernel(&spec, decoder, *threads));
+                        all.extend(matvec_gated::kernel(&spec, decoder, *threads));
+                    }
+                    let tiles = Tile::candidates(sizes).iter();
+                    all.extend(tiles.filter_map(|tile| matmul::kernel(&spec, decoder, *tile)));
                 }
             }
         }

@@ -2,6 +2,8 @@
 //! groups made once per step and matrix.
 
 mod buffers;
+#[cfg(not(target_arch = "wasm32"))]
+mod profile;
 mod steps;
 
 use std::collections::HashMap;
@@ -9,7 +11,7 @@ use std::collections::HashMap;
 use buffers::{Activations, allocate_activations, allocate_caches};
 
 use super::weights::Decoder;
-use super::{BatchUniform, Grid, Sizes, decode_fp8, linear, matmul, matvec};
+use super::{BatchUniform, Grid, Sizes, Threads, Tile, decode_fp8, linear, matmul, matvec};
 use crate::dtype::Dtype;
 use crate::gpu::{
     DeviceTier, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader,
@@ -77,6 +79,8 @@ pub struct WebGpu {
     kernels: Kernels,
     decoders: HashMap<Dtype, Decoder>,
     sizes: Sizes,
+    threads: Threads,
+    tile: Tile,
     uploader: Uploader,
     allocation_scope: Option<wgpu::ErrorScopeGuard>,
     planning: bool,
@@ -85,6 +89,8 @@ pub struct WebGpu {
     batch: BatchUniform,
     prompt: bool,
     next_id: u32,
+    #[cfg(not(target_arch = "wasm32"))]
+    profile: profile::Profile,
     shape: DecoderShape,
     gpu: Gpu,
 }
@@ -130,6 +136,7 @@ impl WebGpu {
         for dtype in super::weights::DTYPES {
             decoders.insert(dtype, decode_fp8::choose(&gpu, &mut kernels, dtype).await?);
         }
+        let sizes = Sizes::of(gpu.tier());
         let activations = gpu.guarded("activations", || allocate_activations(&gpu, &shape)).await?;
         let caches = gpu.guarded("the key/value cache", || allocate_caches(&gpu, &shape)).await?;
         Ok(WebGpu {
@@ -139,7 +146,9 @@ impl WebGpu {
             bound: HashMap::new(),
             kernels,
             decoders,
-            sizes: Sizes::of(gpu.tier()),
+            sizes,
+            threads: Threads::of(sizes),
+            tile: Tile::of(sizes),
             uploader: Uploader::default(),
             allocation_scope: None,
             planning: false,
@@ -148,6 +157,8 @@ impl WebGpu {
             batch: BatchUniform::default(),
             prompt: false,
             next_id: 0,
+            #[cfg(not(target_arch = "wasm32"))]
+            profile: profile::Profile::default(),
             shape,
             gpu,
         })
@@ -189,7 +200,7 @@ impl WebGpu {
         let mut encoder =
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(self.slot(slot)?.raw(), 0, staging.raw(), 0, bytes);
-        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
         let padded = read_buffer(&self.gpu, staging.raw(), pitch * rows).await?;
         Ok(padded.chunks(pitch as usize).flat_map(|row| row.iter().take(width as usize)).copied().collect())
     }
@@ -297,9 +308,12 @@ impl WebGpu {
         write: Write,
         prompt: bool,
     ) -> Result<Option<Vec<Bound>>, GpuError> {
-        let (spec, decoder, sizes) = (&weight.spec, self.decoder(weight.spec.dtype), self.sizes);
-        let kernel =
-            if prompt { matmul::kernel(spec, decoder, sizes) } else { matvec::kernel(spec, decoder, sizes) };
+        let (spec, decoder) = (&weight.spec, self.decoder(weight.spec.dtype));
+        let kernel = if prompt {
+            matmul::kernel(spec, decoder, self.tile)
+        } else {
+            matvec::kernel(spec, decoder, self.threads)
+        };
         let Some(pipeline) = self.pipeline(&spec.label, kernel)? else { return Ok(None) };
         let single = y.single();
         let (x_pitch, y_pitch) = (self.pitch(x), y.pitch(self));
@@ -332,12 +346,12 @@ impl WebGpu {
         // One row is a matrix-vector product even in a prompt.
         let prompt = self.prompt && !y.single();
         let tokens = if y.single() { 1 } else { self.batch.tokens };
-        let sizes = self.sizes;
+        let (threads, tile) = (self.threads, self.tile);
         let grids = weight.parts.iter().map(|part| {
             if prompt {
-                matmul::grid(part.rows, tokens, sizes)
+                matmul::grid(part.rows, tokens, tile)
             } else {
-                matvec::grid(&weight.spec, part.rows, tokens, sizes)
+                matvec::grid(&weight.spec, part.rows, tokens, threads)
             }
         });
         self.record(key, |this| this.bind_linear(x, weight, (&y, first), write, prompt), grids)

@@ -1,6 +1,6 @@
 //! The steps of a layer as dispatches of one compute pass.
 
-use super::{Bound, GpuBufferRef, StepKey, WebGpu};
+use super::{Bound, Dispatch, GpuBufferRef, StepKey, WebGpu};
 use crate::gpu::{GpuError, GpuMatrix, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::{
@@ -9,6 +9,22 @@ use crate::kernels::{
 use crate::steps::{Batch, Slot, Steps, Write};
 
 use super::GpuVector;
+
+impl WebGpu {
+    /// Adds one dispatch to a pass.
+    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass, dispatch: &Dispatch) -> Result<(), GpuError> {
+        let bound = self.bound.get(&dispatch.key).and_then(|parts| parts.get(dispatch.part));
+        let Some((raw, bound)) = bound.and_then(|b| Some((self.kernels.raw(b.pipeline)?, b))) else {
+            let detail = "it was recorded without being bound".into();
+            return Err(GpuError::Rejected { label: format!("{:?}", dispatch.key), detail });
+        };
+        pass.set_pipeline(raw);
+        pass.set_bind_group(0, &bound.group, &[]);
+        let [x, y, z] = dispatch.grid;
+        pass.dispatch_workgroups(x, y, z);
+        Ok(())
+    }
+}
 
 impl Steps for WebGpu {
     fn plan(&mut self) {
@@ -117,7 +133,7 @@ impl Steps for WebGpu {
     }
 
     fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
-        let (tokens, sizes) = (self.batch.tokens, self.sizes);
+        let (tokens, threads) = (self.batch.tokens, self.threads);
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
         if self.prompt || !alike {
             let mlp = GpuBufferRef::Slot(Slot::Mlp);
@@ -137,9 +153,9 @@ impl Steps for WebGpu {
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
         }
-        let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, sizes));
+        let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
-            let kernel = matvec_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), sizes);
+            let kernel = matvec_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), threads);
             let Some(pipeline) = this.pipeline("matvec_gated", kernel)? else { return Ok(None) };
             let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
             let mut bound = Vec::new();
@@ -253,18 +269,14 @@ impl Steps for WebGpu {
         }
         let mut encoder =
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
+        #[cfg(not(target_arch = "wasm32"))]
+        let timed = self.encode_timed(&mut encoder, &pass_list)?;
+        #[cfg(target_arch = "wasm32")]
+        let timed = false;
+        if !timed {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for dispatch in &pass_list {
-                let bound = self.bound.get(&dispatch.key).and_then(|parts| parts.get(dispatch.part));
-                let Some((raw, bound)) = bound.and_then(|b| Some((self.kernels.raw(b.pipeline)?, b))) else {
-                    let detail = "it was recorded without being bound".into();
-                    return Err(GpuError::Rejected { label: format!("{:?}", dispatch.key), detail });
-                };
-                pass.set_pipeline(raw);
-                pass.set_bind_group(0, &bound.group, &[]);
-                let [x, y, z] = dispatch.grid;
-                pass.dispatch_workgroups(x, y, z);
+                self.encode(&mut pass, dispatch)?;
             }
         }
         let staging = &self.activations.logits_staging;
@@ -272,12 +284,16 @@ impl Steps for WebGpu {
             let bytes = u64::from(self.shape.vocab) * 4;
             encoder.copy_buffer_to_buffer(self.slot(Slot::Logits)?.raw(), 0, staging.raw(), 0, bytes);
         }
-        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
         let result = if logits {
             read_buffer(&self.gpu, staging.raw(), self.shape.vocab).await.map(Some)
         } else {
             self.gpu.idle().await.map(|()| None)
         };
+        #[cfg(not(target_arch = "wasm32"))]
+        if timed && result.is_ok() {
+            self.read_times(&pass_list).await?;
+        }
         match &result {
             Ok(_) | Err(GpuError::Lost { .. }) => {}
             Err(_) => {
