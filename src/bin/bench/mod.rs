@@ -75,11 +75,14 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         for (context, samples) in &mut contexts {
             samples.push(block_on(decode(&mut loaded, *context))?);
         }
+        // What takes long is timed once, and nothing longer is.
+        let mut is_long = false;
         for (tokens, samples) in &mut prompts {
-            // What takes long is timed once, and not at greater lengths.
-            if samples.first().is_none_or(|ms| *ms < LONG_MS) {
+            let known = samples.first().copied();
+            if !is_long && (known.is_none() && round == 0 || known.is_some_and(|ms| ms < LONG_MS)) {
                 samples.push(block_on(prefill(&mut loaded, *tokens))?);
             }
+            is_long |= samples.first().is_none_or(|ms| *ms >= LONG_MS);
         }
     }
 
@@ -95,7 +98,7 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     for (context, samples) in contexts {
         report.decode.push(Decode::new(context, &samples, &limits, &loaded));
     }
-    for (tokens, samples) in prompts {
+    for (tokens, samples) in prompts.into_iter().filter(|(_, samples)| !samples.is_empty()) {
         report.prefill.push(Prefill::new(tokens, &samples, &limits, &loaded));
     }
     if args.json {

@@ -5,11 +5,15 @@ mod buffers;
 #[cfg(not(target_arch = "wasm32"))]
 mod profile;
 mod steps;
+mod target;
 
 use std::collections::HashMap;
 
+use target::GpuBufferRef;
+
 use buffers::{Activations, allocate_activations, allocate_caches};
 
+use super::attend_one::OneTiling;
 use super::weights::Decoder;
 use super::{BatchUniform, Grid, Sizes, Threads, Tile, decode_fp8, linear, matmul, matvec};
 use crate::dtype::Dtype;
@@ -53,6 +57,7 @@ enum StepKey {
     Silu,
     RopeStore { layer: u32 },
     Attend { layer: u32, prompt: bool },
+    AttendOne { layer: u32 },
     AttendReduce,
 }
 
@@ -88,6 +93,8 @@ pub struct WebGpu {
     pass: Vec<Dispatch>,
     batch: BatchUniform,
     prompt: bool,
+    /// How the attention of this pass is cut, where it is one decoded token's.
+    one: Option<OneTiling>,
     next_id: u32,
     #[cfg(not(target_arch = "wasm32"))]
     profile: profile::Profile,
@@ -156,6 +163,7 @@ impl WebGpu {
             pass: Vec::new(),
             batch: BatchUniform::default(),
             prompt: false,
+            one: None,
             next_id: 0,
             #[cfg(not(target_arch = "wasm32"))]
             profile: profile::Profile::default(),
@@ -355,32 +363,6 @@ impl WebGpu {
             }
         });
         self.record(key, |this| this.bind_linear(x, weight, (&y, first), write, prompt), grids)
-    }
-}
-
-/// A destination of a product: an activation, or the scratch for `up`.
-enum GpuBufferRef {
-    Slot(Slot),
-    Up,
-}
-
-impl GpuBufferRef {
-    fn single(&self) -> bool {
-        matches!(self, GpuBufferRef::Slot(Slot::LastNormed | Slot::Logits))
-    }
-
-    fn pitch(&self, backend: &WebGpu) -> u32 {
-        match self {
-            GpuBufferRef::Slot(slot) => backend.pitch(*slot),
-            GpuBufferRef::Up => backend.pitch(Slot::Mlp),
-        }
-    }
-
-    fn buffer<'a>(&self, backend: &'a WebGpu) -> Result<&'a GpuBuffer, GpuError> {
-        match self {
-            GpuBufferRef::Slot(slot) => backend.slot(*slot),
-            GpuBufferRef::Up => Ok(&backend.activations.up),
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Bound, Dispatch, GpuBufferRef, StepKey, WebGpu};
 use crate::gpu::{GpuError, GpuMatrix, read_buffer};
 use crate::kernels::attend::Tiling;
+use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
     BatchUniform, attend, attend_reduce, embed, matvec_gated, rms_norm, rope_store, silu_mul,
 };
@@ -55,7 +56,11 @@ impl Steps for WebGpu {
             );
             return Err(GpuError::Shape { label: "batch".into(), detail });
         }
-        let tiling = Tiling::new(&self.shape, batch.prompt, self.sizes);
+        self.one = if batch.prompt { None } else { OneTiling::new(&self.shape, self.sizes) };
+        let tiling = match self.one {
+            Some(one) => one.tiling,
+            None => Tiling::new(&self.shape, batch.prompt, self.sizes),
+        };
         let (splits, tiles_per_split) = tiling.splits(&self.shape, batch.position, tokens, batch.prompt);
         self.batch = BatchUniform { tokens, position: batch.position, splits, tiles_per_split };
         self.prompt = batch.prompt;
@@ -178,6 +183,10 @@ impl Steps for WebGpu {
     }
 
     fn rope_store(&mut self, layer: u32) -> Result<(), GpuError> {
+        // Attention of one token does it by the way.
+        if self.one.is_some() {
+            return Ok(());
+        }
         let grid = rope_store::grid(&self.shape, self.batch.tokens);
         let bind = |this: &mut Self| {
             let Some(pipeline) = this.pipeline("rope_store", Some(rope_store::kernel()))? else {
@@ -208,9 +217,10 @@ impl Steps for WebGpu {
     fn attend(&mut self, layer: u32) -> Result<(), GpuError> {
         let prompt = self.prompt;
         let (tokens, splits) = (self.batch.tokens, self.batch.splits);
+        let one = self.one;
         let tiling = Tiling::new(&self.shape, prompt, self.sizes);
         let bind = |this: &mut Self| {
-            let kernel = tiling.kernel(&this.shape);
+            let kernel = one.map_or_else(|| tiling.kernel(&this.shape), |one| one.kernel(&this.shape));
             let Some(pipeline) = this.pipeline("attend", Some(kernel))? else { return Ok(None) };
             let shape = &this.shape;
             let params = attend::Params {
@@ -225,18 +235,17 @@ impl Steps for WebGpu {
             };
             let params = this.uniform(&params)?;
             let [keys, values] = this.cache(layer)?;
-            let buffers = [
-                &this.activations.batch,
-                this.params(&params)?,
-                this.slot(Slot::Qkv)?,
-                keys,
-                values,
-                this.slot(Slot::AttnOut)?,
-                &this.activations.pieces,
-            ];
+            let mut buffers = vec![&this.activations.batch, this.params(&params)?];
+            buffers.extend(one.map(|_| &this.activations.rope));
+            let (qkv, out) = (this.slot(Slot::Qkv)?, this.slot(Slot::AttnOut)?);
+            buffers.extend([qkv, keys, values, out, &this.activations.pieces]);
             Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
         };
-        self.record(StepKey::Attend { layer, prompt }, bind, [tiling.grid(&self.shape, tokens, splits)])?;
+        let (key, grid) = match one {
+            Some(_) => (StepKey::AttendOne { layer }, OneTiling::grid(&self.shape, splits)),
+            None => (StepKey::Attend { layer, prompt }, tiling.grid(&self.shape, tokens, splits)),
+        };
+        self.record(key, bind, [grid])?;
         // Planning covers the longest context, which may be split.
         if splits == 1 && !self.planning {
             return Ok(());
