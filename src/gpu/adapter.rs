@@ -39,8 +39,6 @@ pub struct DeviceTier {
     pub software: bool,
     /// Largest storage binding, bytes.
     pub max_binding_bytes: u64,
-    /// Whether kernels may add up within subgroups. Never in browsers as yet: wgpu cannot ask them.
-    pub subgroups: bool,
     /// Whether passes can be timed on the device.
     pub timestamps: bool,
 }
@@ -57,7 +55,6 @@ impl DeviceTier {
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             software: is_software(info),
             max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-            subgroups: features.contains(wgpu::Features::SUBGROUP),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         }
     }
@@ -70,7 +67,6 @@ impl DeviceTier {
             driver: String::new(),
             software: false,
             max_binding_bytes: DEFAULT_BINDING_BYTES,
-            subgroups: false,
             timestamps: false,
         }
     }
@@ -90,8 +86,11 @@ impl DeviceTier {
 /// What to ask for of what an adapter has: nothing that is optional where the least of devices is wanted.
 pub(super) fn features(adapter: wgpu::Features, choice: LimitChoice) -> wgpu::Features {
     match choice {
-        LimitChoice::Adapter => adapter & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY),
-        LimitChoice::Default | LimitChoice::Binding(_) => wgpu::Features::empty(),
+        // Only the bench of native builds asks for times.
+        LimitChoice::Adapter if cfg!(not(target_arch = "wasm32")) => {
+            adapter & wgpu::Features::TIMESTAMP_QUERY
+        }
+        _ => wgpu::Features::empty(),
     }
 }
 

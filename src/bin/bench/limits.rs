@@ -97,6 +97,7 @@ impl Builder<'_> {
         Ok(index)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one private list of what a probe is")]
     /// Adds a probe that goes round through `bindings`, one list of buffers for each dispatch.
     fn add(
         &mut self,

@@ -27,7 +27,6 @@ fn spread(values: &[f64]) -> [f64; 2] {
 pub struct Report {
     adapter: String,
     driver: String,
-    subgroups: bool,
     timestamps: bool,
     /// Largest deviation of a logit from the reference's, of the largest.
     deviation: f32,
@@ -147,7 +146,6 @@ impl Report {
         Report {
             adapter: tier.name.clone(),
             driver: tier.driver.clone(),
-            subgroups: tier.subgroups,
             timestamps: tier.timestamps,
             deviation,
             stream_gb_per_s: limits.best(Kind::Stream),
