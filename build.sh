@@ -10,6 +10,8 @@ usage: ./build.sh [COMMAND]
   serve [--port N] build, then serve the site on http://localhost:8000
   site [DIR]       write a folder that any static host serves (default: target/site)
   bench            speed of the embedded model in Chromium, against the limit it must keep
+  bench native [MODEL]
+                   a model beside its adapter's own limits (default: www/models/tale; mistral-7b: layers of its shape)
   bench merge      speed of a merge, natively and in Chromium, beside mergekit's (downloads 3 GB, once)
   bench cache      a first visit on a slow line against one with the model kept
   bench chat       what the turns of a chat compute, with the key/value cache kept between them
@@ -233,6 +235,11 @@ bench() {
             site
             node tests/browser/bench.js
             ;;
+        native)
+            need_rust
+            cargo build --profile native --bin bise
+            "$TARGET/native/bise" bench "${2:-www/models/tale}" "${@:3}"
+            ;;
         merge)
             need_smollm2
             need_mergekit
@@ -254,7 +261,7 @@ bench() {
             site
             node tests/browser/bench_load.js "$TARGET"
             ;;
-        *) die "there is no bench $1; there are: bench, bench merge, bench cache, bench chat, bench load" ;;
+        *) die "there is no bench $1; there are: bench, bench native, bench merge, bench cache, bench chat, bench load" ;;
     esac
 }
 

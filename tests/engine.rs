@@ -18,7 +18,7 @@ use bise::checkpoint::source::{FileSource, MemorySource, MemoryStream};
 use bise::checkpoint::{ByteSource, CheckpointError, Manifest, Opened, SourceError};
 use bise::dtype::Dtype;
 use bise::engine::{EngineError, Inspection, LoadOptions, inspect};
-use bise::kernels::{self, Sizes as Workgroups};
+use bise::kernels::{self, Sizes as Workgroups, Threads, Tile};
 use bise::model::Config;
 use bise::steps::{DecoderShape, MatrixSpec};
 use pollster::block_on;
@@ -262,9 +262,9 @@ fn sizes_that_pass_can_be_dispatched() {
             let spec = MatrixSpec { label: String::new(), rows, cols, dtype, scale_cols: 0 };
             Workgroups::ALL.into_iter().flat_map(move |sizes| {
                 [
-                    kernels::matmul::grid(rows, tokens, sizes),
-                    kernels::matvec::grid(&spec, rows, tokens, sizes),
-                    kernels::matvec_gated::grid(&spec, rows, tokens, sizes),
+                    kernels::matmul::grid(rows, tokens, Tile::of(sizes)),
+                    kernels::matvec::grid(&spec, rows, tokens, Threads::of(sizes)),
+                    kernels::matvec_gated::grid(&spec, rows, tokens, Threads::of(sizes)),
                 ]
             })
         };

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod export;
 mod inspect;
 mod merge;
@@ -42,6 +43,8 @@ enum Command {
     /// channel). Those that are so already, or have one scale per tensor, keep codes and scales; other
     /// FP8 is quantised anew.
     Export(export::ExportArgs),
+    /// Time a model beside the adapter's own limits.
+    Bench(bench::Args),
     /// Serve a built site on this machine, with HTTP ranges.
     Serve(serve::Args),
 }
@@ -55,6 +58,7 @@ impl Command {
             Command::Inspect(args) => inspect::inspect(&args),
             Command::Merge(args) => merge::merge(&args),
             Command::Export(args) => export::export(&args),
+            Command::Bench(args) => bench::run(&args),
             Command::Serve(args) => Ok(serve::run(&args)?),
         }
     }

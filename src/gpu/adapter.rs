@@ -39,16 +39,23 @@ pub struct DeviceTier {
     pub software: bool,
     /// Largest storage binding, bytes.
     pub max_binding_bytes: u64,
+    /// Whether passes can be timed on the device.
+    pub timestamps: bool,
 }
 
 impl DeviceTier {
-    pub(super) fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> DeviceTier {
+    pub(super) fn new(
+        info: &wgpu::AdapterInfo,
+        limits: &wgpu::Limits,
+        features: wgpu::Features,
+    ) -> DeviceTier {
         DeviceTier {
             name: name_of(info),
             api: format!("{:?}", info.backend),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             software: is_software(info),
             max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         }
     }
 
@@ -60,6 +67,7 @@ impl DeviceTier {
             driver: String::new(),
             software: false,
             max_binding_bytes: DEFAULT_BINDING_BYTES,
+            timestamps: false,
         }
     }
 
@@ -70,7 +78,19 @@ impl DeviceTier {
     pub async fn probe(options: &GpuOptions) -> Result<DeviceTier, GpuError> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
-        Ok(DeviceTier::new(&adapter.get_info(), &required_limits(&adapter.limits(), options.limits)))
+        let limits = required_limits(&adapter.limits(), options.limits);
+        Ok(DeviceTier::new(&adapter.get_info(), &limits, features(adapter.features(), options.limits)))
+    }
+}
+
+/// What to ask for of what an adapter has: nothing that is optional where the least of devices is wanted.
+pub(super) fn features(adapter: wgpu::Features, choice: LimitChoice) -> wgpu::Features {
+    match choice {
+        // Only the bench of native builds asks for times.
+        LimitChoice::Adapter if cfg!(not(target_arch = "wasm32")) => {
+            adapter & wgpu::Features::TIMESTAMP_QUERY
+        }
+        _ => wgpu::Features::empty(),
     }
 }
 

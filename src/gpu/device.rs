@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::GpuError;
-use super::adapter::{DeviceTier, GpuOptions, find_adapter, required_limits};
+use super::adapter::{DeviceTier, GpuOptions, features, find_adapter, required_limits};
 
 /// What a buffer is for: memory is reported by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Drop for GpuBuffer {
 /// What went between host and device, for measurements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Forward passes that were submitted.
+    /// Submits, those of writes alone included.
     pub submits: u64,
     /// Bytes that came back.
     pub read_bytes: u64,
@@ -101,8 +101,10 @@ impl Gpu {
         let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
         let info = adapter.get_info();
         let limits = required_limits(&adapter.limits(), options.limits);
+        let features = features(adapter.features(), options.limits);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bise"),
+            required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -130,7 +132,7 @@ impl Gpu {
             record(&uncaptured, from_wgpu(&label, bytes, &error));
         }));
 
-        let tier = DeviceTier::new(&info, &limits);
+        let tier = DeviceTier::new(&info, &limits, features);
         Ok(Gpu { device, queue, tier, fault, latest, accounts: Rc::default(), traffic: Cell::default() })
     }
 
@@ -154,11 +156,11 @@ impl Gpu {
         self.traffic.get()
     }
 
-    /// Submits a forward pass.
-    pub fn submit(&self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+    /// Submits recorded commands, or only the writes so far.
+    pub fn submit(&self, commands: Option<wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
         let Traffic { submits, read_bytes } = self.traffic.get();
         self.traffic.set(Traffic { submits: submits + 1, read_bytes });
-        self.queue.submit([encoder.finish()])
+        self.queue.submit(commands)
     }
 
     pub(super) fn note_read(&self, bytes: u64) {

@@ -174,6 +174,11 @@ impl Kernels {
         self.compiled.get(pipeline.0).map(|c| &c.pipeline)
     }
 
+    /// Name of a pipeline's kernel.
+    pub fn name(&self, pipeline: Pipeline) -> &'static str {
+        self.compiled.get(pipeline.0).map_or("", |c| c.kernel.name)
+    }
+
     /// Binds `buffers`, in the kernel's order, whole.
     ///
     /// # Errors

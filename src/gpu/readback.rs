@@ -179,7 +179,7 @@ impl<'t> PieceReader<'t> {
         };
         let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.tensor.copy_bytes(&mut encoder, words.clone(), &staging);
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit(Some(encoder.finish()));
         let mapped = map(staging.raw(), bytes);
         let piece = (begin_byte - words.start) as usize..(end_byte - words.start) as usize;
         self.flights.push_back(Flight { staging, mapped, piece, bytes });

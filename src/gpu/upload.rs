@@ -87,7 +87,7 @@ impl Uploader {
     fn count_write(&mut self, gpu: &Gpu) {
         self.writes_since_submit += 1;
         if self.writes_since_submit >= MAX_WRITES_IN_FLIGHT {
-            gpu.queue().submit([]);
+            gpu.submit(None);
             self.writes_since_submit = 0;
         }
     }
@@ -98,7 +98,7 @@ impl Uploader {
     /// What the device reports meanwhile.
     pub async fn relieve(&mut self, gpu: &Gpu) -> Result<(), GpuError> {
         if self.bytes_since_fence >= BYTES_PER_FENCE {
-            gpu.queue().submit([]);
+            gpu.submit(None);
             (self.bytes_since_fence, self.writes_since_submit) = (0, 0);
             self.fences.push_back(gpu.fence());
             if self.fences.len() > FENCES
@@ -115,7 +115,7 @@ impl Uploader {
     /// # Errors
     /// What the device reports meanwhile.
     pub async fn finish(&mut self, gpu: &Gpu) -> Result<(), GpuError> {
-        gpu.queue().submit([]);
+        gpu.submit(None);
         (self.bytes_since_fence, self.writes_since_submit) = (0, 0);
         self.fences.clear();
         gpu.idle().await

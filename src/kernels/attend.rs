@@ -60,6 +60,8 @@ pub struct Tiling {
     pub rows: u32,
     /// Keys per tile; a power of two, the same for prompts and decode.
     pub keys: u32,
+    /// Keys that one workgroup walks in decode before the cache is split over several.
+    pub keys_per_split: u32,
 }
 
 impl Tiling {
@@ -79,7 +81,7 @@ impl Tiling {
         // A thread for each word of a head, and four words at most for each thread.
         let (least, most) = if sizes == Sizes::Gpu { (32, 64) } else { (16, 64) };
         let workgroup = if half <= 256 { half.next_power_of_two().clamp(least, most) } else { 256 };
-        Tiling { workgroup, rows, keys }
+        Tiling { workgroup, rows, keys, keys_per_split: KEYS_PER_SPLIT }
     }
 
     /// The kernel.
@@ -106,7 +108,7 @@ impl Tiling {
         if prompt {
             return (1, tiles);
         }
-        let splits = (tiles * self.keys).div_ceil(KEYS_PER_SPLIT).clamp(1, MAX_SPLITS);
+        let splits = (tiles * self.keys).div_ceil(self.keys_per_split).clamp(1, MAX_SPLITS);
         let tiles_per_split = tiles.div_ceil(splits);
         (tiles.div_ceil(tiles_per_split), tiles_per_split)
     }
@@ -115,7 +117,7 @@ impl Tiling {
     pub fn most_splits(&self, shape: &DecoderShape) -> u32 {
         // One tile more than the keys fill: neither end need lie at a tile's border.
         let keys = shape.window.unwrap_or(u32::MAX).min(shape.context).saturating_add(2 * self.keys);
-        keys.div_ceil(KEYS_PER_SPLIT).clamp(1, MAX_SPLITS)
+        keys.div_ceil(self.keys_per_split).clamp(1, MAX_SPLITS)
     }
 
     /// Workgroups: query rows, key/value heads, splits.

@@ -56,7 +56,7 @@ pub async fn run(
         pass.dispatch_workgroups(loads.div_ceil(64), 1, 1);
     }
     encoder.copy_buffer_to_buffer(output.raw(), 0, staging.raw(), 0, u64::from(words) * 4);
-    gpu.queue().submit([encoder.finish()]);
+    gpu.submit(Some(encoder.finish()));
     read_buffer(gpu, staging.raw(), words).await
 }
 

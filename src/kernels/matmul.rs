@@ -3,39 +3,16 @@
 use crate::gpu::Kernel;
 use crate::steps::MatrixSpec;
 
-use super::sizes::Sizes;
+use super::sizes::Tile;
 use super::weights::Decoder;
 use super::{BATCH_WGSL, Grid, linear, weights};
 
 /// Rows and tokens that one thread computes, as in matmul.wgsl.
 const PER_THREAD: u32 = 4;
 
-/// What a workgroup computes and holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tile {
-    /// Threads along the rows of W.
-    across: u32,
-    /// Threads along the tokens.
-    down: u32,
-    /// vec4 of columns in workgroup memory at a time; whole loads of every dtype.
-    depth: u32,
-    /// vec4 between rows in workgroup memory.
-    stride: u32,
-}
-
-impl Tile {
-    const fn new(sizes: Sizes) -> Tile {
-        match sizes {
-            // An odd stride against bank conflicts.
-            Sizes::Gpu => Tile { across: 16, down: 8, depth: 8, stride: 9 },
-            Sizes::Cpu => Tile { across: 8, down: 4, depth: 4, stride: 4 },
-        }
-    }
-}
-
 /// The kernel for one matrix; `None` for a dtype that shaders do not read.
-pub fn kernel(spec: &MatrixSpec, decoder: Decoder, sizes: Sizes) -> Option<Kernel> {
-    let Tile { across, down, depth, stride } = Tile::new(sizes);
+pub fn kernel(spec: &MatrixSpec, decoder: Decoder, tile: Tile) -> Option<Kernel> {
+    let Tile { across, down, depth, stride } = tile;
     Some(Kernel {
         name: "matmul",
         parts: vec![
@@ -57,7 +34,7 @@ pub fn kernel(spec: &MatrixSpec, decoder: Decoder, sizes: Sizes) -> Option<Kerne
 
 /// Workgroups for `rows` rows of W and `tokens` tokens. A part of a matrix has fewer than
 /// 32 * 65535 rows, so that no fold is needed.
-pub fn grid(rows: u32, tokens: u32, sizes: Sizes) -> Grid {
-    let Tile { across, down, .. } = Tile::new(sizes);
+pub fn grid(rows: u32, tokens: u32, tile: Tile) -> Grid {
+    let Tile { across, down, .. } = tile;
     [rows.div_ceil(across * PER_THREAD), tokens.div_ceil(down * PER_THREAD), 1]
 }

@@ -3,8 +3,7 @@
 use crate::gpu::{Binding, GpuMatrix, Kernel, Part};
 use crate::steps::MatrixSpec;
 
-use super::matvec::Threads;
-use super::sizes::Sizes;
+use super::sizes::Threads;
 use super::weights::Decoder;
 use super::{Grid, fold, linear, weights};
 
@@ -61,17 +60,17 @@ pub const BINDINGS: &[Binding] = &[
 ];
 
 /// The kernel for a pair of matrices of this shape; `None` for a dtype that shaders do not read.
-pub fn kernel(spec: &MatrixSpec, decoder: Decoder, sizes: Sizes) -> Option<Kernel> {
+pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads) -> Option<Kernel> {
     Some(Kernel {
         name: "matvec_gated",
         parts: vec![weights::wgsl(spec.dtype, decoder)?, include_str!("matvec_gated.wgsl")],
-        constants: Threads::new(spec, sizes).constants(spec).to_vec(),
+        constants: threads.constants(spec),
         bindings: BINDINGS,
     })
 }
 
 /// Workgroups for `rows` rows of each matrix and `tokens` tokens.
-pub fn grid(spec: &MatrixSpec, rows: u32, tokens: u32, sizes: Sizes) -> Grid {
-    let (x, z) = fold(rows.div_ceil(ROWS * Threads::new(spec, sizes).groups()));
+pub fn grid(spec: &MatrixSpec, rows: u32, tokens: u32, threads: Threads) -> Grid {
+    let (x, z) = fold(rows.div_ceil(ROWS * threads.groups(spec)));
     [x, tokens, z]
 }

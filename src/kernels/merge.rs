@@ -338,7 +338,7 @@ impl SlerpGpu {
             }
         }
         encoder.copy_buffer_to_buffer(result.raw(), 0, staging.raw(), 0, bytes);
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit(Some(encoder.finish()));
         read_buffer(gpu, staging.raw(), (bytes / 4) as u32).await
     }
 

@@ -4,6 +4,7 @@
 //! kernel has a plain-Rust twin of the same name in `reference`.
 
 pub mod attend;
+pub mod attend_one;
 pub mod attend_reduce;
 mod backend;
 pub mod blend;
@@ -24,7 +25,7 @@ pub mod slerp_sums;
 pub mod weights;
 
 pub use backend::{BackendInfo, WebGpu};
-pub use sizes::Sizes;
+pub use sizes::{Sizes, Threads, Tile};
 
 use crate::gpu::Kernel;
 use crate::steps::{DecoderShape, MatrixSpec};
@@ -72,6 +73,7 @@ pub fn compositions() -> Vec<Kernel> {
         for head_dim in [2, 64, 128, 514, attend::MAX_HEAD_DIM] {
             let shape = DecoderShape { heads: 4, kv_heads: 2, head_dim, ..DecoderShape::default() };
             all.extend([true, false].map(|prompt| attend::Tiling::new(&shape, prompt, sizes).kernel(&shape)));
+            all.extend(attend_one::OneTiling::new(&shape, sizes).map(|tiling| tiling.kernel(&shape)));
         }
     }
     for dtype in weights::DTYPES {
@@ -83,9 +85,12 @@ pub fn compositions() -> Vec<Kernel> {
                 let spec = MatrixSpec { label: String::new(), rows: 4, cols: 64, dtype, scale_cols };
                 all.extend(embed::kernel(&spec, decoder));
                 for sizes in Sizes::ALL {
-                    all.extend(matvec::kernel(&spec, decoder, sizes));
-                    all.extend(matvec_gated::kernel(&spec, decoder, sizes));
-                    all.extend(matmul::kernel(&spec, decoder, sizes));
+                    for threads in Threads::candidates(sizes) {
+                        all.extend(matvec::kernel(&spec, decoder, *threads));
+                        all.extend(matvec_gated::kernel(&spec, decoder, *threads));
+                    }
+                    let tiles = Tile::candidates(sizes).iter();
+                    all.extend(tiles.filter_map(|tile| matmul::kernel(&spec, decoder, *tile)));
                 }
             }
         }

@@ -30,6 +30,16 @@ impl<B: Steps> Decoder<B> {
         &self.backend
     }
 
+    /// The backend, to change what does not touch the sequence.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// Takes `ids` for the sequence without computing anything: to time passes at a position.
+    pub fn assume(&mut self, ids: &[u32]) {
+        self.cache.push(ids, false);
+    }
+
     /// The backend and the weights, to write others into them: the sequence is dropped.
     pub fn rewrite(&mut self) -> (&mut B, &Weights<B>) {
         self.cache.clear();

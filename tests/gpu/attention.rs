@@ -1,6 +1,7 @@
 //! Rotary embedding, cache and attention: head sizes, groups, windows, rolled caches, splits.
 
 use bise::kernels::attend::Tiling;
+use bise::kernels::attend_one::OneTiling;
 use bise::kernels::{self, BatchUniform, Sizes};
 use bise::reference;
 use bise::reference::rope_store::{pack, unpack};
@@ -57,6 +58,20 @@ const CASES: [Case; 20] = [
     decode(128, [8, 1], Some(300), 4321),
     decode(6, [9, 1], Some(530), 100_000),
     decode(2, [2, 1], None, 9000),
+];
+
+/// Heads of one load, of loads that do not divide a workgroup, and of more than one has threads; rolled
+/// caches, windows that begin inside a tile, one key and many splits.
+const ONE_CASES: [Case; 9] = [
+    decode(8, [2, 1], None, 0),
+    decode(32, [4, 4], None, 5),
+    decode(64, [9, 3], None, 699),
+    decode(64, [9, 3], Some(100), 1234),
+    decode(80, [3, 1], Some(16), 31),
+    decode(128, [8, 2], None, 2047),
+    decode(128, [8, 1], Some(300), 4321),
+    decode(256, [4, 2], Some(5), 1000),
+    decode(512, [2, 2], None, 130),
 ];
 
 fn shape(case: &Case) -> DecoderShape {
@@ -177,6 +192,72 @@ fn attend() {
         check(&(seed, case, tiling, splits, "pieces"), &got[1], &pieces, tolerance);
     }
     assert!(most_splits > 16, "{most_splits}");
+}
+
+#[test]
+fn attend_one() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 24;
+    let mut random = Random::new(seed);
+    let (mut most_splits, mut served) = (0, 0);
+    for (case, sizes) in
+        Sizes::ALL.into_iter().flat_map(|sizes| ONE_CASES.iter().map(move |case| (case, sizes)))
+    {
+        let shape = shape(case);
+        let Some(one) = OneTiling::new(&shape, sizes) else { continue };
+        served += 1;
+        let (splits, tiles_per_split) = one.tiling.splits(&shape, case.position, 1, false);
+        assert!(splits <= one.tiling.most_splits(&shape), "{case:?}");
+        most_splits = most_splits.max(splits);
+        let batch = BatchUniform { tokens: 1, position: case.position, splits, tiles_per_split };
+        let params = kernels::attend::Params {
+            kv_heads: case.kv_heads,
+            group: case.heads / case.kv_heads,
+            half: case.head_dim / 2,
+            qkv_pitch: shape.qkv_width().next_multiple_of(16),
+            out_pitch: shape.q_width().next_multiple_of(16),
+            slots: shape.cache_slots(),
+            window: case.window.unwrap_or(u32::MAX),
+            scale: (case.head_dim as f32).powf(-0.5),
+        };
+        let rope = shape.rope_table(case.position, 1);
+        let qkv: Vec<f32> =
+            random_rows(&mut random, 1, params.qkv_pitch, params.qkv_pitch).iter().map(|v| v * 4.0).collect();
+        let (mut keys, mut values) = (cache(&mut random, &shape), cache(&mut random, &shape));
+        let mut attn_out = random_rows(&mut random, 1, params.out_pitch, params.out_pitch);
+        let mut pieces = random_rows(&mut random, case.heads, splits * (case.head_dim + 2), 0);
+        let contents = [
+            uniform(&batch),
+            uniform(&params),
+            bytes(&rope),
+            bytes(&qkv),
+            bytes(&keys),
+            bytes(&values),
+            bytes(&attn_out),
+            bytes(&pieces),
+        ];
+        let got = runner.run(one.kernel(&shape), &contents, OneTiling::grid(&shape, splits));
+        reference::attend_one::attend_one(
+            &batch,
+            &params,
+            &rope,
+            &qkv,
+            &mut keys,
+            &mut values,
+            &mut attn_out,
+            &mut pieces,
+            one.tiling.keys,
+        );
+        for (got, want, name) in [(&got[0], &keys, "keys"), (&got[1], &values, "values")] {
+            let want: Vec<f32> = want.iter().flat_map(|word| unpack(*word)).collect();
+            check(&(seed, case, name), &unpacked(got), &want, Tolerance { abs: 1e-6, rel: 1e-3 });
+        }
+        // The token's own key is rounded to f16, on either side of a tie.
+        let tolerance = Tolerance { abs: 2e-3, rel: 2e-3 };
+        check(&(seed, case, one, splits, "attn_out"), &got[2], &attn_out, tolerance);
+        check(&(seed, case, one, splits, "pieces"), &got[3], &pieces, tolerance);
+    }
+    assert!(most_splits > 16 && served > 12, "{most_splits} splits, {served} cases");
 }
 
 /// The scratch buffer is sized for the most splits that any position has.

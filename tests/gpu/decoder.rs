@@ -21,6 +21,7 @@ pub const MODEL: Model = Model {
     up: BF16,
     window: None,
     hidden: 36,
+    head_dim: 10,
     context: 60,
     max_batch: 8,
     rows_per_write: 1000,
@@ -28,12 +29,15 @@ pub const MODEL: Model = Model {
 
 /// Between them every dtype, all granularities of scales, gate and up of different dtypes, widths
 /// that fill no load, with and without a window that is far shorter than the sequence.
-const MODELS: [Model; 4] = [
+const MODELS: [Model; 6] = [
     // A context long enough for attention to be split over the cache.
     Model { context: 640, max_batch: 256, ..MODEL },
     Model { seed: 32, linear: F8, up: F8, window: Some(7), hidden: 33, rows_per_write: 3, ..MODEL },
     Model { seed: 33, embed: (Dtype::F16, 0), linear: (Dtype::F8E4m3, 16), up: (Dtype::F8E5m2, 32), ..MODEL },
     Model { seed: 34, embed: F8, linear: (Dtype::F32, 0), up: (Dtype::F32, 0), window: Some(1), ..MODEL },
+    // Heads of whole loads: a token's attention rotates and stores by the way, split and rolled over.
+    Model { seed: 35, head_dim: 16, linear: F8, up: F8, context: 640, max_batch: 256, ..MODEL },
+    Model { seed: 36, head_dim: 24, window: Some(40), context: 200, max_batch: 16, ..MODEL },
 ];
 
 #[test]
@@ -61,7 +65,10 @@ fn decoder_agrees_with_the_reference() {
             check(&(&model, "step", step), got, want, tolerance);
         }
         // The last token's activations, behind padding or not.
-        for slot in [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::LastNormed] {
+        let rotated = (model.head_dim % 8 != 0).then_some(Slot::Qkv);
+        for slot in
+            [Slot::X, Slot::Normed, Slot::AttnOut, Slot::Mlp, Slot::LastNormed].into_iter().chain(rotated)
+        {
             let got = pollster::block_on(on_gpu.backend().read(slot, 1)).unwrap();
             check(&(&model, slot), &got, &reference.backend().read(slot, 1), tolerance);
         }

@@ -21,6 +21,7 @@ pub struct Model {
     pub up: Stored,
     pub window: Option<u32>,
     pub hidden: u32,
+    pub head_dim: u32,
     pub context: u32,
     pub max_batch: u32,
     /// Rows in one write.
@@ -29,7 +30,7 @@ pub struct Model {
 
 impl Model {
     pub fn shape(&self) -> DecoderShape {
-        let head_dim = 10;
+        let head_dim = self.head_dim;
         DecoderShape {
             hidden: self.hidden,
             intermediate: 70,

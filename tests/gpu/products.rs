@@ -3,7 +3,7 @@
 use bise::dtype::Dtype;
 use bise::gpu::LimitChoice;
 use bise::kernels::weights::{Decoder, per_load};
-use bise::kernels::{self, BatchUniform, Sizes, linear};
+use bise::kernels::{self, BatchUniform, Sizes, Threads, Tile, linear};
 use bise::reference;
 use bise::reference::weights::Weights;
 use bise::steps::{MatrixSpec, Write};
@@ -46,9 +46,16 @@ const CASES: [Case; 14] = [
     case(11, 2049, 2, 0, Write::Set),
 ];
 
-/// All cases in both sizes.
-fn cases() -> impl Iterator<Item = (&'static Case, Sizes)> {
-    Sizes::ALL.into_iter().flat_map(|sizes| CASES.iter().map(move |case| (case, sizes)))
+/// All cases with every choice of threads that tuning may make.
+fn cases() -> impl Iterator<Item = (&'static Case, Threads)> {
+    let threads = Sizes::ALL.into_iter().flat_map(|sizes| Threads::candidates(sizes).iter().copied());
+    threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)))
+}
+
+/// All cases with every tile.
+fn tiled_cases() -> impl Iterator<Item = (&'static Case, Tile)> {
+    let tiles = Sizes::ALL.into_iter().flat_map(|sizes| Tile::candidates(sizes).iter().copied());
+    tiles.flat_map(|tile| CASES.iter().map(move |case| (case, tile)))
 }
 
 struct Inputs {
@@ -124,15 +131,15 @@ fn matvec() {
     let seed = 1;
     let mut random = Random::new(seed);
     for (dtype, decoder) in runner.decoders() {
-        for (case, sizes) in cases() {
+        for (case, threads) in cases() {
             let i = inputs(&mut random, dtype, case);
-            let kernel = kernels::matvec::kernel(&i.spec, decoder, sizes).unwrap();
-            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, sizes);
+            let kernel = kernels::matvec::kernel(&i.spec, decoder, threads).unwrap();
+            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads);
             let got = runner.run(kernel, &i.contents(), grid);
             let mut want = i.y.clone();
             let weights = Weights::new(dtype, &i.weights).unwrap();
             reference::matvec::matvec(&i.batch, &i.params, &i.x, weights, &i.scales, &mut want);
-            check(&(seed, dtype, decoder, case, sizes), &got[0], &want, tolerance(case.cols));
+            check(&(seed, dtype, decoder, case, threads), &got[0], &want, tolerance(case.cols));
         }
     }
 }
@@ -143,24 +150,24 @@ fn matmul() {
     let seed = 2;
     let mut random = Random::new(seed);
     for (dtype, decoder) in runner.decoders() {
-        for (case, sizes) in cases() {
+        for (case, tile) in tiled_cases() {
             let mut i = inputs(&mut random, dtype, case);
-            let kernel = kernels::matmul::kernel(&i.spec, decoder, sizes).unwrap();
-            let grid = kernels::matmul::grid(case.rows, case.tokens, sizes);
+            let kernel = kernels::matmul::kernel(&i.spec, decoder, tile).unwrap();
+            let grid = kernels::matmul::grid(case.rows, case.tokens, tile);
             let got = runner.run(kernel.clone(), &i.contents(), grid);
             let mut want = i.y.clone();
             let weights = Weights::new(dtype, &i.weights).unwrap();
             reference::matmul::matmul(&i.batch, &i.params, &i.x, weights, &i.scales, &mut want);
-            check(&(seed, dtype, decoder, case, sizes), &got[0], &want, tolerance(case.cols));
+            check(&(seed, dtype, decoder, case, tile), &got[0], &want, tolerance(case.cols));
 
             // A token's result does not depend on those beside it.
             let last = case.tokens - 1;
             i.batch.tokens = 1;
             i.x.drain(..(last * i.params.x_pitch * 4) as usize);
             i.y.drain(..(last * i.params.y_pitch) as usize);
-            let alone = runner.run(kernel, &i.contents(), kernels::matmul::grid(case.rows, 1, sizes));
+            let alone = runner.run(kernel, &i.contents(), kernels::matmul::grid(case.rows, 1, tile));
             let together = &got[0][(last * i.params.y_pitch) as usize..];
-            assert_eq!(alone[0], together, "{:?}", (seed, dtype, decoder, case, sizes));
+            assert_eq!(alone[0], together, "{:?}", (seed, dtype, decoder, case, tile));
         }
     }
 }
@@ -171,7 +178,7 @@ fn matvec_gated() {
     let seed = 3;
     let mut random = Random::new(seed);
     for (dtype, decoder) in runner.decoders() {
-        for (case, sizes) in cases() {
+        for (case, threads) in cases() {
             let i = inputs(&mut random, dtype, case);
             let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
             let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
@@ -187,8 +194,8 @@ fn matvec_gated() {
                 loads_per_block: p.loads_per_block,
                 padding: 0,
             };
-            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, sizes).unwrap();
-            let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens, sizes);
+            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, threads).unwrap();
+            let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens, threads);
             let [_, _, x, gate, gate_scales, y] = i.contents();
             let contents = [uniform(&params), x, gate, gate_scales, &up_weights, bytes(&up_scales), y];
             let got = runner.run(kernel, &contents, grid);
@@ -206,7 +213,7 @@ fn matvec_gated() {
             // A product of two sums: the error of each counts as often as the other is large.
             let tolerance =
                 Tolerance { abs: 8.0 * tolerance(case.cols).abs * (case.cols as f32).sqrt(), rel: 3e-5 };
-            check(&(seed, dtype, decoder, case, sizes), &got[0], &want, tolerance);
+            check(&(seed, dtype, decoder, case, threads), &got[0], &want, tolerance);
         }
     }
 }
@@ -231,8 +238,9 @@ fn matvec_gated_survives_extreme_gates() {
     let y = vec![0.0_f32; 16];
     let contents =
         [uniform(&params), bytes(&x), bytes(&weights), bytes(&y), bytes(&ups), bytes(&y), bytes(&y)];
-    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, Sizes::Cpu).unwrap();
-    let got = runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1, Sizes::Cpu));
+    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, Threads::of(Sizes::Cpu)).unwrap();
+    let got =
+        runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1, Threads::of(Sizes::Cpu)));
     check(&gates, &got[0][..4], &[0.0, 0.0, 200.0, 1e30], Tolerance { abs: 1e-4, rel: 1e-5 });
 }
 
@@ -298,9 +306,9 @@ fn matvec_folds_its_grid() {
         load[0] = (row % 120) as u8;
     }
     let y = vec![-1.0_f32; rows as usize];
-    let kernel = kernels::matvec::kernel(&spec, Decoder::Safe, Sizes::Gpu).unwrap();
+    let kernel = kernels::matvec::kernel(&spec, Decoder::Safe, Threads::of(Sizes::Gpu)).unwrap();
     let contents = [uniform(&batch), uniform(&params), bytes(&x), &weights, bytes(&x), bytes(&y)];
-    let grid = kernels::matvec::grid(&spec, rows, 1, Sizes::Gpu);
+    let grid = kernels::matvec::grid(&spec, rows, 1, Threads::of(Sizes::Gpu));
     assert!(grid[2] > 1, "{grid:?}");
     let got = runner.run(kernel, &contents, grid);
     let want: Vec<f32> = (0..rows).map(|row| bise::dtype::decode_e5m2((row % 120) as u8)).collect();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::gpu::{Gpu, GpuBuffer, GpuError, Purpose, buffer_bytes};
 use crate::kernels::attend::Tiling;
+use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{BatchUniform, PITCH, Sizes};
 use crate::steps::{DecoderShape, Slot};
 
@@ -28,7 +29,8 @@ fn slot_words(shape: &DecoderShape, slot: Slot) -> u64 {
 
 /// f32 of the buffer in which parts of split attention meet.
 fn piece_words(shape: &DecoderShape, sizes: Sizes) -> u64 {
-    let splits = u64::from(Tiling::new(shape, false, sizes).most_splits(shape));
+    let tiling = OneTiling::new(shape, sizes).map(|one| one.tiling);
+    let splits = u64::from(tiling.unwrap_or_else(|| Tiling::new(shape, false, sizes)).most_splits(shape));
     u64::from(shape.heads) * splits * (u64::from(shape.head_dim) + 2)
 }
 

@@ -2,16 +2,22 @@
 //! groups made once per step and matrix.
 
 mod buffers;
+#[cfg(not(target_arch = "wasm32"))]
+mod profile;
 mod sample;
 mod steps;
+mod target;
 
 use std::collections::HashMap;
+
+use target::GpuBufferRef;
 
 use buffers::{Activations, allocate_activations, allocate_caches};
 use sample::Sampling;
 
+use super::attend_one::OneTiling;
 use super::weights::Decoder;
-use super::{BatchUniform, Grid, PITCH, Sizes, decode_fp8, linear, matmul, matvec};
+use super::{BatchUniform, Grid, PITCH, Sizes, Threads, Tile, decode_fp8, linear, matmul, matvec};
 use crate::dtype::Dtype;
 use crate::gpu::{
     DeviceTier, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader,
@@ -49,6 +55,7 @@ enum StepKey {
     Silu,
     RopeStore { layer: u32 },
     Attend { layer: u32, prompt: bool },
+    AttendOne { layer: u32 },
     AttendReduce,
     SampleAdjust,
     SamplePick,
@@ -78,6 +85,8 @@ pub struct WebGpu {
     kernels: Kernels,
     decoders: HashMap<Dtype, Decoder>,
     sizes: Sizes,
+    threads: Threads,
+    tile: Tile,
     uploader: Uploader,
     allocation_scope: Option<wgpu::ErrorScopeGuard>,
     planning: bool,
@@ -85,7 +94,11 @@ pub struct WebGpu {
     pass: Vec<Dispatch>,
     batch: BatchUniform,
     prompt: bool,
+    /// How the attention of this pass is cut, where it is one decoded token's.
+    one: Option<OneTiling>,
     next_id: u32,
+    #[cfg(not(target_arch = "wasm32"))]
+    profile: profile::Profile,
     shape: DecoderShape,
     gpu: Gpu,
 }
@@ -132,6 +145,7 @@ impl WebGpu {
         for dtype in super::weights::DTYPES {
             decoders.insert(dtype, decode_fp8::choose(&gpu, &mut kernels, dtype).await?);
         }
+        let sizes = Sizes::of(gpu.tier());
         let activations = gpu.guarded("activations", || allocate_activations(&gpu, &shape)).await?;
         let sampling = gpu.guarded("sampling", || Sampling::allocate(&gpu, &shape)).await?;
         let caches = gpu.guarded("the key/value cache", || allocate_caches(&gpu, &shape)).await?;
@@ -143,7 +157,9 @@ impl WebGpu {
             bound: HashMap::new(),
             kernels,
             decoders,
-            sizes: Sizes::of(gpu.tier()),
+            sizes,
+            threads: Threads::of(sizes),
+            tile: Tile::of(sizes),
             uploader: Uploader::default(),
             allocation_scope: None,
             planning: false,
@@ -151,7 +167,10 @@ impl WebGpu {
             pass: Vec::new(),
             batch: BatchUniform::default(),
             prompt: false,
+            one: None,
             next_id: 0,
+            #[cfg(not(target_arch = "wasm32"))]
+            profile: profile::Profile::default(),
             shape,
             gpu,
         })
@@ -193,7 +212,7 @@ impl WebGpu {
         let mut encoder =
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(self.slot(slot)?.raw(), 0, staging.raw(), 0, bytes);
-        self.gpu.queue().submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
         let padded = read_buffer(&self.gpu, staging.raw(), pitch * rows).await?;
         Ok(padded.chunks(pitch as usize).flat_map(|row| row.iter().take(width as usize)).copied().collect())
     }
@@ -301,9 +320,12 @@ impl WebGpu {
         write: Write,
         prompt: bool,
     ) -> Result<Option<Vec<Bound>>, GpuError> {
-        let (spec, decoder, sizes) = (&weight.spec, self.decoder(weight.spec.dtype), self.sizes);
-        let kernel =
-            if prompt { matmul::kernel(spec, decoder, sizes) } else { matvec::kernel(spec, decoder, sizes) };
+        let (spec, decoder) = (&weight.spec, self.decoder(weight.spec.dtype));
+        let kernel = if prompt {
+            matmul::kernel(spec, decoder, self.tile)
+        } else {
+            matvec::kernel(spec, decoder, self.threads)
+        };
         let Some(pipeline) = self.pipeline(&spec.label, kernel)? else { return Ok(None) };
         let single = y.single();
         let (x_pitch, y_pitch) = (self.pitch(x), y.pitch(self));
@@ -336,41 +358,15 @@ impl WebGpu {
         // One row is a matrix-vector product even in a prompt.
         let prompt = self.prompt && !y.single();
         let tokens = if y.single() { 1 } else { self.batch.tokens };
-        let sizes = self.sizes;
+        let (threads, tile) = (self.threads, self.tile);
         let grids = weight.parts.iter().map(|part| {
             if prompt {
-                matmul::grid(part.rows, tokens, sizes)
+                matmul::grid(part.rows, tokens, tile)
             } else {
-                matvec::grid(&weight.spec, part.rows, tokens, sizes)
+                matvec::grid(&weight.spec, part.rows, tokens, threads)
             }
         });
         self.record(key, |this| this.bind_linear(x, weight, (&y, first), write, prompt), grids)
-    }
-}
-
-/// A destination of a product: an activation, or the scratch for `up`.
-enum GpuBufferRef {
-    Slot(Slot),
-    Up,
-}
-
-impl GpuBufferRef {
-    fn single(&self) -> bool {
-        matches!(self, GpuBufferRef::Slot(Slot::LastNormed | Slot::Logits))
-    }
-
-    fn pitch(&self, backend: &WebGpu) -> u32 {
-        match self {
-            GpuBufferRef::Slot(slot) => backend.pitch(*slot),
-            GpuBufferRef::Up => backend.pitch(Slot::Mlp),
-        }
-    }
-
-    fn buffer<'a>(&self, backend: &'a WebGpu) -> Result<&'a GpuBuffer, GpuError> {
-        match self {
-            GpuBufferRef::Slot(slot) => backend.slot(*slot),
-            GpuBufferRef::Up => Ok(&backend.activations.up),
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Bound, Dispatch, GpuBufferRef, StepKey, WebGpu};
 use crate::gpu::{GpuError, GpuMatrix, read_buffer};
 use crate::kernels::attend::Tiling;
+use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
     BatchUniform, attend, attend_reduce, embed, matvec_gated, rms_norm, rope_store, silu_mul,
 };
@@ -10,6 +11,26 @@ use crate::steps::sampling::{Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
 
 use super::GpuVector;
+
+impl WebGpu {
+    /// Adds one dispatch to a pass.
+    pub(super) fn encode_one(
+        &self,
+        pass: &mut wgpu::ComputePass,
+        dispatch: &Dispatch,
+    ) -> Result<(), GpuError> {
+        let bound = self.bound.get(&dispatch.key).and_then(|parts| parts.get(dispatch.part));
+        let Some((raw, bound)) = bound.and_then(|b| Some((self.kernels.raw(b.pipeline)?, b))) else {
+            let detail = "it was recorded without being bound".into();
+            return Err(GpuError::Rejected { label: format!("{:?}", dispatch.key), detail });
+        };
+        pass.set_pipeline(raw);
+        pass.set_bind_group(0, &bound.group, &[]);
+        let [x, y, z] = dispatch.grid;
+        pass.dispatch_workgroups(x, y, z);
+        Ok(())
+    }
+}
 
 impl Steps for WebGpu {
     fn plan(&mut self) {
@@ -100,7 +121,7 @@ impl Steps for WebGpu {
     }
 
     fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
-        let (tokens, sizes) = (self.batch.tokens, self.sizes);
+        let (tokens, threads) = (self.batch.tokens, self.threads);
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
         if self.prompt || !alike {
             let mlp = GpuBufferRef::Slot(Slot::Mlp);
@@ -120,9 +141,9 @@ impl Steps for WebGpu {
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
         }
-        let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, sizes));
+        let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
-            let kernel = matvec_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), sizes);
+            let kernel = matvec_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), threads);
             let Some(pipeline) = this.pipeline("matvec_gated", kernel)? else { return Ok(None) };
             let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
             let mut bound = Vec::new();
@@ -145,6 +166,10 @@ impl Steps for WebGpu {
     }
 
     fn rope_store(&mut self, layer: u32) -> Result<(), GpuError> {
+        // Attention of one token does it by the way.
+        if self.one.is_some() {
+            return Ok(());
+        }
         let grid = rope_store::grid(&self.shape, self.batch.tokens);
         let bind = |this: &mut Self| {
             let Some(pipeline) = this.pipeline("rope_store", Some(rope_store::kernel()))? else {
@@ -175,9 +200,10 @@ impl Steps for WebGpu {
     fn attend(&mut self, layer: u32) -> Result<(), GpuError> {
         let prompt = self.prompt;
         let (tokens, splits) = (self.batch.tokens, self.batch.splits);
+        let one = self.one;
         let tiling = Tiling::new(&self.shape, prompt, self.sizes);
         let bind = |this: &mut Self| {
-            let kernel = tiling.kernel(&this.shape);
+            let kernel = one.map_or_else(|| tiling.kernel(&this.shape), |one| one.kernel(&this.shape));
             let Some(pipeline) = this.pipeline("attend", Some(kernel))? else { return Ok(None) };
             let shape = &this.shape;
             let params = attend::Params {
@@ -192,18 +218,17 @@ impl Steps for WebGpu {
             };
             let params = this.uniform(&params)?;
             let [keys, values] = this.cache(layer)?;
-            let buffers = [
-                &this.activations.batch,
-                this.params(&params)?,
-                this.slot(Slot::Qkv)?,
-                keys,
-                values,
-                this.slot(Slot::AttnOut)?,
-                &this.activations.pieces,
-            ];
+            let mut buffers = vec![&this.activations.batch, this.params(&params)?];
+            buffers.extend(one.map(|_| &this.activations.rope));
+            let (qkv, out) = (this.slot(Slot::Qkv)?, this.slot(Slot::AttnOut)?);
+            buffers.extend([qkv, keys, values, out, &this.activations.pieces]);
             Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
         };
-        self.record(StepKey::Attend { layer, prompt }, bind, [tiling.grid(&self.shape, tokens, splits)])?;
+        let (key, grid) = match one {
+            Some(_) => (StepKey::AttendOne { layer }, OneTiling::grid(&self.shape, splits)),
+            None => (StepKey::Attend { layer, prompt }, tiling.grid(&self.shape, tokens, splits)),
+        };
+        self.record(key, bind, [grid])?;
         // Planning covers the longest context, which may be split.
         if splits == 1 && !self.planning {
             return Ok(());
@@ -234,18 +259,29 @@ impl Steps for WebGpu {
         if self.planning {
             return Ok(None);
         }
-        let mut encoder = self.encode(&pass_list)?;
+        #[cfg(not(target_arch = "wasm32"))]
+        let timed = self.encode_timed(&pass_list)?;
+        #[cfg(target_arch = "wasm32")]
+        let timed = None::<wgpu::CommandEncoder>;
+        let (timed, mut encoder) = match timed {
+            Some(encoder) => (true, encoder),
+            None => (false, self.encode(&pass_list)?),
+        };
         let staging = &self.activations.logits_staging;
         if logits {
             let bytes = u64::from(self.shape.vocab) * 4;
             encoder.copy_buffer_to_buffer(self.slot(Slot::Logits)?.raw(), 0, staging.raw(), 0, bytes);
         }
-        self.gpu.submit(encoder);
+        self.gpu.submit(Some(encoder.finish()));
         let result = if logits {
             read_buffer(&self.gpu, staging.raw(), self.shape.vocab).await.map(Some)
         } else {
             self.gpu.idle().await.map(|()| None)
         };
+        #[cfg(not(target_arch = "wasm32"))]
+        if timed && result.is_ok() {
+            self.read_times(&pass_list).await?;
+        }
         match &result {
             Ok(_) | Err(GpuError::Lost { .. }) => {}
             Err(_) => {
@@ -298,7 +334,11 @@ impl WebGpu {
             );
             return Err(GpuError::Shape { label: "batch".into(), detail });
         }
-        let tiling = Tiling::new(&self.shape, prompt, self.sizes);
+        self.one = if prompt { None } else { OneTiling::new(&self.shape, self.sizes) };
+        let tiling = match self.one {
+            Some(one) => one.tiling,
+            None => Tiling::new(&self.shape, prompt, self.sizes),
+        };
         let (splits, tiles_per_split) = tiling.splits(&self.shape, position, tokens, prompt);
         self.batch = BatchUniform { tokens, position, splits, tiles_per_split };
         self.prompt = prompt;
@@ -318,15 +358,7 @@ impl WebGpu {
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for dispatch in pass_list {
-            let bound = self.bound.get(&dispatch.key).and_then(|parts| parts.get(dispatch.part));
-            let Some((raw, bound)) = bound.and_then(|b| Some((self.kernels.raw(b.pipeline)?, b))) else {
-                let detail = "it was recorded without being bound".into();
-                return Err(GpuError::Rejected { label: format!("{:?}", dispatch.key), detail });
-            };
-            pass.set_pipeline(raw);
-            pass.set_bind_group(0, &bound.group, &[]);
-            let [x, y, z] = dispatch.grid;
-            pass.dispatch_workgroups(x, y, z);
+            self.encode_one(&mut pass, dispatch)?;
         }
         drop(pass);
         Ok(encoder)
