@@ -260,13 +260,12 @@ impl Steps for WebGpu {
             return Ok(None);
         }
         #[cfg(not(target_arch = "wasm32"))]
-        let timed = self.encode_timed(&pass_list)?;
-        #[cfg(target_arch = "wasm32")]
-        let timed = None::<wgpu::CommandEncoder>;
-        let (timed, mut encoder) = match timed {
+        let (timed, mut encoder) = match self.encode_timed(&pass_list)? {
             Some(encoder) => (true, encoder),
             None => (false, self.encode(&pass_list)?),
         };
+        #[cfg(target_arch = "wasm32")]
+        let mut encoder = self.encode(&pass_list)?;
         let staging = &self.activations.logits_staging;
         if logits {
             let bytes = u64::from(self.shape.vocab) * 4;
