@@ -1,0 +1,171 @@
+//! Stored weights to f32 lanes, 16 elements at a time.
+//!
+//! The bits of a narrow float, moved to where an f32 has its own, are that value times a power of two,
+//! subnormals included: one shuffle, one shift and one mask widen four elements. The power goes into the
+//! other factor of a product, half of it before and half behind, so that nothing over- or underflows.
+
+use super::lanes::{Lanes, add, from_bytes, load, mul, mul_add, splat, total, widen_bytes, widen_halves};
+
+/// Elements that are widened together.
+pub(super) const STEP: usize = 16;
+
+/// How elements are stored.
+pub(super) trait Format {
+    /// [`STEP`] elements.
+    type Block;
+    /// Bytes of an element.
+    const BYTES: usize;
+    /// `widen` gives values divided by this number, twice.
+    const HALF: f32;
+    /// The whole blocks of `bytes`, and what is left.
+    fn split(bytes: &[u8]) -> (&[Self::Block], &[u8]);
+    /// Fewer elements than a block has, with zeros behind them.
+    fn pad(rest: &[u8]) -> Self::Block;
+    fn widen(block: &Self::Block) -> [Lanes; 4];
+}
+
+fn padded<const N: usize>(rest: &[u8]) -> [u8; N] {
+    let mut block = [0; N];
+    block.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    block
+}
+
+/// 2^n
+const fn power(n: u32) -> f32 {
+    f32::from_bits((127 + n) << 23)
+}
+
+/// 8-bit floats. NaN and infinity become large numbers: loads refuse them.
+pub(super) struct Bytes<const SHIFT: u32, const MASK: u32, const HALF_EXPONENT: u32>;
+
+impl<const SHIFT: u32, const MASK: u32, const HALF_EXPONENT: u32> Format
+    for Bytes<SHIFT, MASK, HALF_EXPONENT>
+{
+    type Block = [u8; STEP];
+    const BYTES: usize = 1;
+    const HALF: f32 = power(HALF_EXPONENT);
+
+    #[inline(always)]
+    fn split(bytes: &[u8]) -> (&[Self::Block], &[u8]) {
+        bytes.as_chunks()
+    }
+
+    fn pad(rest: &[u8]) -> Self::Block {
+        padded(rest)
+    }
+
+    #[inline(always)]
+    fn widen(block: &Self::Block) -> [Lanes; 4] {
+        widen_bytes::<SHIFT, MASK>(block)
+    }
+}
+
+/// 16-bit floats, likewise.
+pub(super) struct Halves<const SHIFT: u32, const MASK: u32, const HALF_EXPONENT: u32>;
+
+impl<const SHIFT: u32, const MASK: u32, const HALF_EXPONENT: u32> Format
+    for Halves<SHIFT, MASK, HALF_EXPONENT>
+{
+    type Block = [u8; 2 * STEP];
+    const BYTES: usize = 2;
+    const HALF: f32 = power(HALF_EXPONENT);
+
+    #[inline(always)]
+    fn split(bytes: &[u8]) -> (&[Self::Block], &[u8]) {
+        bytes.as_chunks()
+    }
+
+    fn pad(rest: &[u8]) -> Self::Block {
+        padded(rest)
+    }
+
+    #[inline(always)]
+    fn widen(block: &Self::Block) -> [Lanes; 4] {
+        let zero = [splat(0.0); 2];
+        let [[a, b], [c, d]] = match block.as_chunks().0 {
+            [low, high] => [widen_halves::<SHIFT, MASK>(low), widen_halves::<SHIFT, MASK>(high)],
+            _ => [zero; 2],
+        };
+        [a, b, c, d]
+    }
+}
+
+/// f32 as it is.
+pub(super) struct Words;
+
+impl Format for Words {
+    type Block = [u8; 4 * STEP];
+    const BYTES: usize = 4;
+    const HALF: f32 = 1.0;
+
+    #[inline(always)]
+    fn split(bytes: &[u8]) -> (&[Self::Block], &[u8]) {
+        bytes.as_chunks()
+    }
+
+    fn pad(rest: &[u8]) -> Self::Block {
+        padded(rest)
+    }
+
+    #[inline(always)]
+    fn widen(block: &Self::Block) -> [Lanes; 4] {
+        match block.as_chunks().0 {
+            [a, b, c, d] => [from_bytes(a), from_bytes(b), from_bytes(c), from_bytes(d)],
+            _ => [splat(0.0); 4],
+        }
+    }
+}
+
+pub(super) type E4m3 = Bytes<4, 0x87f0_0000, 60>;
+pub(super) type E5m2 = Bytes<3, 0x8fe0_0000, 56>;
+pub(super) type F16 = Halves<3, 0x8fff_e000, 56>;
+pub(super) type Bf16 = Halves<0, 0xffff_0000, 0>;
+
+/// Sum of products of stored elements with `x`, which is already multiplied by `F::HALF`; the sum is
+/// still to be.
+#[inline(always)]
+pub(super) fn dot<F: Format>(row: &[u8], x: &[f32]) -> f32 {
+    let (blocks, rest) = F::split(row);
+    let (steps, x_rest) = x.as_chunks::<STEP>();
+    let mut sums = [splat(0.0); 4];
+    for (block, x) in blocks.iter().zip(steps) {
+        sums = step::<F>(sums, block, x);
+    }
+    if !rest.is_empty() {
+        let mut x = [0.0; STEP];
+        x.iter_mut().zip(x_rest).for_each(|(to, from)| *to = *from);
+        sums = step::<F>(sums, &F::pad(rest), &x);
+    }
+    let [a, b, c, d] = sums;
+    total(add(add(a, b), add(c, d)))
+}
+
+#[inline(always)]
+fn step<F: Format>([a, b, c, d]: [Lanes; 4], block: &F::Block, x: &[f32; STEP]) -> [Lanes; 4] {
+    let [e, f, g, h] = F::widen(block);
+    match x.as_chunks().0 {
+        [i, j, k, l] => {
+            [mul_add(a, e, load(i)), mul_add(b, f, load(j)), mul_add(c, g, load(k)), mul_add(d, h, load(l))]
+        }
+        _ => [a, b, c, d],
+    }
+}
+
+/// The values of stored elements, times `scale`, into the first of `out`: four to one, and zeros up to a
+/// whole [`STEP`].
+#[inline(always)]
+pub(super) fn widen<F: Format>(row: &[u8], scale: f32, out: &mut [Lanes]) {
+    let (blocks, rest) = F::split(row);
+    let (exact, scale) = (splat(F::HALF * F::HALF), splat(scale));
+    let (outs, _) = out.as_chunks_mut::<4>();
+    let mut outs = outs.iter_mut();
+    // In this order: it takes no place out of `outs` that it does not fill.
+    for (block, out) in blocks.iter().zip(outs.by_ref()) {
+        *out = F::widen(block).map(|lanes| mul(mul(lanes, exact), scale));
+    }
+    if !rest.is_empty()
+        && let Some(out) = outs.next()
+    {
+        *out = F::widen(&F::pad(rest)).map(|lanes| mul(mul(lanes, exact), scale));
+    }
+}
