@@ -16,11 +16,11 @@
 #[allow(dead_code, reason = "shared with the tests of the embedded models")]
 mod support;
 
-use bise::engine::{Message, Prompt, WeightMode};
+use bise::engine::{Engine, Message, Prompt, WeightMode};
 use bise::gpu::LimitChoice;
 use pollster::block_on;
 
-use support::{from_top, greedy, ids, json, load, logits_agree, run};
+use support::{from_top, greedy, ids, json, load, load_on_cpu, logits_agree, run};
 
 const MODEL: &str = "target/models/smollm2-135m";
 
@@ -34,9 +34,8 @@ fn wanted() -> bool {
     true
 }
 
-fn check(weights: WeightMode, key: &str, tolerance: f64) {
+fn check(mut engine: Engine, key: &str, tolerance: f64) {
     let vectors = json("tests/fixtures/vectors/smollm2.json");
-    let mut engine = load(MODEL, weights, LimitChoice::Adapter);
     for case in vectors["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
         let prompt = ids(&case["ids"]);
@@ -68,13 +67,27 @@ fn check(weights: WeightMode, key: &str, tolerance: f64) {
 #[test]
 fn as_stored() {
     if wanted() {
-        check(WeightMode::Checkpoint, "checkpoint", 5e-3);
+        check(load(MODEL, WeightMode::Checkpoint, LimitChoice::Adapter), "checkpoint", 5e-3);
     }
 }
 
 #[test]
 fn as_f8() {
     if wanted() {
-        check(WeightMode::F8, "f8", 5e-3);
+        check(load(MODEL, WeightMode::F8, LimitChoice::Adapter), "f8", 5e-3);
+    }
+}
+
+#[test]
+fn as_stored_on_the_cpu() {
+    if wanted() {
+        check(load_on_cpu(MODEL, WeightMode::Checkpoint), "checkpoint", 5e-3);
+    }
+}
+
+#[test]
+fn as_f8_on_the_cpu() {
+    if wanted() {
+        check(load_on_cpu(MODEL, WeightMode::F8), "f8", 5e-3);
     }
 }
