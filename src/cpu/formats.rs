@@ -121,33 +121,38 @@ pub(super) type E5m2 = Bytes<3, 0x8fe0_0000, 56>;
 pub(super) type F16 = Halves<3, 0x8fff_e000, 56>;
 pub(super) type Bf16 = Halves<0, 0xffff_0000, 0>;
 
-/// Sum of products of stored elements with `x`, which is already multiplied by `F::HALF`; the sum is
-/// still to be.
+/// Rows that share the loads of `x`.
+pub(super) const ROWS: usize = 4;
+
+/// Sums of products of stored elements with `x`, for [`ROWS`] rows of equal length. `x` is already
+/// multiplied by `F::HALF`; the sums are still to be. A row's sum does not depend on those beside it.
 #[inline(always)]
-pub(super) fn dot<F: Format>(row: &[u8], x: &[f32]) -> f32 {
-    let (blocks, rest) = F::split(row);
+pub(super) fn dots<F: Format>(rows: [&[u8]; ROWS], x: &[f32]) -> [f32; ROWS] {
     let (steps, x_rest) = x.as_chunks::<STEP>();
-    let mut sums = [splat(0.0); 4];
-    for (block, x) in blocks.iter().zip(steps) {
-        sums = step::<F>(sums, block, x);
+    let [(a, a_rest), (b, b_rest), (c, c_rest), (d, d_rest)] = rows.map(F::split);
+    let mut sums = [[splat(0.0); 2]; ROWS];
+    for ((a, b), ((c, d), x)) in a.iter().zip(b).zip(c.iter().zip(d).zip(steps)) {
+        step_all::<F>(&mut sums, [a, b, c, d], x);
     }
-    if !rest.is_empty() {
+    if !a_rest.is_empty() {
         let mut x = [0.0; STEP];
         x.iter_mut().zip(x_rest).for_each(|(to, from)| *to = *from);
-        sums = step::<F>(sums, &F::pad(rest), &x);
+        let [a, b, c, d] = [a_rest, b_rest, c_rest, d_rest].map(F::pad);
+        step_all::<F>(&mut sums, [&a, &b, &c, &d], &x);
     }
-    let [a, b, c, d] = sums;
-    total(add(add(a, b), add(c, d)))
+    sums.map(|[even, odd]| total(add(even, odd)))
 }
 
 #[inline(always)]
-fn step<F: Format>([a, b, c, d]: [Lanes; 4], block: &F::Block, x: &[f32; STEP]) -> [Lanes; 4] {
-    let [e, f, g, h] = F::widen(block);
-    match x.as_chunks().0 {
-        [i, j, k, l] => {
-            [mul_add(a, e, load(i)), mul_add(b, f, load(j)), mul_add(c, g, load(k)), mul_add(d, h, load(l))]
-        }
-        _ => [a, b, c, d],
+fn step_all<F: Format>(sums: &mut [[Lanes; 2]; ROWS], blocks: [&F::Block; ROWS], x: &[f32; STEP]) {
+    let [i, j, k, l] = match x.as_chunks().0 {
+        [i, j, k, l] => [load(i), load(j), load(k), load(l)],
+        _ => return,
+    };
+    for ([even, odd], block) in sums.iter_mut().zip(blocks) {
+        let [e, f, g, h] = F::widen(block);
+        *even = mul_add(mul_add(*even, e, i), g, k);
+        *odd = mul_add(mul_add(*odd, f, j), h, l);
     }
 }
 

@@ -1,6 +1,6 @@
 //! `y = x W^T` from rows as they are stored.
 
-use super::formats::{Bf16, E4m3, E5m2, F16, Format, STEP, Words, dot, widen};
+use super::formats::{Bf16, E4m3, E5m2, F16, Format, ROWS as DOT_ROWS, STEP, Words, dots, widen};
 use super::lanes::{Lanes, load, mul_add, splat, total};
 use crate::dtype::Dtype;
 
@@ -53,16 +53,27 @@ fn matvec_of<F: Format>(matrix: Stored, x: &[f32], scratch: &mut Vec<f32>, out: 
     scratch.extend(x.iter().take(matrix.cols).map(|x| x * F::HALF));
     let x = scratch.as_slice();
     let per_row = matrix.scales_per_row();
-    for (row, bytes) in matrix.bytes.chunks_exact((matrix.cols * F::BYTES).max(1)).enumerate() {
-        let sum = match matrix.scales.get(row * per_row..(row + 1) * per_row) {
-            Some([scale]) => dot::<F>(bytes, x) * scale,
-            None | Some([]) => dot::<F>(bytes, x),
-            Some(scales) => {
-                let blocks = bytes.chunks(matrix.scale_cols * F::BYTES).zip(x.chunks(matrix.scale_cols));
-                blocks.zip(scales).map(|((bytes, x), scale)| dot::<F>(bytes, x) * scale).sum()
+    let row_bytes = (matrix.cols * F::BYTES).max(1);
+    for (tile, bytes) in (0..).step_by(DOT_ROWS).zip(matrix.bytes.chunks(row_bytes * DOT_ROWS)) {
+        // The last rows may be fewer: what is missing is the first of them again, and goes nowhere.
+        let mut rows = [bytes.get(..row_bytes).unwrap_or_default(); DOT_ROWS];
+        rows.iter_mut().zip(bytes.chunks_exact(row_bytes)).for_each(|(to, row)| *to = row);
+        let mut sums = [0.0; DOT_ROWS];
+        if per_row <= 1 {
+            sums = dots::<F>(rows, x);
+        } else {
+            for (block, x) in x.chunks(matrix.scale_cols).enumerate() {
+                let from = block * matrix.scale_cols * F::BYTES;
+                let part = rows.map(|row| row.get(from..from + x.len() * F::BYTES).unwrap_or_default());
+                for ((row, sum), dot) in (tile..).zip(&mut sums).zip(dots::<F>(part, x)) {
+                    *sum += dot * matrix.scales.get(row * per_row + block).copied().unwrap_or_default();
+                }
             }
-        };
-        out.put(0, row, sum * F::HALF);
+        }
+        for (row, sum) in (tile..).zip(sums).take(bytes.len() / row_bytes) {
+            let scale = if per_row == 1 { matrix.scales.get(row).copied().unwrap_or_default() } else { 1.0 };
+            out.put(0, row, sum * scale * F::HALF);
+        }
     }
 }
 
