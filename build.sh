@@ -12,6 +12,7 @@ usage: ./build.sh [COMMAND]
   bench            speed of the embedded model in Chromium, against the limit it must keep
   bench merge      speed of a merge, natively and in Chromium, beside mergekit's (downloads 3 GB, once)
   bench cache      a first visit on a slow line against one with the model kept
+  bench cpu        speed of the embedded model on the CPU, beside WebGPU on a software adapter
   bench load       how fast weights reach the device, against a bare loop of fetch and writeBuffer
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   test --seven-billion
@@ -244,12 +245,16 @@ bench() {
             site
             node tests/browser/bench_cache.js
             ;;
+        cpu)
+            site
+            node tests/browser/bench_cpu.js
+            ;;
         load)
             cargo build --bin bise
             site
             node tests/browser/bench_load.js "$TARGET"
             ;;
-        *) die "there is no bench $1; there are: bench, bench merge, bench cache, bench load" ;;
+        *) die "there is no bench $1; there are: bench, bench merge, bench cache, bench cpu, bench load" ;;
     esac
 }
 

@@ -101,15 +101,11 @@ export class RunPanel {
 
   /** What this browser can do. */
   #offer() {
-    const canChat = "gpu" in navigator;
-    const chat = byId("to-chat", HTMLInputElement);
-    chat.disabled = !canChat;
-    byId("no-webgpu", HTMLElement).hidden = canChat;
+    byId("no-webgpu", HTMLElement).hidden = "gpu" in navigator;
     byId("to-folder", HTMLInputElement).disabled = directoryPicker() === null;
     byId("no-picker", HTMLElement).hidden = directoryPicker() !== null;
     byId("to-download", HTMLInputElement).disabled = !canDownload();
     byId("no-download", HTMLElement).hidden = canDownload();
-    if (!canChat) byId("to-storage", HTMLInputElement).checked = true;
     this.#refresh();
   }
 
