@@ -130,30 +130,39 @@ pub(super) const ROWS: usize = 4;
 pub(super) fn dots<F: Format>(rows: [&[u8]; ROWS], x: &[f32]) -> [f32; ROWS] {
     let (steps, x_rest) = x.as_chunks::<STEP>();
     let [(a, a_rest), (b, b_rest), (c, c_rest), (d, d_rest)] = rows.map(F::split);
-    let mut sums = [[splat(0.0); 2]; ROWS];
+    // Every sum has a name: in an array they would lie in memory.
+    let (zero, mut x_end) = ([splat(0.0); 2], [0.0; STEP]);
+    let (mut a_sum, mut b_sum, mut c_sum, mut d_sum) = (zero, zero, zero, zero);
     for ((a, b), ((c, d), x)) in a.iter().zip(b).zip(c.iter().zip(d).zip(steps)) {
-        step_all::<F>(&mut sums, [a, b, c, d], x);
+        let x = step(x);
+        a_sum = add_step::<F>(a_sum, a, x);
+        b_sum = add_step::<F>(b_sum, b, x);
+        c_sum = add_step::<F>(c_sum, c, x);
+        d_sum = add_step::<F>(d_sum, d, x);
     }
     if !a_rest.is_empty() {
-        let mut x = [0.0; STEP];
-        x.iter_mut().zip(x_rest).for_each(|(to, from)| *to = *from);
-        let [a, b, c, d] = [a_rest, b_rest, c_rest, d_rest].map(F::pad);
-        step_all::<F>(&mut sums, [&a, &b, &c, &d], &x);
+        x_end.iter_mut().zip(x_rest).for_each(|(to, from)| *to = *from);
+        let x = step(&x_end);
+        a_sum = add_step::<F>(a_sum, &F::pad(a_rest), x);
+        b_sum = add_step::<F>(b_sum, &F::pad(b_rest), x);
+        c_sum = add_step::<F>(c_sum, &F::pad(c_rest), x);
+        d_sum = add_step::<F>(d_sum, &F::pad(d_rest), x);
     }
-    sums.map(|[even, odd]| total(add(even, odd)))
+    [a_sum, b_sum, c_sum, d_sum].map(|[even, odd]| total(add(even, odd)))
 }
 
 #[inline(always)]
-fn step_all<F: Format>(sums: &mut [[Lanes; 2]; ROWS], blocks: [&F::Block; ROWS], x: &[f32; STEP]) {
-    let [i, j, k, l] = match x.as_chunks().0 {
-        [i, j, k, l] => [load(i), load(j), load(k), load(l)],
-        _ => return,
-    };
-    for ([even, odd], block) in sums.iter_mut().zip(blocks) {
-        let [e, f, g, h] = F::widen(block);
-        *even = mul_add(mul_add(*even, e, i), g, k);
-        *odd = mul_add(mul_add(*odd, f, j), h, l);
+fn step(x: &[f32; STEP]) -> [Lanes; 4] {
+    match x.as_chunks().0 {
+        [a, b, c, d] => [load(a), load(b), load(c), load(d)],
+        _ => [splat(0.0); 4],
     }
+}
+
+#[inline(always)]
+fn add_step<F: Format>([even, odd]: [Lanes; 2], block: &F::Block, [i, j, k, l]: [Lanes; 4]) -> [Lanes; 2] {
+    let [e, f, g, h] = F::widen(block);
+    [mul_add(mul_add(even, e, i), g, k), mul_add(mul_add(odd, f, j), h, l)]
 }
 
 /// The values of stored elements, times `scale`, into the first of `out`: four to one, and zeros up to a
