@@ -12,6 +12,8 @@ usage: ./build.sh [COMMAND]
   bench            speed of the embedded model in Chromium, against the limit it must keep
   bench merge      speed of a merge, natively and in Chromium, beside mergekit's (downloads 3 GB, once)
   bench cache      a first visit on a slow line against one with the model kept
+  bench --backend cpu
+                   SmolLM2 on the CPU, one thread, beside wllama and bare loops
   bench cpu        speed of the embedded model on the CPU, beside WebGPU on a software adapter
   bench load       how fast weights reach the device, against a bare loop of fetch and writeBuffer
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
@@ -249,12 +251,19 @@ bench() {
             site
             node tests/browser/bench_cpu.js
             ;;
+        --backend)
+            [ "${2:-}" = cpu ] || die "bench --backend takes cpu; bench alone runs on WebGPU"
+            need_smollm2
+            need_wllama
+            site
+            node tests/browser/bench_wllama.js
+            ;;
         load)
             cargo build --bin bise
             site
             node tests/browser/bench_load.js "$TARGET"
             ;;
-        *) die "there is no bench $1; there are: bench, bench merge, bench cache, bench cpu, bench load" ;;
+        *) die "there is no bench $1; there are: bench, bench --backend cpu, bench merge, bench cache, bench cpu, bench load" ;;
     esac
 }
 
