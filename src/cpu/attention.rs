@@ -160,12 +160,12 @@ fn take_in<'a>(
 
 fn product(a: &[Lanes], b: &[Lanes]) -> f32 {
     let zero = splat(0.0);
-    let mut sums = [zero; 4];
-    for (a, b) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum = mul_add(*sum, *a, *b);
-        }
+    let (mut s0, mut s1, mut s2, mut s3) = (zero, zero, zero, zero);
+    for ([a0, a1, a2, a3], [b0, b1, b2, b3]) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+        s0 = mul_add(s0, *a0, *b0);
+        s1 = mul_add(s1, *a1, *b1);
+        s2 = mul_add(s2, *a2, *b2);
+        s3 = mul_add(s3, *a3, *b3);
     }
-    let [a, b, c, d] = sums;
-    total(add(add(a, b), add(c, d)))
+    total(add(add(s0, s1), add(s2, s3)))
 }

@@ -132,10 +132,11 @@ fn widen_row_of<F: Format>(matrix: Stored, row: usize, out: &mut [Lanes]) {
     }
 }
 
-/// `ROWS` rows of W by `TOKENS` rows of x.
+/// `ROWS` rows of W by `TOKENS` rows of x. Every sum has a name: in an array they would lie in memory.
 fn tile_sums([first, second]: [&[Lanes]; ROWS], x: &[f32], x_pitch: usize) -> [[f32; TOKENS]; ROWS] {
     let zero = splat(0.0);
-    let mut sums = [[zero; TOKENS]; ROWS];
+    let (mut a0, mut a1, mut a2, mut a3) = (zero, zero, zero, zero);
+    let (mut b0, mut b1, mut b2, mut b3) = (zero, zero, zero, zero);
     let mut rows = x.chunks_exact(x_pitch).map(|row| row.as_chunks::<4>().0);
     let (Some(x0), Some(x1), Some(x2), Some(x3)) = (rows.next(), rows.next(), rows.next(), rows.next())
     else {
@@ -143,14 +144,17 @@ fn tile_sums([first, second]: [&[Lanes]; ROWS], x: &[f32], x_pitch: usize) -> [[
     };
     let tokens = x0.iter().zip(x1).zip(x2.iter().zip(x3));
     for ((a, b), ((x0, x1), (x2, x3))) in first.iter().zip(second).zip(tokens) {
-        let x = [load(x0), load(x1), load(x2), load(x3)];
-        let [sums_a, sums_b] = &mut sums;
-        for ((sum_a, sum_b), x) in sums_a.iter_mut().zip(sums_b).zip(x) {
-            *sum_a = mul_add(*sum_a, *a, x);
-            *sum_b = mul_add(*sum_b, *b, x);
-        }
+        let (x0, x1, x2, x3) = (load(x0), load(x1), load(x2), load(x3));
+        a0 = mul_add(a0, *a, x0);
+        b0 = mul_add(b0, *b, x0);
+        a1 = mul_add(a1, *a, x1);
+        b1 = mul_add(b1, *b, x1);
+        a2 = mul_add(a2, *a, x2);
+        b2 = mul_add(b2, *b, x2);
+        a3 = mul_add(a3, *a, x3);
+        b3 = mul_add(b3, *b, x3);
     }
-    sums.map(|row| row.map(total))
+    [[total(a0), total(a1), total(a2), total(a3)], [total(b0), total(b1), total(b2), total(b3)]]
 }
 
 impl Stored<'_> {
