@@ -12,7 +12,6 @@ import { startServer } from "./server.js";
 
 const STARTS = 3;
 const RUNS = 3;
-const CONTEXT = 1024;
 const WLLAMA = fromTop(".tools/wllama/node_modules/@wllama/wllama/esm");
 const GGUF = fromTop("target/models/smollm2-135m.Q8_0.gguf");
 const BUILT = fromTop("target/bench");
@@ -46,11 +45,13 @@ function prompt(count, seed) {
  * @typedef {object} Program
  * @property {(model: string, context: number) => Promise<void>} load makes `globalThis.ask`
  * @property {string} model
+ * @property {number} context positions
  */
 
 /** @type {Program} */
 const BISE = {
   model: "/smollm2/",
+  context: 1024,
   load: async (model, context) => {
     const path = "/pkg/index.js";
     const { Engine } = await import(path);
@@ -66,6 +67,7 @@ const BISE = {
 /** @type {Program} */
 const WLLAMA_PROGRAM = {
   model: "/gguf/smollm2-135m.Q8_0.gguf",
+  context: BISE.context,
   load: async (model, context) => {
     const path = "/wllama/index.js";
     const { Wllama } = await import(path);
@@ -92,7 +94,7 @@ const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.le
  */
 async function start(page, url, program) {
   await page.goto(`${url}/pages/blank.html`, { waitUntil: "load" });
-  const loaded = await page.evaluate(`(${program.load})(${JSON.stringify(program.model)}, ${CONTEXT}).then(() => performance.now())`);
+  const loaded = await page.evaluate(`(${program.load})(${JSON.stringify(program.model)}, ${program.context}).then(() => performance.now())`);
   return page.evaluate(async (prompt, loaded) => {
     const { ask, info } = /** @type {any} */ (globalThis);
     await ask(prompt, 1);
@@ -152,7 +154,7 @@ async function measureRest(url) {
       const { measureLimits } = await import(path);
       return /** @type {Record<string, number>} */ (await measureLimits("/built/limits.wasm"));
     });
-    const tale = { ...BISE, model: "/models/tale/" };
+    const tale = { ...BISE, model: "/models/tale/", context: 512 };
     await start(page, url, tale);
     const starts = [];
     for (let i = 0; i < STARTS; i += 1) starts.push((await start(page, url, tale)).first);
