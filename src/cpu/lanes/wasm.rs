@@ -1,8 +1,8 @@
 //! The same in WebAssembly SIMD. Native tests reach only the portable twins; change both together.
 
 use core::arch::wasm32::{
-    f32x4, f32x4_add, f32x4_extract_lane, f32x4_mul, f32x4_splat, i8x16_shuffle, i16x8_shr, i32x4_shr, u8x16,
-    u16x8_splat, u32x4_splat, v128, v128_and,
+    f32x4_add, f32x4_extract_lane, f32x4_mul, f32x4_splat, i8x16_shuffle, i16x8_shr, i32x4_shr, u16x8_splat,
+    u32x4_splat, u64x2, v128, v128_and,
 };
 
 /// Four f32.
@@ -13,11 +13,9 @@ pub(in crate::cpu) fn splat(value: f32) -> Lanes {
     f32x4_splat(value)
 }
 
-/// Written out, it compiles to one plain load.
 #[inline(always)]
 pub(in crate::cpu) fn load(values: &[f32; 4]) -> Lanes {
-    let [a, b, c, d] = *values;
-    f32x4(a, b, c, d)
+    from_bytes(bytemuck::cast_ref(values))
 }
 
 #[inline(always)]
@@ -40,11 +38,13 @@ pub(in crate::cpu) fn mul(a: Lanes, b: Lanes) -> Lanes {
     f32x4_mul(a, b)
 }
 
-/// One plain load.
+/// Two loads. Named element by element, the compiler would load them so, too, where a shuffle follows.
 #[inline(always)]
 pub(in crate::cpu) fn from_bytes(bytes: &[u8; 16]) -> Lanes {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
-    u8x16(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)
+    match bytes.as_chunks().0 {
+        [low, high] => u64x2(u64::from_le_bytes(*low), u64::from_le_bytes(*high)),
+        _ => splat(0.0),
+    }
 }
 
 /// Each 16-bit element of the lower, and of the upper half, on top of a lane of its own. Interleaving with
