@@ -1,11 +1,10 @@
 //! `tale` and `case` against transformers, at every limit of the device.
 
-use bise::engine::{Prompt, WeightMode};
+use bise::engine::WeightMode;
 use bise::gpu::LimitChoice;
-use pollster::block_on;
 use serde_json::Value;
 
-use crate::support::{greedy, greedy_agrees, ids, json, load, logits_agree, run};
+use crate::support::{TOLERANCE, check_golden, greedy_agrees, ids, json, load, logits_agree};
 
 /// Holds 21 rows of the widest matrix of the pair (512 columns of bf16) and so splits every one.
 const SPLITTING_LIMIT: u64 = 22_000;

@@ -32,6 +32,7 @@ pub fn load(model: &str, weights: WeightMode, limits: LimitChoice) -> Engine {
     load_with(model, &LoadOptions { weights, gpu: gpu(limits), ..LoadOptions::default() })
 }
 
+#[allow(dead_code, reason = "for the tests on the CPU, which share this file")]
 pub fn load_on_cpu(model: &str, weights: WeightMode) -> Engine {
     let engine =
         load_with(model, &LoadOptions { weights, backend: BackendChoice::Cpu, ..LoadOptions::default() });
