@@ -15,6 +15,9 @@ usage: ./build.sh [COMMAND]
   bench merge      speed of a merge, natively and in Chromium, beside mergekit's (downloads 3 GB, once)
   bench cache      a first visit on a slow line against one with the model kept
   bench chat       what the turns of a chat compute, with the key/value cache kept between them
+  bench --backend cpu
+                   SmolLM2 on the CPU, one thread, beside wllama and bare loops
+  bench cpu        speed of the embedded model on the CPU, beside WebGPU on a software adapter
   bench load       how fast weights reach the device, against a bare loop of fetch and writeBuffer
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   test --seven-billion
@@ -256,12 +259,23 @@ bench() {
             site
             node tests/browser/bench_chat.js
             ;;
+        cpu)
+            site
+            node tests/browser/bench_cpu.js
+            ;;
+        --backend)
+            [ "${2:-}" = cpu ] || die "bench --backend takes cpu; bench alone runs on WebGPU"
+            need_smollm2
+            need_wllama
+            site
+            node tests/browser/bench_wllama.js
+            ;;
         load)
             cargo build --bin bise
             site
             node tests/browser/bench_load.js "$TARGET"
             ;;
-        *) die "there is no bench $1; there are: bench, bench native, bench merge, bench cache, bench chat, bench load" ;;
+        *) die "there is no bench $1; there are: bench, bench --backend cpu, bench native, bench merge, bench cache, bench chat, bench cpu, bench load" ;;
     esac
 }
 

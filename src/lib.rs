@@ -9,6 +9,7 @@
 //! checkpoint  bytes -> tensors (no GPU, no web)
 //! gpu         device, buffers, pipelines (knows no kernel and no model)
 //! kernels     WGSL and its dispatch: the steps on WebGPU
+//! cpu         the steps on the CPU, with SIMD
 //! reference   the same steps in plain Rust: the oracle (native builds only)
 //! model       config, weights, key/value cache, the decoder
 //! merge       recipes, schedules, and merged tensors in chunks
@@ -25,6 +26,8 @@ pub mod checkpoint;
 pub mod gpu;
 
 pub mod kernels;
+
+pub mod cpu;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod reference;

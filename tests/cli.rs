@@ -32,6 +32,18 @@ fn generate_prints_one_object() {
 }
 
 #[test]
+fn the_cpu_gives_the_same_when_it_is_asked_for() {
+    let prompt = "The old man opened the door and";
+    let generate =
+        ["generate", TALE, "--prompt", prompt, "--temperature", "0", "--max-tokens", "8", "--json"];
+    let value = json(&[&generate[..], &["--backend", "cpu"]].concat());
+    assert_eq!(value["ids"], serde_json::json!([533, 281, 262, 688, 1966, 13, 1954, 2007]));
+    let value = json(&["logits", TALE, "--ids", "1,2,3", "--backend", "cpu", "--json"]);
+    assert!(value["adapter"].as_str().unwrap().contains("CPU"), "{value}");
+    error(&["logits", TALE, "--ids", "1", "--backend", "npu"], 2);
+}
+
+#[test]
 fn generate_streams_text_and_seeds_repeat() {
     let run = |seed: &str| {
         let arguments = [

@@ -33,7 +33,12 @@ fn gpu(limits: LimitChoice) -> GpuOptions {
 }
 
 fn load(source: &SyntheticSource, limits: LimitChoice, context: u32) -> Engine {
-    let options = LoadOptions { weights: WeightMode::F8, context_length: Some(context), gpu: gpu(limits) };
+    let options = LoadOptions {
+        weights: WeightMode::F8,
+        context_length: Some(context),
+        gpu: gpu(limits),
+        ..LoadOptions::default()
+    };
     block_on(Engine::load(source, &options, &mut |_| (), &|| false)).unwrap()
 }
 

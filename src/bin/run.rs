@@ -5,7 +5,9 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
 use bise::checkpoint::source::FileSource;
-use bise::engine::{Engine, LoadOptions, Message, Prompt, Request, WeightMode, load_tokenizer};
+use bise::engine::{
+    BackendChoice, Engine, LoadOptions, Message, Prompt, Request, WeightMode, load_tokenizer,
+};
 use bise::gpu::{GpuOptions, LimitChoice};
 use clap::{Args, ValueEnum};
 use pollster::block_on;
@@ -29,6 +31,27 @@ impl From<Weights> for WeightMode {
     }
 }
 
+/// Where to compute.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Backend {
+    /// On WebGPU where there is an adapter, else on the CPU; an adapter that BISE_ADAPTER names must be there.
+    Auto,
+    /// On WebGPU.
+    Webgpu,
+    /// On the CPU, in one thread.
+    Cpu,
+}
+
+impl From<Backend> for BackendChoice {
+    fn from(backend: Backend) -> BackendChoice {
+        match backend {
+            Backend::Auto => BackendChoice::Auto,
+            Backend::Webgpu => BackendChoice::Webgpu,
+            Backend::Cpu => BackendChoice::Cpu,
+        }
+    }
+}
+
 /// What every command that loads a model takes.
 #[derive(Args)]
 pub struct ModelArgs {
@@ -40,6 +63,9 @@ pub struct ModelArgs {
     /// Positions to reserve key/value cache for [default: the model's limit, at most 4096].
     #[arg(long, value_name = "TOKENS")]
     context: Option<u32>,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
     /// Print exactly one JSON object.
     #[arg(long)]
     json: bool,
@@ -152,8 +178,13 @@ pub fn gpu_options() -> Result<GpuOptions, Box<dyn Error>> {
 }
 
 fn load(args: &ModelArgs) -> Result<Engine, Box<dyn Error>> {
-    let options =
-        LoadOptions { weights: args.weights.into(), context_length: args.context, gpu: gpu_options()? };
+    let options = LoadOptions {
+        weights: args.weights.into(),
+        context_length: args.context,
+        backend: args.backend.into(),
+        gpu: gpu_options()?,
+        turn: None,
+    };
     Ok(block_on(Engine::load(&source(&args.model)?, &options, &mut |_| (), &|| false))?)
 }
 

@@ -1,6 +1,8 @@
 //! Everything that may fail, and the stable code that callers see.
 
+use super::backend::BackendError;
 use crate::checkpoint::{CheckpointError, SourceError};
+use crate::cpu::CpuError;
 use crate::gpu::GpuError;
 use crate::merge::MergeError;
 use crate::model::ModelError;
@@ -31,6 +33,9 @@ pub enum EngineError {
     /// The device.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// The CPU backend.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
     /// A tokenizer or template file of the checkpoint.
     #[error(transparent)]
     TextFile(TextError),
@@ -65,6 +70,8 @@ impl EngineError {
                 MergeError::Gpu(error) => gpu_code(error),
             },
             EngineError::Gpu(error) => gpu_code(error),
+            EngineError::Cpu(CpuError::OutOfMemory { .. }) => "out-of-memory",
+            EngineError::Cpu(CpuError::Shape { .. }) => "bad-checkpoint",
         }
     }
 }
@@ -153,8 +160,8 @@ impl From<ModelError> for EngineError {
     }
 }
 
-impl From<LoadError<GpuError>> for EngineError {
-    fn from(error: LoadError<GpuError>) -> Self {
+impl From<LoadError<BackendError>> for EngineError {
+    fn from(error: LoadError<BackendError>) -> Self {
         match error {
             LoadError::Model(error) => error.into(),
             LoadError::Backend(error) => error.into(),

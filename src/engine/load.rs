@@ -3,13 +3,14 @@
 
 use futures_util::future::join3;
 
+use super::backend::Device;
 use super::cached::Kept;
 use super::fill::Target;
 use super::{Engine, EngineError, LoadOptions, Phase, Progress};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Manifest, SourceError};
-use crate::gpu::{DeviceTier, Gpu};
+use crate::gpu::DeviceTier;
 use crate::kernels::WebGpu;
 use crate::model::WeightPlan;
 use crate::model::config::{CONFIG_FILE, GENERATION_FILE};
@@ -127,7 +128,7 @@ impl Engine {
         let stop = || if cancelled() { Err(EngineError::Aborted) } else { Ok(()) };
 
         report(Phase::Adapter, 0, 1);
-        let gpu = Gpu::open(&options.gpu).await?;
+        let device = Device::open(options).await?;
         stop()?;
         report(Phase::Config, 0, 1);
         let side = read_side_files(source).await?;
@@ -139,12 +140,17 @@ impl Engine {
         let precision = options.weights.precision();
         let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, precision)?;
 
-        let room = room_for_context(&side.config, gpu.tier());
+        let shape_of = |context| {
+            let mut shape = side.config.shape(context);
+            shape.max_batch = device.max_batch(&shape);
+            shape
+        };
+        let room = shape_of(side.config.max_positions).largest_context(device.max_buffer_bytes());
         let context = context_length(&side.config, options.context_length, room)?;
-        let shape = shape_on(&side.config, context, gpu.tier());
+        let shape = shape_of(context);
         let cache = KvCache::new(shape.cache_slots(), shape.window);
         let max_batch = shape.max_batch;
-        let mut backend = WebGpu::new(gpu, shape).await?;
+        let mut backend = device.backend(shape, options).await?;
         let weights = Weights::allocate(&plan, &mut backend)?;
         backend.allocated().await?;
         decoder::plan(&mut backend, &weights)?;

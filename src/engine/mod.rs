@@ -1,6 +1,7 @@
 //! Load and generate: the loops that tie the floors together.
 //!
 //! ```text
+//! backend   WebGPU or the CPU, as one
 //! load      from a source of bytes to a model on the device
 //! fill      its weights: from the cache, then from the source
 //! cached    the source with what is kept of it, and the hashes of its files
@@ -10,6 +11,7 @@
 //! inspect   what a checkpoint holds and would take
 //! ```
 
+mod backend;
 pub mod cache;
 pub mod cached;
 mod error;
@@ -29,14 +31,15 @@ pub use types::*;
 
 use std::collections::BTreeMap;
 
+use backend::Backend;
+
 use crate::gpu::Traffic;
-use crate::kernels::WebGpu;
 use crate::model::{Config, Decoder, GenerationConfig, WeightPlan};
 use crate::text::{ChatTemplate, Tokenizer, check_logits, log_probs};
 
 /// A loaded model, ready to generate. One request at a time.
 pub struct Engine {
-    decoder: Decoder<WebGpu>,
+    decoder: Decoder<Backend>,
     config: Config,
     generation: GenerationConfig,
     tokenizer: Option<Tokenizer>,
@@ -63,9 +66,7 @@ impl Engine {
     /// What is loaded and what it takes.
     pub fn info(&self) -> Info {
         let backend = self.decoder.backend();
-        let tier = backend.gpu().tier();
-        let details = backend.info();
-        let [weights, kv_cache, activations] = details.bytes;
+        let [weights, kv_cache, activations] = backend.bytes();
         Info {
             architecture: self.config.model_type.clone(),
             parameters: self.plan.parameters,
@@ -75,14 +76,9 @@ impl Engine {
             layers: self.config.layers,
             vocab: self.config.vocab,
             weights: self.weights,
-            backend: "webgpu".into(),
-            adapter: AdapterInfo {
-                name: tier.name.clone(),
-                driver: tier.driver.clone(),
-                software: tier.software,
-                max_binding_bytes: tier.max_binding_bytes,
-                fp8_decoder: details.fp8_decoder.name().into(),
-            },
+            backend: backend.name().into(),
+            backend_reason: backend.reason(),
+            adapter: backend.adapter(),
             memory: Memory { weights, kv_cache, activations, total: weights + kv_cache + activations },
             chat: self.template.is_some(),
             tokenizer: self.tokenizer.is_some(),
@@ -93,7 +89,7 @@ impl Engine {
 
     /// What went between host and device since the load.
     pub fn traffic(&self) -> Traffic {
-        self.decoder.backend().gpu().traffic()
+        self.decoder.backend().traffic()
     }
 
     /// Logits of the last of `ids`, with the sequence computed anew. `(vocab)`

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpu::Turn;
 use crate::gpu::GpuOptions;
 use crate::model::Precision;
 
@@ -28,17 +29,35 @@ impl WeightMode {
     }
 }
 
+/// Which backend computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// WebGPU where there is an adapter, else the CPU.
+    #[default]
+    Auto,
+    /// WebGPU, or an error.
+    Webgpu,
+    /// The CPU, in this thread.
+    Cpu,
+}
+
 /// Options of a load.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct LoadOptions {
     /// How to store weights.
     pub weights: WeightMode,
     /// Positions to reserve key/value cache for; default: the model's own limit, at most 4096.
     pub context_length: Option<u32>,
+    /// Where to compute.
+    pub backend: BackendChoice,
     /// The device to open; native callers and tests set it.
     #[serde(skip)]
     pub gpu: GpuOptions,
+    /// On the CPU, what lets others in this thread have their turn after every pass.
+    #[serde(skip)]
+    pub turn: Option<Turn>,
 }
 
 /// How far a load is.
@@ -274,8 +293,10 @@ pub struct Info {
     pub vocab: u32,
     /// How weights are stored.
     pub weights: WeightMode,
-    /// `webgpu`.
+    /// `webgpu` or `cpu`.
     pub backend: String,
+    /// Why it is not WebGPU, where the choice was left to the engine.
+    pub backend_reason: Option<String>,
     /// The adapter.
     pub adapter: AdapterInfo,
     /// Device memory.

@@ -99,7 +99,8 @@ impl WebEngine {
         on_tensor: Function,
         signal: AbortSignal,
     ) -> Result<WebEngine, JsValue> {
-        let options: LoadOptions = from_js("load options", options)?;
+        let mut options: LoadOptions = from_js("load options", options)?;
+        options.turn = Some(|| Box::pin(stream::turn()));
         let report = Rc::new(Callback::new(on_progress));
         let progress = &mut paced(&report);
         let stopped = || signal.aborted() || report.has_thrown();

@@ -231,7 +231,7 @@ test("a browser without WebGPU merges all the same", async (t) => {
     const { files, open } = merges.memory();
     const report = await merge(recipe, { models: merges.models, output: open });
     const insisted = await outcome(merge(recipe, { models: merges.models, output: merges.memory().open, backend: "webgpu" }));
-    const loaded = await outcome(Engine.load({ recipe, models: merges.models }));
+    const loaded = await outcome(Engine.load({ recipe, models: merges.models }, { backend: "webgpu" }));
     return { hashes: await merges.hashes(files), paths: report.tensors.map((/** @type {any} */ { path }) => path), insisted, loaded };
   }, RECIPE);
   assert.deepEqual(result.hashes, HASHES);

@@ -271,7 +271,7 @@ test("models that are not the page's own are compared one after the other", asyn
   assert.equal(await page.$eval("#model-name", (node) => node.textContent), "none", "the chat's model made room");
 });
 
-test("without WebGPU a merge is saved all the same", async (t) => {
+test("without WebGPU a merge is saved all the same, and chatted with on the processor", async (t) => {
   const { page } = await openPage(t, "/pages/blank.html");
   await page.evaluateOnNewDocument(() => {
     delete (/** @type {any} */ (Navigator.prototype).gpu);
@@ -286,10 +286,10 @@ test("without WebGPU a merge is saved all the same", async (t) => {
   });
   await page.goto(`${new URL(page.url()).origin}/#merge`);
   await shown(page, "#no-webgpu");
-  assert.equal(await page.$eval("#to-chat", (node) => node.matches(":disabled")), true);
   await shown(page, ".curve-attention [role=slider]");
   assert.match(await mergeInto(page, "storage"), /^Saved as/);
-  assert.match(await page.$eval("#compare-note", (node) => node.textContent ?? ""), /no WebGPU/);
+  await mergeInto(page, "chat");
+  assert.match(await page.$eval("#status-adapter", (node) => node.textContent ?? ""), /CPU/);
 });
 
 test("the slider merges again, and the conversation goes on", async (t) => {

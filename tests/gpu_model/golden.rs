@@ -1,41 +1,17 @@
 //! `tale` and `case` against transformers, at every limit of the device.
 
-use bise::engine::{Prompt, WeightMode};
+use bise::engine::WeightMode;
 use bise::gpu::LimitChoice;
-use pollster::block_on;
 use serde_json::Value;
 
-use crate::support::{greedy, greedy_agrees, ids, json, load, logits_agree, run};
-
-/// Share of the largest logit that others may differ by.
-const TOLERANCE: f64 = 5e-3;
+use crate::support::{TOLERANCE, check_golden, greedy_agrees, ids, json, load, logits_agree};
 
 /// Holds 21 rows of the widest matrix of the pair (512 columns of bf16) and so splits every one.
 const SPLITTING_LIMIT: u64 = 22_000;
 
 fn check(model: &str, limits: LimitChoice) {
-    let golden = json("tests/fixtures/golden.json");
     let mut engine = load(&format!("www/models/{model}"), WeightMode::Checkpoint, limits);
-    let cases = golden["models"][model].as_array().unwrap();
-    assert_eq!(cases.len(), 4);
-    for case in cases {
-        let name = case["prompt"].as_str().unwrap();
-        let prompt = ids(&case["input_ids"]);
-        let logits = block_on(engine.logits(&prompt)).unwrap();
-        logits_agree(&logits, &case["top20"], TOLERANCE).unwrap_or_else(|e| panic!("{model}, {name}: {e}"));
-        let norm = logits.iter().map(|&l| f64::from(l).powi(2)).sum::<f64>().sqrt();
-        let expected = case["logits_l2"].as_f64().unwrap();
-        assert!((norm / expected - 1.0).abs() < TOLERANCE, "{model}, {name}: norm {norm}, not {expected}");
-
-        let output = run(&mut engine, &greedy(Prompt::Ids(prompt), 48)).unwrap();
-        let margins: Vec<f64> =
-            case["margins"].as_array().unwrap().iter().map(|m| m.as_f64().unwrap()).collect();
-        let expected = ids(&case["greedy_ids"]);
-        greedy_agrees(&output.ids, &expected, &margins).unwrap_or_else(|e| panic!("{model}, {name}: {e}"));
-        if output.ids == expected {
-            assert_eq!(output.text, case["greedy_text"].as_str().unwrap(), "{model}, {name}");
-        }
-    }
+    check_golden(&mut engine, model);
 }
 
 #[test]

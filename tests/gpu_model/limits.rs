@@ -33,6 +33,7 @@ fn limits_are_met_before_weights_are_read() {
             weights: WeightMode::Checkpoint,
             context_length: context,
             gpu: gpu(LimitChoice::Binding(binding)),
+            ..LoadOptions::default()
         };
         let error = block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).err().unwrap();
         assert_eq!(error.code(), code, "{error}");

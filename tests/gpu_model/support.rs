@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bise::checkpoint::source::FileSource;
-use bise::engine::{Engine, EngineError, LoadOptions, Output, Prompt, Request, WeightMode};
+use bise::engine::{BackendChoice, Engine, EngineError, LoadOptions, Output, Prompt, Request, WeightMode};
 use bise::gpu::{GpuOptions, LimitChoice};
 use bise::merge::{Merge, MergeOptions, Parent, Recipe};
 use pollster::block_on;
@@ -29,9 +29,20 @@ pub fn gpu(limits: LimitChoice) -> GpuOptions {
 }
 
 pub fn load(model: &str, weights: WeightMode, limits: LimitChoice) -> Engine {
-    let options = LoadOptions { weights, context_length: None, gpu: gpu(limits) };
+    load_with(model, &LoadOptions { weights, gpu: gpu(limits), ..LoadOptions::default() })
+}
+
+#[allow(dead_code, reason = "for the tests on the CPU, which share this file")]
+pub fn load_on_cpu(model: &str, weights: WeightMode) -> Engine {
+    let engine =
+        load_with(model, &LoadOptions { weights, backend: BackendChoice::Cpu, ..LoadOptions::default() });
+    assert_eq!(engine.info().backend, "cpu");
+    engine
+}
+
+pub fn load_with(model: &str, options: &LoadOptions) -> Engine {
     let source = FileSource::new(from_top(model));
-    block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap()
+    block_on(Engine::load(&source, options, &mut |_| (), &|| false)).unwrap()
 }
 
 /// tale-x-case with other values of t where `t` is given.
@@ -55,7 +66,8 @@ pub fn merge(t: Option<f64>) -> Merge<FileSource> {
 
 pub fn load_merge(merge: &Merge<FileSource>) -> Engine {
     let gpu = gpu(LimitChoice::Adapter);
-    let options = LoadOptions { weights: WeightMode::Checkpoint, context_length: None, gpu };
+    let options =
+        LoadOptions { weights: WeightMode::Checkpoint, context_length: None, gpu, ..LoadOptions::default() };
     block_on(Engine::load_known(merge, merge.manifest().ok(), &options, &mut |_| (), &|| false)).unwrap()
 }
 
@@ -105,4 +117,32 @@ pub fn greedy_agrees(got: &[u32], expected: &[u32], margins: &[f64]) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Share of the largest logit that others may differ by.
+pub const TOLERANCE: f64 = 5e-3;
+
+/// Logits, greedy tokens and text of the model's recorded prompts.
+pub fn check_golden(engine: &mut Engine, model: &str) {
+    let golden = json("tests/fixtures/golden.json");
+    let cases = golden["models"][model].as_array().unwrap();
+    assert_eq!(cases.len(), 4);
+    for case in cases {
+        let name = case["prompt"].as_str().unwrap();
+        let prompt = ids(&case["input_ids"]);
+        let logits = block_on(engine.logits(&prompt)).unwrap();
+        logits_agree(&logits, &case["top20"], TOLERANCE).unwrap_or_else(|e| panic!("{model}, {name}: {e}"));
+        let norm = logits.iter().map(|&l| f64::from(l).powi(2)).sum::<f64>().sqrt();
+        let expected = case["logits_l2"].as_f64().unwrap();
+        assert!((norm / expected - 1.0).abs() < TOLERANCE, "{model}, {name}: norm {norm}, not {expected}");
+
+        let output = run(engine, &greedy(Prompt::Ids(prompt), 48)).unwrap();
+        let margins: Vec<f64> =
+            case["margins"].as_array().unwrap().iter().map(|m| m.as_f64().unwrap()).collect();
+        let expected = ids(&case["greedy_ids"]);
+        greedy_agrees(&output.ids, &expected, &margins).unwrap_or_else(|e| panic!("{model}, {name}: {e}"));
+        if output.ids == expected {
+            assert_eq!(output.text, case["greedy_text"].as_str().unwrap(), "{model}, {name}");
+        }
+    }
 }

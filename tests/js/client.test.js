@@ -251,7 +251,7 @@ test("a failed load says why and ends its worker", async () => {
     await settled();
     assert.ok(worker.terminated);
   }
-  const { engine: error } = await start({}, {}, () => {
+  const { engine: error } = await start({}, { backend: "webgpu" }, () => {
     throw new BiseError("no-webgpu", "none here");
   });
   code("no-webgpu", /none here/)(error);

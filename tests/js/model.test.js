@@ -117,9 +117,9 @@ test("what is no model is refused", () => {
 test("load options", () => {
   assert.deepEqual(checkLoadOptions(undefined), { engine: {} });
   const given = { backend: "webgpu", weights: "f8", contextLength: 9, cache: false };
-  assert.deepEqual(checkLoadOptions(given).engine, { weights: "f8", contextLength: 9 });
+  assert.deepEqual(checkLoadOptions(given).engine, { backend: "webgpu", weights: "f8", contextLength: 9 });
   for (const [options, message] of [
-    [{ backend: "cpu" }, /no CPU backend/], [{ backend: "cuda" }, /"auto" or "webgpu"/], [{ weights: "f16" }, /"f8" or "checkpoint"/],
+    [{ backend: "cuda" }, /"auto" or "webgpu" or "cpu"/], [{ weights: "f16" }, /"f8" or "checkpoint"/],
     [{ contextLength: "9" }, /contextLength/], [{ cache: 1 }, /true or false/], [{ integrity: "x" }, /object of file names/], [{ integrity: { a: "12" } }, /64 hexadecimal/], [{ onProgress: 1 }, /a function/],
     [{ signal: 1 }, /AbortSignal/], [{ weight: "f8" }, /nearest is "weights"/], [{ context_length: 9 }, /nearest is "contextLength"/],
     [{ headers: { a: 1 } }, /headers\["a"\]/], [{ headers: { "a b": "x" } }, /"a b"/], [{ headers: { a: "x\ny" } }, /HTTP/],

@@ -38,7 +38,8 @@ import { isHash } from "./revision.js";
 
 /**
  * @typedef {object} LoadOptions
- * @property {"auto" | "webgpu"} [backend] where to run; both mean WebGPU in this version
+ * @property {"auto" | "webgpu" | "cpu"} [backend] where to run; "auto" (the default) takes WebGPU where there is an
+ *   adapter, else the processor
  * @property {"f8" | "checkpoint"} [weights] linear weights as FP8 (the default), or all as the checkpoint has them
  * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
  * @property {boolean} [cache] keep the model in this browser, and load it from there the next time (the default for what
@@ -71,10 +72,7 @@ export function checkLoadOptions(given) {
   const {
     backend, weights, contextLength, cache, integrity, onProgress, onTensor, signal, hubUrl, headers, token, network,
   } = options;
-  if (backend === "cpu") {
-    throw badRequest("backend: this version has no CPU backend; use \"auto\" or \"webgpu\".");
-  }
-  oneOf("backend", backend, ["auto", "webgpu"]);
+  oneOf("backend", backend, ["auto", "webgpu", "cpu"]);
   oneOf("weights", weights, ["f8", "checkpoint"]);
   if (contextLength !== undefined) checkKind("contextLength", contextLength, "count");
   if (cache !== undefined) checkKind("cache", cache, "boolean");
@@ -86,6 +84,7 @@ export function checkLoadOptions(given) {
   checkNetwork(network);
   /** @type {Record<string, unknown>} */
   const engine = {};
+  if (backend !== undefined) engine.backend = backend;
   if (weights !== undefined) engine.weights = weights;
   if (contextLength !== undefined) engine.contextLength = contextLength;
   return {

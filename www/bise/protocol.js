@@ -97,7 +97,7 @@ export {};
 
 /**
  * Options of a load, as the engine takes them.
- * @typedef {{ weights?: "checkpoint" | "f8", contextLength?: number }} EngineLoadOptions
+ * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8", contextLength?: number }} EngineLoadOptions
  */
 
 /**
@@ -119,7 +119,8 @@ export {};
  * @property {number} layers
  * @property {number} vocab
  * @property {"checkpoint" | "f8"} weights how weights are stored
- * @property {string} backend
+ * @property {"webgpu" | "cpu"} backend
+ * @property {string | null} backendReason why it is not WebGPU, where the choice was left to the engine
  * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string }} adapter
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {boolean} chat whether the checkpoint has a chat template

@@ -19,7 +19,7 @@ import { directorySink, portSink } from "./sink.js";
 
 /**
  * @typedef {object} Platform
- * @property {() => void} check throws what is missing here
+ * @property {() => void} check throws what WebGPU is missing here
  * @property {typeof import("./session.js").openSession} openSession
  * @property {() => Promise<string>} adapterName what the browser tells of its adapter, or ""
  */
@@ -66,7 +66,7 @@ export function serve(port, wasm, platform) {
       await session.close(found);
     }
     let info = /** @type {import("./protocol.js").Info} */ (found);
-    const name = await platform.adapterName();
+    const name = info.backend === "webgpu" ? await platform.adapterName() : "";
     if (name !== "") info = { ...info, adapter: { ...info.adapter, name } };
     if (note !== null) info = { ...info, cache: { state: "off", note } };
     return { info, merged: engine.mergeReport() };
@@ -81,7 +81,7 @@ export function serve(port, wasm, platform) {
     const { id } = message;
     switch (message.type) {
       case "load": {
-        platform.check();
+        if (message.options.backend === "webgpu") platform.check();
         await start(wasm);
         return load(message, signal);
       }

@@ -284,10 +284,10 @@ export class MergePanel {
     if (destination === "chat") {
       actions.push(button("Chat with it", () => this.#around.showChat(), "primary"));
       actions.push(button("Save it", () => this.#run.choose("storage")));
-    } else if (directory !== null && "gpu" in navigator) {
+    } else if (directory !== null) {
       actions.push(button("Chat with it", () => this.#chatWith(directory, job.name), "primary"));
     }
-    if ("gpu" in navigator) actions.push(button("Compare with its parents", () => byId("compare-prompt", HTMLTextAreaElement).focus()));
+    actions.push(button("Compare with its parents", () => byId("compare-prompt", HTMLTextAreaElement).focus()));
     const checkpoint = "an ordinary Hugging Face checkpoint, with the recipe in mergekit_config.yml.";
     const hints = {
       chat: "Nothing was stored: saving merges once more, into files.",

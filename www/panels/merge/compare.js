@@ -50,9 +50,8 @@ export class ComparePanel {
   /** Says what a comparison will do, for the recipe as it stands. */
   update() {
     const plan = this.#around.subjects();
-    this.#start.disabled = plan === null || !("gpu" in navigator);
-    if (!("gpu" in navigator)) this.#note.textContent = "This browser offers no WebGPU, and without it models cannot be asked.";
-    else if (plan === null) this.#note.textContent = "The recipe has an error.";
+    this.#start.disabled = plan === null;
+    if (plan === null) this.#note.textContent = "The recipe has an error.";
     else if (plan.areSmall) this.#note.textContent = "All at once, each in an engine of its own. Settings are those of the chat’s Sampling; unless set there, the likeliest token is taken.";
     else this.#note.textContent = "One after the other, to save memory: each is loaded whole, asked, and put away again, and the chat’s model makes room. From a hub each load is a download, unless the browser still has it.";
   }

@@ -88,16 +88,12 @@ export class RunPanel {
 
   /** What this browser can do. */
   #offer() {
-    const canChat = "gpu" in navigator;
-    const chat = byId("to-chat", HTMLInputElement);
-    chat.disabled = !canChat;
-    byId("no-webgpu", HTMLElement).hidden = canChat;
+    byId("no-webgpu", HTMLElement).hidden = "gpu" in navigator;
     const offered = places();
     for (const [place, note] of /** @type {const} */ ([["folder", "no-picker"], ["download", "no-download"]])) {
       byId(`to-${place}`, HTMLInputElement).disabled = !offered.includes(place);
       byId(note, HTMLElement).hidden = offered.includes(place);
     }
-    if (!canChat) byId("to-storage", HTMLInputElement).checked = true;
     this.#refresh();
   }
 

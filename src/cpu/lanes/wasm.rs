@@ -1,0 +1,77 @@
+//! The same in WebAssembly SIMD. Native tests reach only the portable twins; change both together.
+
+use core::arch::wasm32::{
+    f32x4_add, f32x4_extract_lane, f32x4_mul, f32x4_splat, i8x16_shuffle, i16x8_shr, i32x4_shr, u16x8_splat,
+    u32x4_splat, u64x2, v128, v128_and,
+};
+
+/// Four f32.
+pub(in crate::cpu) type Lanes = v128;
+
+#[inline(always)]
+pub(in crate::cpu) fn splat(value: f32) -> Lanes {
+    f32x4_splat(value)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn load(values: &[f32; 4]) -> Lanes {
+    from_bytes(bytemuck::cast_ref(values))
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn store(lanes: Lanes) -> [f32; 4] {
+    [
+        f32x4_extract_lane::<0>(lanes),
+        f32x4_extract_lane::<1>(lanes),
+        f32x4_extract_lane::<2>(lanes),
+        f32x4_extract_lane::<3>(lanes),
+    ]
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn add(a: Lanes, b: Lanes) -> Lanes {
+    f32x4_add(a, b)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn mul(a: Lanes, b: Lanes) -> Lanes {
+    f32x4_mul(a, b)
+}
+
+/// Two loads. Named element by element, the compiler would load them so, too, where a shuffle follows.
+#[inline(always)]
+pub(in crate::cpu) fn from_bytes(bytes: &[u8; 16]) -> Lanes {
+    match bytes.as_chunks().0 {
+        [low, high] => u64x2(u64::from_le_bytes(*low), u64::from_le_bytes(*high)),
+        _ => splat(0.0),
+    }
+}
+
+/// Each 16-bit element of the lower, and of the upper half, on top of a lane of its own. Interleaving with
+/// zeros is one instruction; engines put a general shuffle's pattern together anew each time it is used.
+#[inline(always)]
+fn on_top_of_words(v: v128) -> [v128; 2] {
+    let zero = u32x4_splat(0);
+    [
+        i8x16_shuffle::<0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23>(zero, v),
+        i8x16_shuffle::<8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31>(zero, v),
+    ]
+}
+
+/// Shifted and masked as the upper halves of the f32 that they become.
+#[inline(always)]
+pub(in crate::cpu) fn widen_bytes<const SHIFT: u32, const MASK: u32>(bytes: &[u8; 16]) -> [Lanes; 4] {
+    let (zero, v) = (u32x4_splat(0), from_bytes(bytes));
+    let halves = |top: v128| v128_and(i16x8_shr(top, SHIFT), u16x8_splat((MASK >> 16) as u16));
+    let low = halves(i8x16_shuffle::<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(zero, v));
+    let high = halves(i8x16_shuffle::<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(zero, v));
+    let ([a, b], [c, d]) = (on_top_of_words(low), on_top_of_words(high));
+    [a, b, c, d]
+}
+
+/// The same of eight 16-bit elements.
+#[inline(always)]
+pub(in crate::cpu) fn widen_halves<const SHIFT: u32, const MASK: u32>(bytes: &[u8; 16]) -> [Lanes; 2] {
+    let whole = |top: v128| if SHIFT == 0 { top } else { v128_and(i32x4_shr(top, SHIFT), u32x4_splat(MASK)) };
+    on_top_of_words(from_bytes(bytes)).map(whole)
+}

@@ -1,0 +1,288 @@
+//! The decoder's steps on the CPU, in one thread: for visitors without WebGPU.
+//!
+//! ```text
+//! lanes      four f32 side by side: portable, and WebAssembly's SIMD
+//! formats    stored weights to lanes, and sums of products with them
+//! product    y = x W^T, for one token and for prompts
+//! attention  softmax attention over the key/value cache
+//! steps      the interface of the decoder
+//! ```
+//!
+//! Weights stay in memory as they are stored, and are widened where they are multiplied: reading them is
+//! what decoding takes its time for.
+
+mod attention;
+mod formats;
+mod lanes;
+mod product;
+mod steps;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+
+use lanes::Lanes;
+use product::{Stored, TOKENS};
+
+use crate::dtype::Dtype;
+use crate::steps::{DecoderShape, MatrixSpec, Slot, Store};
+
+/// Rows of activations start at multiples of this many f32; the padding is zero.
+const PITCH: u32 = formats::STEP as u32;
+
+/// Most tokens of a prompt in one pass.
+const MAX_BATCH: u32 = 128;
+
+/// Fewest, if the context allows: below it widening rows costs more than multiplying them.
+const MIN_BATCH: u32 = 8;
+
+/// Products of a pass over a prompt, about: between two passes a request may be stopped.
+const PASS_PRODUCTS: u64 = 1 << 32;
+
+/// A request that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CpuError {
+    /// An allocation failed.
+    #[error(
+        "there is no memory for {label} ({bytes} bytes more); use a shorter context, f8 weights or a smaller model"
+    )]
+    OutOfMemory {
+        /// What was to be allocated.
+        label: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Data that do not fit the tensor or batch they are for.
+    #[error("{label}: {detail}")]
+    Shape {
+        /// The tensor.
+        label: String,
+        /// What does not fit.
+        detail: String,
+    },
+}
+
+fn shape_error(label: &str, detail: String) -> CpuError {
+    CpuError::Shape { label: label.into(), detail }
+}
+
+/// Lets whoever else runs in this thread have a turn.
+pub type Turn = fn() -> Pin<Box<dyn Future<Output = ()>>>;
+
+/// Handle of a matrix of this backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuMatrix(usize);
+
+/// Handle of a vector of this backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuVector(usize);
+
+struct Matrix {
+    spec: MatrixSpec,
+    /// `(rows, cols)`
+    bytes: Vec<u8>,
+    /// `(rows, ceil(cols / scale_cols))`
+    scales: Vec<f32>,
+}
+
+impl Matrix {
+    fn stored(&self) -> Stored<'_> {
+        let MatrixSpec { dtype, cols, scale_cols, .. } = self.spec;
+        let (cols, scale_cols) = (cols as usize, scale_cols as usize);
+        Stored { dtype, cols, bytes: &self.bytes, scales: &self.scales, scale_cols }
+    }
+}
+
+/// The CPU backend for one decoder.
+pub struct Cpu {
+    shape: DecoderShape,
+    matrices: Vec<Matrix>,
+    vectors: Vec<Vec<f32>>,
+    /// `(rows, pitch(slot))` each, rows up to whole tiles of tokens.
+    slots: HashMap<Slot, Vec<f32>>,
+    /// Keys and values by layer, `(slots, kv_heads, head_dim)` of f16.
+    caches: Vec<[Vec<u8>; 2]>,
+    ids: Vec<u32>,
+    position: u32,
+    prompt: bool,
+    planning: bool,
+    turn: Option<Turn>,
+    up: Vec<f32>,
+    scaled: Vec<f32>,
+    wide: Vec<Lanes>,
+    attention: attention::Scratch,
+}
+
+impl Cpu {
+    /// Tokens of a prompt in one pass, for a model of this shape.
+    pub fn max_batch(shape: &DecoderShape) -> u32 {
+        let products = |a: u32, b: u32| u64::from(a) * u64::from(b);
+        let layer = products(shape.hidden, shape.qkv_width() + shape.q_width())
+            + 3 * products(shape.hidden, shape.intermediate);
+        let tokens = PASS_PRODUCTS / (layer * u64::from(shape.layers)).max(1);
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX).clamp(MIN_BATCH, MAX_BATCH);
+        tokens.min(shape.context.max(1))
+    }
+
+    /// Allocates activations and key/value cache. `turn` is taken after every pass.
+    ///
+    /// # Errors
+    /// [`CpuError::OutOfMemory`].
+    pub fn new(shape: DecoderShape, turn: Option<Turn>) -> Result<Cpu, CpuError> {
+        let all =
+            [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::LastNormed, Slot::Logits];
+        let rows = |slot| shape.rows(slot, shape.max_batch).next_multiple_of(TOKENS as u32);
+        let elements = |slot| u64::from(pitch(&shape, slot)) * u64::from(rows(slot));
+        let label = "activations";
+        let mut slots = HashMap::new();
+        for slot in all {
+            slots.insert(slot, zeros(label, elements(slot))?);
+        }
+        let bytes = u64::from(shape.cache_slots()) * u64::from(shape.kv_width()) * 2;
+        let mut caches = Vec::new();
+        for _ in 0..shape.layers {
+            let label = "the key/value cache";
+            caches.push([zeros(label, bytes)?, zeros(label, bytes)?]);
+        }
+        Ok(Cpu {
+            up: zeros(label, elements(Slot::Mlp))?,
+            matrices: Vec::new(),
+            vectors: Vec::new(),
+            slots,
+            caches,
+            ids: Vec::new(),
+            position: 0,
+            prompt: false,
+            planning: false,
+            turn,
+            scaled: Vec::new(),
+            wide: Vec::new(),
+            attention: attention::Scratch::default(),
+            shape,
+        })
+    }
+
+    /// Bytes for weights, key/value cache and activations.
+    pub fn bytes(&self) -> [u64; 3] {
+        let of = |values: &Vec<f32>| values.len() as u64 * 4;
+        let matrices = self.matrices.iter().map(|matrix| matrix.bytes.len() as u64 + of(&matrix.scales));
+        let weights = matrices.sum::<u64>() + self.vectors.iter().map(of).sum::<u64>();
+        let caches = self.caches.iter().flatten().map(|cache| cache.len() as u64).sum();
+        [weights, caches, self.slots.values().map(of).sum::<u64>() + of(&self.up)]
+    }
+
+    /// Contents of an activation, for tests. `(rows, width(slot))`
+    pub fn read(&self, slot: Slot, rows: u32) -> Vec<f32> {
+        let (width, pitch) = (self.shape.width(slot) as usize, pitch(&self.shape, slot) as usize);
+        let rows = self
+            .slots
+            .get(&slot)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+            .chunks_exact(pitch.max(1))
+            .take(rows as usize);
+        rows.flat_map(|row| row.iter().take(width)).copied().collect()
+    }
+
+    fn matrix_of(&self, handle: CpuMatrix) -> Result<&Matrix, CpuError> {
+        self.matrices.get(handle.0).ok_or_else(|| shape_error("matrix", "there is no such matrix".into()))
+    }
+}
+
+fn pitch(shape: &DecoderShape, slot: Slot) -> u32 {
+    shape.width(slot).next_multiple_of(PITCH)
+}
+
+/// Memory that may be refused: a browser gives a page 4 GiB at most, and often less.
+fn zeros<T: Clone + Default>(label: &str, count: u64) -> Result<Vec<T>, CpuError> {
+    let refused = || {
+        let bytes = count.saturating_mul(size_of::<T>() as u64);
+        CpuError::OutOfMemory { label: label.into(), bytes }
+    };
+    let count = usize::try_from(count).map_err(|_| refused())?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| refused())?;
+    values.resize(count, T::default());
+    Ok(values)
+}
+
+/// Whole rows of `to` from `first_row` on, as many as `count` elements fill.
+fn rows_of<'a, T>(
+    spec: &MatrixSpec,
+    to: &'a mut [T],
+    per_row: usize,
+    first_row: u32,
+    count: usize,
+) -> Result<&'a mut [T], CpuError> {
+    let begin = per_row.saturating_mul(first_row as usize);
+    let whole = per_row != 0 && count.is_multiple_of(per_row);
+    to.get_mut(begin..begin.saturating_add(count)).filter(|_| whole).ok_or_else(|| {
+        shape_error(&spec.label, format!("{count} elements from row {first_row} of {} on", spec.rows))
+    })
+}
+
+impl Store for Cpu {
+    type Matrix = CpuMatrix;
+    type Vector = CpuVector;
+    type Error = CpuError;
+
+    fn matrix(&mut self, spec: &MatrixSpec) -> Result<CpuMatrix, CpuError> {
+        let known = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4m3, Dtype::F8E5m2];
+        if !known.contains(&spec.dtype) {
+            return Err(shape_error(&spec.label, format!("{} cannot be multiplied", spec.dtype)));
+        }
+        let per_row = if spec.scale_cols == 0 { 0 } else { spec.cols.div_ceil(spec.scale_cols) };
+        if per_row > 1 && !spec.scale_cols.is_multiple_of(PITCH) {
+            let detail = format!("blocks of {} columns are no multiple of {PITCH}", spec.scale_cols);
+            return Err(shape_error(&spec.label, detail));
+        }
+        let rows = u64::from(spec.rows);
+        let bytes =
+            zeros(&spec.label, (rows * u64::from(spec.cols)).saturating_mul(spec.dtype.size_bytes()))?;
+        let scales = zeros(&spec.label, rows * u64::from(per_row))?;
+        self.matrices.push(Matrix { spec: spec.clone(), bytes, scales });
+        Ok(CpuMatrix(self.matrices.len() - 1))
+    }
+
+    fn write_rows(&mut self, matrix: &CpuMatrix, first_row: u32, bytes: &[u8]) -> Result<(), CpuError> {
+        let Some(matrix) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
+        let row_bytes = matrix.spec.cols as usize * matrix.spec.dtype.size_bytes() as usize;
+        rows_of(&matrix.spec, &mut matrix.bytes, row_bytes, first_row, bytes.len())?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write_scales(&mut self, matrix: &CpuMatrix, first_row: u32, scales: &[f32]) -> Result<(), CpuError> {
+        let Some(matrix) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
+        let per_row = matrix.spec.cols.div_ceil(matrix.spec.scale_cols.max(1)) as usize;
+        rows_of(&matrix.spec, &mut matrix.scales, per_row, first_row, scales.len())?.copy_from_slice(scales);
+        Ok(())
+    }
+
+    fn vector(&mut self, label: &str, len: u32) -> Result<CpuVector, CpuError> {
+        self.vectors.push(zeros(label, u64::from(len))?);
+        Ok(CpuVector(self.vectors.len() - 1))
+    }
+
+    fn write_vector(&mut self, vector: &CpuVector, values: &[f32]) -> Result<(), CpuError> {
+        match self.vectors.get_mut(vector.0) {
+            Some(vector) if vector.len() == values.len() => {
+                vector.copy_from_slice(values);
+                Ok(())
+            }
+            _ => {
+                Err(shape_error("vector", format!("{} values for a vector of another length", values.len())))
+            }
+        }
+    }
+
+    async fn allocated(&mut self) -> Result<(), CpuError> {
+        Ok(())
+    }
+
+    async fn relieve(&mut self) -> Result<(), CpuError> {
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), CpuError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! `y = x W^T` from rows as they are stored.
+
+use super::formats::{Bf16, E4m3, E5m2, F16, Format, ROWS as DOT_ROWS, STEP, Words, dots, widen};
+use super::lanes::{Lanes, load, mul_add, splat, total};
+use crate::dtype::Dtype;
+
+/// Tokens whose sums are kept side by side, and rows of W.
+pub(super) const TOKENS: usize = 4;
+const ROWS: usize = 2;
+
+/// A stored matrix: rows tightly packed, a scale per block of `scale_cols` columns, or none.
+#[derive(Clone, Copy)]
+pub(super) struct Stored<'a> {
+    pub dtype: Dtype,
+    pub cols: usize,
+    /// `(rows, cols)`
+    pub bytes: &'a [u8],
+    /// `(rows, ceil(cols / scale_cols))`
+    pub scales: &'a [f32],
+    /// 0: none. Else a multiple of [`STEP`], or at least `cols`.
+    pub scale_cols: usize,
+}
+
+/// Where sums go: `(T, pitch)`, from column `first` on.
+pub(super) struct Out<'a> {
+    pub y: &'a mut [f32],
+    pub pitch: usize,
+    pub first: usize,
+    pub add: bool,
+}
+
+impl Out<'_> {
+    fn put(&mut self, token: usize, row: usize, value: f32) {
+        if let Some(at) = self.y.get_mut(token * self.pitch + self.first + row) {
+            *at = if self.add { *at + value } else { value };
+        }
+    }
+}
+
+/// `y` of one token. `x (cols)`; `scratch` keeps its size between calls.
+pub(super) fn matvec(matrix: Stored, x: &[f32], scratch: &mut Vec<f32>, out: &mut Out) {
+    match matrix.dtype {
+        Dtype::F8E4m3 => matvec_of::<E4m3>(matrix, x, scratch, out),
+        Dtype::F8E5m2 => matvec_of::<E5m2>(matrix, x, scratch, out),
+        Dtype::F16 => matvec_of::<F16>(matrix, x, scratch, out),
+        Dtype::Bf16 => matvec_of::<Bf16>(matrix, x, scratch, out),
+        _ => matvec_of::<Words>(matrix, x, scratch, out),
+    }
+}
+
+fn matvec_of<F: Format>(matrix: Stored, x: &[f32], scratch: &mut Vec<f32>, out: &mut Out) {
+    scratch.clear();
+    scratch.extend(x.iter().take(matrix.cols).map(|x| x * F::HALF));
+    let x = scratch.as_slice();
+    let per_row = matrix.scales_per_row();
+    let row_bytes = (matrix.cols * F::BYTES).max(1);
+    for (tile, bytes) in (0..).step_by(DOT_ROWS).zip(matrix.bytes.chunks(row_bytes * DOT_ROWS)) {
+        // The last rows may be fewer: what is missing is the first of them again, and goes nowhere.
+        let mut rows = [bytes.get(..row_bytes).unwrap_or_default(); DOT_ROWS];
+        rows.iter_mut().zip(bytes.chunks_exact(row_bytes)).for_each(|(to, row)| *to = row);
+        let mut sums = [0.0; DOT_ROWS];
+        if per_row <= 1 {
+            sums = dots::<F>(rows, x);
+        } else {
+            for (block, x) in x.chunks(matrix.scale_cols).enumerate() {
+                let from = block * matrix.scale_cols * F::BYTES;
+                let part = rows.map(|row| row.get(from..from + x.len() * F::BYTES).unwrap_or_default());
+                for ((row, sum), dot) in (tile..).zip(&mut sums).zip(dots::<F>(part, x)) {
+                    *sum += dot * matrix.scales.get(row * per_row + block).copied().unwrap_or_default();
+                }
+            }
+        }
+        for (row, sum) in (tile..).zip(sums).take(bytes.len() / row_bytes) {
+            let scale = if per_row == 1 { matrix.scales.get(row).copied().unwrap_or_default() } else { 1.0 };
+            out.put(0, row, sum * scale * F::HALF);
+        }
+    }
+}
+
+/// `y` of several tokens: each row of W is widened once. Sums of a token do not depend on how many are
+/// beside it. `x (T, x_pitch)`, with room for whole tiles of [`TOKENS`], and zeros behind `cols`.
+pub(super) fn matmul(
+    matrix: Stored,
+    (x, x_pitch): (&[f32], usize),
+    tokens: usize,
+    wide: &mut Vec<Lanes>,
+    out: &mut Out,
+) {
+    let lanes = matrix.cols.next_multiple_of(STEP) / 4;
+    wide.clear();
+    wide.resize(lanes * ROWS, splat(0.0));
+    let (first, second) = wide.split_at_mut(lanes);
+    let rows = matrix.bytes.len() / matrix.row_bytes().max(1);
+    for row in (0..rows).step_by(ROWS) {
+        widen_row(matrix, row, first);
+        widen_row(matrix, row + 1, second);
+        let tiles = x.chunks_exact((x_pitch * TOKENS).max(1)).take(tokens.div_ceil(TOKENS));
+        for (tile, x) in tiles.enumerate() {
+            let sums = tile_sums([first, second], x, x_pitch);
+            for (row, sums) in (row..rows).zip(sums) {
+                for (token, sum) in (tile * TOKENS..tokens).zip(sums) {
+                    out.put(token, row, sum);
+                }
+            }
+        }
+    }
+}
+
+/// A row with its scales; nothing where there is no such row.
+pub(super) fn widen_row(matrix: Stored, row: usize, out: &mut [Lanes]) {
+    match matrix.dtype {
+        Dtype::F8E4m3 => widen_row_of::<E4m3>(matrix, row, out),
+        Dtype::F8E5m2 => widen_row_of::<E5m2>(matrix, row, out),
+        Dtype::F16 => widen_row_of::<F16>(matrix, row, out),
+        Dtype::Bf16 => widen_row_of::<Bf16>(matrix, row, out),
+        _ => widen_row_of::<Words>(matrix, row, out),
+    }
+}
+
+fn widen_row_of<F: Format>(matrix: Stored, row: usize, out: &mut [Lanes]) {
+    let bytes = matrix.bytes.chunks_exact(matrix.row_bytes().max(1)).nth(row).unwrap_or_default();
+    let per_row = matrix.scales_per_row();
+    match matrix.scales.get(row * per_row..(row + 1) * per_row) {
+        Some([scale]) => widen::<F>(bytes, *scale, out),
+        None | Some([]) => widen::<F>(bytes, 1.0, out),
+        Some(scales) => {
+            let outs = out.chunks_mut(matrix.scale_cols / 4);
+            for ((bytes, out), scale) in bytes.chunks(matrix.scale_cols * F::BYTES).zip(outs).zip(scales) {
+                widen::<F>(bytes, *scale, out);
+            }
+        }
+    }
+}
+
+/// `ROWS` rows of W by `TOKENS` rows of x. Every sum has a name: in an array they would lie in memory.
+fn tile_sums([first, second]: [&[Lanes]; ROWS], x: &[f32], x_pitch: usize) -> [[f32; TOKENS]; ROWS] {
+    let zero = splat(0.0);
+    let (mut a0, mut a1, mut a2, mut a3) = (zero, zero, zero, zero);
+    let (mut b0, mut b1, mut b2, mut b3) = (zero, zero, zero, zero);
+    let mut rows = x.chunks_exact(x_pitch).map(|row| row.as_chunks::<4>().0);
+    let (Some(x0), Some(x1), Some(x2), Some(x3)) = (rows.next(), rows.next(), rows.next(), rows.next())
+    else {
+        return [[0.0; TOKENS]; ROWS];
+    };
+    let tokens = x0.iter().zip(x1).zip(x2.iter().zip(x3));
+    for ((a, b), ((x0, x1), (x2, x3))) in first.iter().zip(second).zip(tokens) {
+        let (x0, x1, x2, x3) = (load(x0), load(x1), load(x2), load(x3));
+        a0 = mul_add(a0, *a, x0);
+        b0 = mul_add(b0, *b, x0);
+        a1 = mul_add(a1, *a, x1);
+        b1 = mul_add(b1, *b, x1);
+        a2 = mul_add(a2, *a, x2);
+        b2 = mul_add(b2, *b, x2);
+        a3 = mul_add(a3, *a, x3);
+        b3 = mul_add(b3, *b, x3);
+    }
+    [[total(a0), total(a1), total(a2), total(a3)], [total(b0), total(b1), total(b2), total(b3)]]
+}
+
+impl Stored<'_> {
+    fn row_bytes(&self) -> usize {
+        self.cols * self.dtype.size_bytes() as usize
+    }
+
+    fn scales_per_row(&self) -> usize {
+        if self.scale_cols == 0 { 0 } else { self.cols.div_ceil(self.scale_cols) }
+    }
+}

@@ -1,0 +1,304 @@
+//! The two backends as one, so that decoder, loader and caches exist once in the wasm.
+
+use super::types::{AdapterInfo, BackendChoice};
+use super::{EngineError, LoadOptions};
+use crate::cpu::{Cpu, CpuError, CpuMatrix, CpuVector};
+use crate::gpu::{DeviceTier, Gpu, GpuError, GpuMatrix, Traffic};
+use crate::kernels::WebGpu;
+use crate::steps::sampling::{Rules, Sampled};
+use crate::steps::{Batch, DecoderShape, MatrixSpec, Slot, Steps, Store, Write};
+
+type GpuVector = <WebGpu as Store>::Vector;
+
+/// What a load opens before it knows the model.
+pub(super) enum Device {
+    Gpu(Gpu),
+    /// With the reason, where it was not asked for.
+    Cpu(Option<String>),
+}
+
+impl Device {
+    /// The device that the options ask for. Left the choice, WebGPU where there is an adapter, any that
+    /// was not named beforehand; else the CPU.
+    pub async fn open(options: &LoadOptions) -> Result<Device, GpuError> {
+        if options.backend == BackendChoice::Cpu {
+            return Ok(Device::Cpu(None));
+        }
+        match Gpu::open(&options.gpu).await {
+            Ok(gpu) => Ok(Device::Gpu(gpu)),
+            Err(error) if options.backend == BackendChoice::Auto && options.gpu.adapter.is_none() => {
+                Ok(Device::Cpu(Some(error.to_string())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Largest piece of memory in bytes.
+    pub fn max_buffer_bytes(&self) -> u64 {
+        match self {
+            Device::Gpu(gpu) => gpu.tier().max_binding_bytes,
+            Device::Cpu(_) => isize::MAX as u64,
+        }
+    }
+
+    /// Tokens of a prompt in one pass.
+    pub fn max_batch(&self, shape: &DecoderShape) -> u32 {
+        match self {
+            Device::Gpu(gpu) => WebGpu::max_batch(gpu.tier(), shape),
+            Device::Cpu(_) => Cpu::max_batch(shape),
+        }
+    }
+
+    /// The backend for a decoder of that shape.
+    pub async fn backend(self, shape: DecoderShape, options: &LoadOptions) -> Result<Backend, BackendError> {
+        Ok(match self {
+            Device::Gpu(gpu) => Backend::Gpu(Box::new(WebGpu::new(gpu, shape).await?)),
+            Device::Cpu(reason) => Backend::Cpu(Box::new(Cpu::new(shape, options.turn)?), reason),
+        })
+    }
+}
+
+/// A backend; with the CPU the reason for it, where it was not asked for.
+pub(super) enum Backend {
+    Gpu(Box<WebGpu>),
+    Cpu(Box<Cpu>, Option<String>),
+}
+
+pub(super) enum Matrix {
+    Gpu(GpuMatrix),
+    Cpu(CpuMatrix),
+}
+
+pub(super) enum Vector {
+    Gpu(GpuVector),
+    Cpu(CpuVector),
+}
+
+/// Failure of either.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BackendError {
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+}
+
+impl From<BackendError> for EngineError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Gpu(error) => error.into(),
+            BackendError::Cpu(error) => error.into(),
+        }
+    }
+}
+
+/// Cannot happen: every backend makes its own matrices and vectors.
+fn foreign() -> BackendError {
+    CpuError::Shape { label: "weights".into(), detail: "they lie on another device".into() }.into()
+}
+
+impl Backend {
+    /// `webgpu` or `cpu`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Backend::Gpu(_) => "webgpu",
+            Backend::Cpu(..) => "cpu",
+        }
+    }
+
+    /// Why it is not WebGPU, where the choice was free.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Backend::Gpu(_) => None,
+            Backend::Cpu(_, reason) => reason.clone(),
+        }
+    }
+
+    /// What it runs on.
+    pub fn adapter(&self) -> AdapterInfo {
+        match self {
+            Backend::Gpu(backend) => {
+                let DeviceTier { name, driver, software, max_binding_bytes, .. } =
+                    backend.gpu().tier().clone();
+                let fp8_decoder = backend.info().fp8_decoder.name().into();
+                AdapterInfo { name, driver, software, max_binding_bytes, fp8_decoder }
+            }
+            Backend::Cpu(..) => AdapterInfo {
+                name: "CPU, one thread".into(),
+                driver: String::new(),
+                software: true,
+                max_binding_bytes: isize::MAX as u64,
+                fp8_decoder: "fast".into(),
+            },
+        }
+    }
+
+    /// What went between host and device: nothing, where they are the same.
+    pub fn traffic(&self) -> Traffic {
+        match self {
+            Backend::Gpu(backend) => backend.gpu().traffic(),
+            Backend::Cpu(..) => Traffic::default(),
+        }
+    }
+
+    /// Bytes for weights, key/value cache and everything else.
+    pub fn bytes(&self) -> [u64; 3] {
+        match self {
+            Backend::Gpu(backend) => backend.info().bytes,
+            Backend::Cpu(backend, _) => backend.bytes(),
+        }
+    }
+}
+
+/// Calls a method of the backend there is.
+macro_rules! either {
+    ($backend:expr, $b:ident => $call:expr) => {
+        match $backend {
+            Backend::Gpu($b) => Ok($call?),
+            Backend::Cpu($b, _) => Ok($call?),
+        }
+    };
+}
+
+/// The same with weights, which lie on the same device.
+macro_rules! either_with {
+    ($backend:expr, $kind:ident($weight:expr), $b:ident, $w:ident => $call:expr) => {
+        match ($backend, $weight) {
+            (Backend::Gpu($b), $kind::Gpu($w)) => Ok($call?),
+            (Backend::Cpu($b, _), $kind::Cpu($w)) => Ok($call?),
+            _ => Err(foreign()),
+        }
+    };
+}
+
+impl Store for Backend {
+    type Matrix = Matrix;
+    type Vector = Vector;
+    type Error = BackendError;
+
+    fn matrix(&mut self, spec: &MatrixSpec) -> Result<Matrix, BackendError> {
+        Ok(match self {
+            Backend::Gpu(b) => Matrix::Gpu(b.matrix(spec)?),
+            Backend::Cpu(b, _) => Matrix::Cpu(b.matrix(spec)?),
+        })
+    }
+
+    fn write_rows(&mut self, matrix: &Matrix, first_row: u32, bytes: &[u8]) -> Result<(), BackendError> {
+        either_with!(self, Matrix(matrix), b, m => b.write_rows(m, first_row, bytes))
+    }
+
+    fn write_scales(&mut self, matrix: &Matrix, first_row: u32, scales: &[f32]) -> Result<(), BackendError> {
+        either_with!(self, Matrix(matrix), b, m => b.write_scales(m, first_row, scales))
+    }
+
+    fn vector(&mut self, label: &str, len: u32) -> Result<Vector, BackendError> {
+        Ok(match self {
+            Backend::Gpu(b) => Vector::Gpu(b.vector(label, len)?),
+            Backend::Cpu(b, _) => Vector::Cpu(b.vector(label, len)?),
+        })
+    }
+
+    fn write_vector(&mut self, vector: &Vector, values: &[f32]) -> Result<(), BackendError> {
+        either_with!(self, Vector(vector), b, v => b.write_vector(v, values))
+    }
+
+    async fn allocated(&mut self) -> Result<(), BackendError> {
+        either!(self, b => b.allocated().await)
+    }
+
+    async fn relieve(&mut self) -> Result<(), BackendError> {
+        either!(self, b => b.relieve().await)
+    }
+
+    async fn flush(&mut self) -> Result<(), BackendError> {
+        either!(self, b => b.flush().await)
+    }
+}
+
+impl Steps for Backend {
+    fn plan(&mut self) {
+        match self {
+            Backend::Gpu(b) => b.plan(),
+            Backend::Cpu(b, _) => b.plan(),
+        }
+    }
+
+    fn compile(&mut self) {
+        match self {
+            Backend::Gpu(b) => b.compile(),
+            Backend::Cpu(b, _) => b.compile(),
+        }
+    }
+
+    async fn compiled(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), BackendError> {
+        either!(self, b => b.compiled(progress).await)
+    }
+
+    fn begin(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        either!(self, b => b.begin(batch))
+    }
+
+    fn embed(&mut self, table: &Matrix) -> Result<(), BackendError> {
+        either_with!(self, Matrix(table), b, m => b.embed(m))
+    }
+
+    fn rms_norm(&mut self, x: Slot, weight: &Vector, y: Slot) -> Result<(), BackendError> {
+        either_with!(self, Vector(weight), b, v => b.rms_norm(x, v, y))
+    }
+
+    fn linear(
+        &mut self,
+        x: Slot,
+        weight: &Matrix,
+        y: Slot,
+        first: u32,
+        write: Write,
+    ) -> Result<(), BackendError> {
+        either_with!(self, Matrix(weight), b, m => b.linear(x, m, y, first, write))
+    }
+
+    fn gated_linear(&mut self, x: Slot, gate: &Matrix, up: &Matrix) -> Result<(), BackendError> {
+        match (self, gate, up) {
+            (Backend::Gpu(b), Matrix::Gpu(gate), Matrix::Gpu(up)) => Ok(b.gated_linear(x, gate, up)?),
+            (Backend::Cpu(b, _), Matrix::Cpu(gate), Matrix::Cpu(up)) => Ok(b.gated_linear(x, gate, up)?),
+            _ => Err(foreign()),
+        }
+    }
+
+    fn rope_store(&mut self, layer: u32) -> Result<(), BackendError> {
+        either!(self, b => b.rope_store(layer))
+    }
+
+    fn attend(&mut self, layer: u32) -> Result<(), BackendError> {
+        either!(self, b => b.attend(layer))
+    }
+
+    async fn finish(&mut self, logits: bool) -> Result<Option<Vec<f32>>, BackendError> {
+        either!(self, b => b.finish(logits).await)
+    }
+
+    fn start_sampling(
+        &mut self,
+        rules: &Rules,
+        bias: &[(u32, f32)],
+        prompt: &[u32],
+    ) -> Result<Option<usize>, BackendError> {
+        either!(self, b => b.start_sampling(rules, bias, prompt))
+    }
+
+    fn begin_sampled(&mut self, position: u32) -> Result<(), BackendError> {
+        either!(self, b => b.begin_sampled(position))
+    }
+
+    fn sample(&mut self, draw: u64) -> Result<(), BackendError> {
+        either!(self, b => b.sample(draw))
+    }
+
+    fn submit(&mut self) -> Result<(), BackendError> {
+        either!(self, b => b.submit())
+    }
+
+    async fn sampled(&mut self) -> Result<Option<Sampled>, BackendError> {
+        either!(self, b => b.sampled().await)
+    }
+}
