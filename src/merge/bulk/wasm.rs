@@ -3,9 +3,9 @@
 
 use core::arch::wasm32::{
     f32x4, f32x4_add, f32x4_mul, f32x4_ne, f32x4_splat, f64x2, f64x2_add, f64x2_extract_lane, f64x2_mul,
-    f64x2_promote_low_f32x4, i32x4_add, u8x16, u16x8_narrow_i32x4, u32x4_extend_high_u16x8,
-    u32x4_extend_low_u16x8, u32x4_shl, u32x4_shr, u32x4_shuffle, u32x4_splat, u64x2_extract_lane, v128,
-    v128_and, v128_bitselect, v128_or,
+    f64x2_promote_low_f32x4, i32x4_add, u16x8_narrow_i32x4, u32x4_extend_high_u16x8, u32x4_extend_low_u16x8,
+    u32x4_shl, u32x4_shr, u32x4_shuffle, u32x4_splat, u64x2, u64x2_extract_lane, v128, v128_and,
+    v128_bitselect, v128_or,
 };
 
 use super::{LANES, Lanes, RowBf16};
@@ -17,11 +17,14 @@ fn load(row: &[f32; LANES]) -> [v128; 2] {
     [f32x4(a, b, c, d), f32x4(e, f, g, h)]
 }
 
-/// One plain load, and the values in f32.
+/// Two loads, and the values in f32. Named byte by byte, they would be loaded so: the compiler narrows what
+/// the widening takes.
 #[inline(always)]
 fn load_bf16(row: &RowBf16) -> [v128; 2] {
-    let [[a, b], [c, d], [e, f], [g, h], [i, j], [k, l], [m, n], [o, p]] = *row;
-    let row = u8x16(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
+    let row = match bytemuck::cast_ref::<_, [u8; 16]>(row).as_chunks().0 {
+        [low, high] => u64x2(u64::from_le_bytes(*low), u64::from_le_bytes(*high)),
+        _ => u32x4_splat(0),
+    };
     [u32x4_shl(u32x4_extend_low_u16x8(row), 16), u32x4_shl(u32x4_extend_high_u16x8(row), 16)]
 }
 
@@ -84,9 +87,10 @@ pub(in crate::merge) fn blend_rows_bf16(
         let ([a0, a1], [b0, b1]) = (load_bf16(a), load_bf16(b));
         let codes = u16x8_narrow_i32x4(blend(a0, b0), blend(a1, b1));
         let (low, high) = (u64x2_extract_lane::<0>(codes), u64x2_extract_lane::<1>(codes));
-        let [a, b, c, d, e, f, g, h] = low.to_le_bytes();
-        let [i, j, k, l, m, n, o, p] = high.to_le_bytes();
-        *out = [[a, b], [c, d], [e, f], [g, h], [i, j], [k, l], [m, n], [o, p]];
+        if let [out_low, out_high] = bytemuck::cast_mut::<_, [u8; 16]>(out).as_chunks_mut().0 {
+            *out_low = low.to_le_bytes();
+            *out_high = high.to_le_bytes();
+        }
     }
 }
 
