@@ -100,6 +100,8 @@ impl Cache {
         let usable = fresh && !cache.is_new() && cache.find_reads().is_ok();
         if !usable {
             cache.reads.clear();
+            // What goes makes room for what comes.
+            cache.free_bytes = free_bytes.map(|free| free.saturating_add(bytes));
             // In this order: a point must never stand for what is not there.
             cache.journal.restart(salt)?;
             cache.pack.restart(salt)?;

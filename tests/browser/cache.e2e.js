@@ -192,6 +192,35 @@ test("bits that flip in the cache are mended", async (t) => {
   assert.ok(server.log.length > 0);
 });
 
+test("a kept model outlives a server that will not say which revision it has", async (t) => {
+  const { page, server } = await openClient(t, { ...HUB, expectErrors: [/40[1345]|503/] });
+  const stored = await visit(page, "me/tale");
+  assertLoaded(stored, "stored");
+  for (const status of [401, 403, 404, 405, 503]) {
+    server.options.refuse = (path) => (/\/(api|resolve)\//.test(path) ? status : undefined);
+    server.log.length = 0;
+    const end = await visit(page, "me/tale", { network: { attempts: 2, backoffMs: 10 } });
+    assertLoaded(end, "loaded");
+    assert.deepEqual(end.kept.map((/** @type {any} */ { bytes }) => bytes), stored.kept.map((/** @type {any} */ { bytes }) => bytes));
+    assert.equal(server.log.filter(({ path }) => path.startsWith("/api/")).length, status === 503 ? 2 : 1, `${status}`);
+  }
+});
+
+test("one that was stored while the hub was silent stays when it answers, and what is secret in a URL is nowhere", async (t) => {
+  const { page, server, url } = await openClient(t, { ...HUB, expectErrors: [/503/] });
+  server.options.refuse = (path) => (path.startsWith("/api/") ? 503 : undefined);
+  assertLoaded(await visit(page, "me/tale", { network: { attempts: 1 } }), "stored");
+  server.options.refuse = undefined;
+  const end = await visit(page, "me/tale");
+  assertLoaded(end, "loaded");
+  assert.match(end.kept[0].revision, /^0{40}$/);
+
+  const signed = await visit(page, `${url}/models/case/?signature=topsecret`);
+  assert.equal(signed.report.state, "stored", signed.message);
+  assert.ok(!JSON.stringify(signed.kept).includes("topsecret"), JSON.stringify(signed.kept));
+  assert.ok(server.log.some(({ path }) => path.includes("topsecret")), "it was sent");
+});
+
 test("two tabs load one model at once: the second waits, and then asks for no weights", async (t) => {
   const { page, server, url } = await openClient(t, { ...HUB, bytesPerSecond: 6_000_000 });
   const other = await page.browserContext().newPage();

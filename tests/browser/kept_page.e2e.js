@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { openPage } from "./harness.js";
+import { MODELS } from "./paths.js";
 
 /** @typedef {import("puppeteer-core").Page} Page */
 
@@ -42,6 +43,27 @@ test("kept models are listed with their sizes, and deleted one by one or all", a
   await page.click("#kept-clear");
   await page.waitForFunction(() => document.querySelector("#kept")?.matches("[hidden]"));
   assert.deepEqual(await kept(page), []);
+});
+
+test("a kept model by its URL loads at once, asked nothing, while its server gives no weights", async (t) => {
+  const { page, server } = await openPage(t, "/", { expectErrors: [/503/] });
+  await ready(page, "tale");
+  const enter = async () => {
+    await page.$eval("#model-address", (input) => {
+      /** @type {HTMLInputElement} */ (input).value = "/copies/case/";
+      /** @type {HTMLInputElement} */ (input).form?.requestSubmit();
+    });
+    await ready(page, "/copies/case/");
+  };
+  server.options.mounts = { ...server.options.mounts, "/copies/case/": MODELS.case };
+  await enter();
+  await keeps(page, 2);
+  await page.reload({ waitUntil: "load" });
+  await ready(page, "tale");
+  server.log.length = 0;
+  server.options.refuse = (path) => (path.startsWith("/copies/") ? 503 : undefined);
+  await enter();
+  assert.deepEqual(server.log.filter(({ path }) => path.endsWith(".safetensors")), []);
 });
 
 test("a load that was stopped is shown as one in part, and why a model is not kept is said", async (t) => {

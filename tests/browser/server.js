@@ -19,6 +19,7 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {string} [commit] what the hub says every revision is
  * @property {string} [damage] a file of this name has a bit flipped, and says nothing of it
  * @property {number} [bytesPerSecond] throttle of all bodies together
+ * @property {(path: string) => number | undefined} [refuse] the status to refuse a path with
  * @property {(path: string) => string | null} [redirect] where to send the client instead
  * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
  *   Content-Range and the like from the page
@@ -119,6 +120,8 @@ async function answer(options, { strikes, pace }, request, response, entry) {
   };
   if (request.method === "OPTIONS") return reply(204);
   if (path === "/favicon.ico") return reply(204);
+  const refused = options.refuse?.(path);
+  if (refused) return reply(refused);
   const described = await describeModel(options, path);
   if (described) return reply(200, JSON.stringify(described), { "Content-Type": "application/json" });
   const found = await locate(options, path);

@@ -37,6 +37,11 @@ test("a query stays, behind the slash", () => {
   assert.equal(base("https://cdn.example/m?sig=a%2Fb&x=1"), "https://cdn.example/m/?sig=a%2Fb&x=1");
 });
 
+test("what may be secret in a URL is in no name and no message", () => {
+  assert.equal(resolveModel("https://me:word@cdn.example/m/?sig=secret", {}, PAGE).name, "https://cdn.example/m/");
+  assert.throws(() => source("https://me:word@cdn.example/m/config.json?sig=secret"), (error) => error instanceof Error && !/secret|word/.test(error.message));
+});
+
 test("patience goes with everything that is fetched", () => {
   const network = { attempts: 3 };
   assert.deepEqual(source("owner/name", { network }).network, network);

@@ -53,7 +53,10 @@ test("files are unchanged while their validator and length are", async (t) => {
   assert.equal(await ask({ "config.json": { bytes: 3, validator } }), false);
   assert.equal(await ask({ "config.json": { bytes: 2, validator: "\"other\"" } }), false);
   assert.equal(await ask({ "config.json": { bytes: 2, validator: null } }), false, "nothing to compare");
-  assert.equal(await ask({ "missing.json": { bytes: 2, validator } }), false);
+  assert.equal(await ask({ "missing.json": { bytes: 2, validator } }), "unreachable", "not told");
+  for (const status of [401, 403, 405]) {
+    assert.equal(await ask({ "config.json": { bytes: 2, validator } }, `${server.url}/fault/${status}/config.json/`), "unreachable", `${status}`);
+  }
   assert.equal(await ask({}), false, "nothing known");
   assert.equal(await ask({ "config.json": { bytes: 2, validator } }, `${server.url}/fault/503/config.json/`), "unreachable");
   assert.ok(server.log.filter(({ path }) => !path.includes("fault")).every(({ method }) => method === "HEAD"));

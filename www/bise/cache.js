@@ -58,6 +58,7 @@ async function describe(directory) {
 async function remove(id) {
   const store = await existing();
   if (store === null) return;
+  if (!(await list()).some((model) => model.id === id)) return;
   const removed = await navigator.locks.request(lockName(id), { ifAvailable: true }, async (held) => {
     if (held !== null) await orNull(() => store.removeEntry(id, { recursive: true }));
     return held !== null;

@@ -2,7 +2,7 @@
 
 import { badRequest } from "./errors.js";
 import { checkKind, checkNames, describe, oneOf } from "./options.js";
-import { isHash } from "./revision.js";
+import { isHash, withoutQuery } from "./revision.js";
 
 /** @typedef {import("./protocol.js").Source} Source */
 
@@ -168,7 +168,7 @@ function resolvePlain(model, options, pageUrl) {
     }
     const { headers, network } = options;
     const base = directoryUrl(model, pageUrl);
-    return { source: { kind: "http", base, ...(headers ? { headers } : {}), ...(network ? { network } : {}) }, name: model };
+    return { source: { kind: "http", base, ...(headers ? { headers } : {}), ...(network ? { network } : {}) }, name: withoutSecrets(model) };
   }
   for (const name of /** @type {const} */ (["headers", "token"])) {
     if (options[name] !== undefined) throw badRequest(`${name}: for models that are fetched, not for files or folders.`);
@@ -279,14 +279,23 @@ function directoryUrl(model, pageUrl) {
   try {
     url = new URL(model, pageUrl);
   } catch {
-    throw badRequest(`model: ${describe(model)} is not a URL.`);
+    throw badRequest(`model: ${describe(withoutSecrets(model))} is not a URL.`);
   }
   if (/\.(safetensors|json|gguf|bin)$/i.test(url.pathname)) {
-    throw badRequest(`model: ${describe(model)} is a file; give the URL of the directory it lies in.`);
+    throw badRequest(`model: ${describe(withoutSecrets(model))} is a file; give the URL of the directory it lies in.`);
   }
   url.hash = "";
   if (!url.pathname.endsWith("/")) url.pathname += "/";
   return url.href;
+}
+
+/**
+ * A URL for messages, responses and lists: what may be a signature or a password is left out.
+ *
+ * @param {string} url
+ */
+export function withoutSecrets(url) {
+  return withoutQuery(url).replace(/^([a-z][a-z0-9+.-]*:\/\/)[^/@]*@/i, "$1");
 }
 
 /**

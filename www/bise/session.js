@@ -87,6 +87,9 @@ async function openHttp(call, source, trust, hooks) {
     trust.pins = Object.fromEntries(Object.entries(allPins).filter(([each]) => each.startsWith(url)).map(([each, pin]) => [each.slice(url.length), pin]));
     const { quota, usage } = await navigator.storage.estimate();
 
+    const fresh = kept !== null && await isFresh(kept, hub, source, hooks.signal);
+    // What describes another revision must not stand beside this one's weights.
+    if (!fresh) await directory.removeEntry(ENTRY_FILE).catch(() => {});
     /** @type {Entry | null} */
     let described = kept;
     let writing = Promise.resolve();
@@ -100,7 +103,7 @@ async function openHttp(call, source, trust, hooks) {
     const cache = {
       pack,
       journal,
-      fresh: kept !== null && await isFresh(kept, hub, source, hooks.signal),
+      fresh,
       freeBytes: quota === undefined || usage === undefined ? null : Math.max(0, quota - usage),
       onStart,
     };
@@ -112,7 +115,7 @@ async function openHttp(call, source, trust, hooks) {
         for (const handle of handles.splice(0)) handle.close();
         if (bytes === 0) await store.removeEntry(id, { recursive: true });
         else if (info !== null && described !== null) {
-          await writeJson(directory, ENTRY_FILE, { ...described, name: call.name, bytes, complete: true, lastUsed: new Date().toISOString() });
+          await writeJson(directory, ENTRY_FILE, { ...described, name: call.name, revision: revision?.sha ?? described.revision, bytes, complete: true, lastUsed: new Date().toISOString() });
           if (revision === null) await pin(store, url, info.sha256, described.files);
         }
       } catch {
@@ -131,8 +134,8 @@ async function openHttp(call, source, trust, hooks) {
 }
 
 /**
- * Whether what is kept is what the server has. What cannot be asked is taken as it is: without a network a kept model
- * still loads.
+ * Whether what is kept is what the server has. What cannot be asked, or is not told, is taken as it is: without a
+ * network, or without the token, a kept model still loads.
  *
  * @param {Entry} entry
  * @param {Awaited<ReturnType<typeof hubRevision>>} hub
@@ -141,7 +144,8 @@ async function openHttp(call, source, trust, hooks) {
  */
 async function isFresh(entry, hub, source, signal) {
   if (hub === "unreachable") return true;
-  if (hub !== null) return entry.revision === hub.sha;
+  // One that was stored while the hub would not say has no commit of its own.
+  if (hub !== null && entry.revision !== null) return entry.revision === hub.sha;
   return await isUnchanged(entry.files, source, signal) !== false;
 }
 
