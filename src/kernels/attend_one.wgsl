@@ -58,7 +58,8 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
         workgroupBarrier();  // the previous tile's weights have been read
         for (var i = thread; i < KEYS * PARTS; i += WG) {
             let position = tile * KEYS + i / PARTS;
-            var score: array<f32, MAX_ROWS>;
+            // Said, lest it keep the last turn's values: in Chromium it did.
+            var score = array<f32, MAX_ROWS>();
             if (position >= first_key && position <= batch.position) {
                 let base = ((position % params.slots) * params.kv_heads + kv_head) * UNITS;
                 for (var u = i % PARTS; u < UNITS; u += PARTS) {
