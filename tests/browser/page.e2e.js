@@ -177,7 +177,7 @@ test("a model that is not there gives a message, and a way on", async (t) => {
   assert.equal(await page.$eval("#message", (node) => /** @type {HTMLElement} */ (node).hidden), true);
 });
 
-test("a browser without WebGPU is told so", async (t) => {
+test("a browser without WebGPU runs models on the processor, and says so", async (t) => {
   // Workers hold a navigator of their own: theirs is what the engine asks.
   const { page, url } = await openPage(t, "/pages/blank.html");
   await page.evaluateOnNewDocument(() => {
@@ -192,9 +192,11 @@ test("a browser without WebGPU is told so", async (t) => {
     };
   });
   await page.goto(`${url}/`);
-  await page.waitForSelector("#message:not([hidden])");
-  const said = await page.$eval("#message", (node) => node.textContent ?? "");
-  assert.match(said, /cannot run models yet.*no WebGPU/);
+  await page.waitForFunction(() => document.querySelector("#model-name")?.textContent === "tale" && document.querySelector("#loading")?.matches("[hidden]"));
+  const { adapter, why } = await page.$eval("#status-adapter", (node) => ({ adapter: node.textContent, why: /** @type {HTMLElement} */ (node).title }));
+  assert.equal(adapter, "CPU, one thread");
+  assert.match(why, /WebGPU/);
+  assert.equal(await page.$eval("#message", (node) => node.matches("[hidden]")), true);
 });
 
 test("the page works below a path of its host, and fits a narrow screen", async (t) => {

@@ -15,7 +15,8 @@ export class StatusPanel {
   /** @param {Info | null} info */
   model(info) {
     this.#adapter.textContent = info ? info.adapter.name || "unnamed" : "none yet";
-    this.#adapter.title = this.#adapter.textContent;
+    // Why it is not WebGPU, where it is not.
+    this.#adapter.title = info?.backendReason ?? this.#adapter.textContent;
     this.#softwareNote.hidden = !info?.adapter.software;
     this.#memory.textContent = info ? formatBytes(info.memory.total) : "0 MB";
     this.#memory.title = info
