@@ -123,7 +123,8 @@ test("several ranges of a large file, and one connection where a host has no ran
     console.log(`    ${fault}: ${loaded.ms.toFixed(0)} ms, ${requests.length} requests, ${sent} of ${size} bytes, wasm ${(loaded.hostMemory / MIB).toFixed(1)} MiB`);
     assertTruthful(loaded, fault);
     assert.ok(loaded.hostMemory < 96 * MIB);
-    assert.ok(sent >= size && sent < 1.2 * size, `${sent} bytes`);
+    // Five connections are cut after 5 MB each, all of which may have been on its way still.
+    assert.ok(sent >= size && sent < size + 5 * 5_500_000, `${sent} bytes`);
     loads.push({ ...loaded, requests });
   }
   const [plain, cut, whole] = loads;

@@ -307,7 +307,7 @@ export function withoutSecrets(url) {
 function hubSource(model, { hubUrl = HUB_URL, headers, token, network }, pageUrl) {
   const parts = /^([\w.-]+)\/([\w.-]+)(?:@([^\s@]+))?$/.exec(model);
   if (parts === null) {
-    throw badRequest(`model: ${describe(model)} is neither "owner/name", "owner/name@revision" nor a URL (those start with https:, / or ./, or end with /).`);
+    throw badRequest(`model: ${describe(withoutSecrets(model))} is neither "owner/name", "owner/name@revision" nor a URL (those start with https:, / or ./, or end with /).`);
   }
   const [, owner, name, given = "main"] = parts;
   const revision = encodeURIComponent(given);

@@ -87,7 +87,8 @@ async function openHttp(call, source, trust, hooks) {
     trust.pins = Object.fromEntries(Object.entries(allPins).filter(([each]) => each.startsWith(url)).map(([each, pin]) => [each.slice(url.length), pin]));
     const { quota, usage } = await navigator.storage.estimate();
 
-    const fresh = kept !== null && await isFresh(kept, hub, source, hooks.signal);
+    const told = kept === null ? false : await isFresh(kept, hub, source, hooks.signal);
+    const fresh = told !== false;
     // What describes another revision must not stand beside this one's weights.
     if (!fresh) await directory.removeEntry(ENTRY_FILE).catch(() => {});
     /** @type {Entry | null} */
@@ -115,7 +116,7 @@ async function openHttp(call, source, trust, hooks) {
         for (const handle of handles.splice(0)) handle.close();
         if (bytes === 0) await store.removeEntry(id, { recursive: true });
         else if (info !== null && described !== null) {
-          await writeJson(directory, ENTRY_FILE, { ...described, name: call.name, revision: revision?.sha ?? described.revision, bytes, complete: true, lastUsed: new Date().toISOString() });
+          await writeJson(directory, ENTRY_FILE, { ...described, name: call.name, revision: described.revision ?? (told === "unreachable" ? null : revision?.sha ?? null), bytes, complete: true, lastUsed: new Date().toISOString() });
           if (revision === null) await pin(store, url, info.sha256, described.files);
         }
       } catch {
@@ -141,12 +142,13 @@ async function openHttp(call, source, trust, hooks) {
  * @param {Awaited<ReturnType<typeof hubRevision>>} hub
  * @param {{ base: string, headers?: Record<string, string> }} source
  * @param {AbortSignal} signal
+ * @returns {Promise<boolean | "unreachable">}
  */
 async function isFresh(entry, hub, source, signal) {
-  if (hub === "unreachable") return true;
+  if (hub === "unreachable") return hub;
   // One that was stored while the hub would not say has no commit of its own.
   if (hub !== null && entry.revision !== null) return entry.revision === hub.sha;
-  return await isUnchanged(entry.files, source, signal) !== false;
+  return await isUnchanged(entry.files, source, signal);
 }
 
 /** @returns {string | null} */
