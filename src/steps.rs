@@ -109,6 +109,19 @@ impl DecoderShape {
         u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
+    /// Why a pass over that many tokens from `position` on cannot be run; `None` if it can. Outside of
+    /// prompts a pass is one token.
+    pub fn misfit(&self, tokens: u32, position: u32, prompt: bool) -> Option<String> {
+        let fits = u64::from(position) + u64::from(tokens) <= u64::from(self.context);
+        if tokens > 0 && tokens <= self.max_batch && fits && (prompt || tokens == 1) {
+            return None;
+        }
+        let (room, context) = (self.max_batch, self.context);
+        Some(format!(
+            "{tokens} tokens at position {position} with room for {room} and a context of {context}"
+        ))
+    }
+
     /// Width of `slot` in f32 elements per row.
     pub fn width(&self, slot: Slot) -> u32 {
         match slot {

@@ -70,14 +70,8 @@ impl Steps for Cpu {
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), CpuError> {
-        let tokens = batch.ids.len() as u64;
-        let fits = u64::from(batch.position) + tokens <= u64::from(self.shape.context);
-        let single = batch.prompt || tokens == 1;
-        if tokens == 0 || tokens > u64::from(self.shape.max_batch) || !fits || !single {
-            let detail = format!(
-                "{tokens} tokens at position {} with room for {} and a context of {}",
-                batch.position, self.shape.max_batch, self.shape.context
-            );
+        let tokens = batch.ids.len() as u32;
+        if let Some(detail) = self.shape.misfit(tokens, batch.position, batch.prompt) {
             return Err(shape_error("batch", detail));
         }
         self.ids.clear();

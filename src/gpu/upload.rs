@@ -9,8 +9,8 @@ use super::{Gpu, GpuBuffer, GpuError, GpuMatrix};
 /// that copy grows to the model's size.
 const BYTES_PER_FENCE: u64 = 8 << 20;
 
-/// Bytes of one write, a multiple of four. Chromium passes what is longer through buffers that it makes
-/// for each: slower on both ends.
+/// Bytes of one write, a multiple of four. Chromium passes what is longer in parts that it joins again:
+/// at 384 KiB, half as slow again in the page's process.
 const BYTES_PER_WRITE: usize = 256 << 10;
 
 /// Fences that the device may have before it: with one alone, device and network would wait for each

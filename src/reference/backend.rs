@@ -255,12 +255,7 @@ impl Steps for Reference {
 
     fn begin(&mut self, batch: &Batch) -> Result<(), ReferenceError> {
         let tokens = batch.ids.len() as u32;
-        let end = u64::from(batch.position) + u64::from(tokens);
-        if tokens == 0 || tokens > self.shape.max_batch || end > u64::from(self.shape.context) {
-            let detail = format!(
-                "{tokens} tokens at position {} with room for {} and a context of {}",
-                batch.position, self.shape.max_batch, self.shape.context
-            );
+        if let Some(detail) = self.shape.misfit(tokens, batch.position, true) {
             return Err(shape_error("batch", detail));
         }
         self.batch = BatchUniform { tokens, position: batch.position, splits: 1, tiles_per_split: 0 };

@@ -324,13 +324,7 @@ impl WebGpu {
     /// Begins a pass whose ids are in place, or will be by then.
     fn open_pass(&mut self, tokens: u32, position: u32, prompt: bool) -> Result<(), GpuError> {
         self.gpu.check().inspect_err(|_| self.forget())?;
-        let fits = u64::from(position) + u64::from(tokens) <= u64::from(self.shape.context);
-        let single = prompt || tokens == 1;
-        if tokens == 0 || tokens > self.shape.max_batch || !fits || !single {
-            let detail = format!(
-                "{tokens} tokens at position {position} with room for {} and a context of {}",
-                self.shape.max_batch, self.shape.context
-            );
+        if let Some(detail) = self.shape.misfit(tokens, position, prompt) {
             return Err(GpuError::Shape { label: "batch".into(), detail });
         }
         self.one = if prompt { None } else { OneTiling::new(&self.shape, self.sizes) };
