@@ -164,6 +164,10 @@ impl<S: ByteSource> ByteSource for CachedSource<S> {
         self.source.list().await
     }
 
+    async fn turn(&self) {
+        self.source.turn().await;
+    }
+
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
         let keeper = &self.kept.keeper;
         if let Some((read, pieces)) = self.kept.find(file, range.as_ref()) {

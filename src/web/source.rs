@@ -125,6 +125,10 @@ impl ByteSource for WebSource {
         Ok(opened.map(|steady| WebStream { steady, signal, last_turn: Instant::now() }))
     }
 
+    async fn turn(&self) {
+        turn().await;
+    }
+
     async fn list(&self) -> Vec<String> {
         let transport = self.0.transport();
         match &transport.place {
