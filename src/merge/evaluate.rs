@@ -5,9 +5,9 @@
 //! not need any more is forgotten. Memory: one chunk of f32 per node, and the leaves' bytes where
 //! they are few enough to be kept.
 
-use std::future::{Future, poll_fn};
 use std::rc::Rc;
-use std::task::Poll;
+
+use futures_util::future::try_join_all;
 
 use super::feed::{Feed, Feeds};
 use super::leaf::{Cancelled, Fetch, LeafReader};
@@ -143,7 +143,11 @@ impl<S: ByteSource + Clone> Evaluation<S> {
 
     /// Takes all sums, in chunks of `chunk` elements, and starts the pass that yields the result. Meanwhile
     /// what is on its way from `busy`, if that is given, may arrive.
-    pub(super) async fn prepare(&mut self, chunk: usize, busy: Option<&S>) -> Result<Vec<Solved>, CheckpointError> {
+    pub(super) async fn prepare(
+        &mut self,
+        chunk: usize,
+        busy: Option<&S>,
+    ) -> Result<Vec<Solved>, CheckpointError> {
         let (mut all, chunk) = (Vec::new(), self.chunk(chunk));
         for level in 1..=self.plan.levels() {
             let slerps = self.plan.slerps_at(level);
@@ -249,7 +253,7 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         let [a, b] = &mut *self.leaves else { return Ok(()) };
         while count > 0 {
             if a.available().is_empty() || b.available().is_empty() {
-                all([&mut *a, &mut *b].into_iter().map(LeafReader::fill)).await?;
+                try_join_all([&mut *a, &mut *b].map(LeafReader::fill)).await?;
             }
             let (a_run, b_run) = (a.available().as_chunks().0, b.available().as_chunks().0);
             let run = a_run.len().min(b_run.len()).min(usize::try_from(count).unwrap_or(usize::MAX));
@@ -293,7 +297,8 @@ impl<S: ByteSource + Clone> Evaluation<S> {
             }
         }
         // What comes while nobody reads from it fills the connection's buffers, and waits.
-        all(self.leaves.iter_mut().map(LeafReader::gather)).await
+        try_join_all(self.leaves.iter_mut().map(LeafReader::gather)).await?;
+        Ok(())
     }
 
     /// The next `count` elements of every node that this pass needs.
@@ -371,28 +376,6 @@ async fn turn(busy: Option<&impl ByteSource>) {
     if let Some(source) = busy {
         source.turn().await;
     }
-}
-
-/// Does several things side by side, until all are done or one has failed.
-async fn all<E>(work: impl Iterator<Item = impl Future<Output = Result<(), E>>>) -> Result<(), E> {
-    let mut work: Vec<_> = work.map(Box::pin).collect();
-    poll_fn(|context| {
-        let mut failed = None;
-        work.retain_mut(|each| match each.as_mut().poll(context) {
-            Poll::Ready(Ok(())) => false,
-            Poll::Ready(Err(error)) => {
-                failed.get_or_insert(error);
-                false
-            }
-            Poll::Pending => true,
-        });
-        match failed {
-            Some(error) => Poll::Ready(Err(error)),
-            None if work.is_empty() => Poll::Ready(Ok(())),
-            None => Poll::Pending,
-        }
-    })
-    .await
 }
 
 /// What may be kept of each leaf, of `kept_bytes` in all.

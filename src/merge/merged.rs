@@ -75,7 +75,7 @@ impl Default for MergeOptions {
             shard_bytes: 5_000_000_000,
             quantize: false,
             chunk_elements: 1 << 16,
-            kept_bytes: 48 << 20,
+            kept_bytes: 72 << 20,
             arithmetic: Arithmetic::Cpu,
         }
     }

@@ -177,7 +177,12 @@ enum Opening<S: ByteSource> {
 }
 
 impl<S: ByteSource + Clone + 'static> Running<S> {
-    fn new(info: &TensorInfo, plan: &Rc<TensorPlan>, evaluation: Evaluator<S>, solved: Vec<Solved>) -> Running<S> {
+    fn new(
+        info: &TensorInfo,
+        plan: &Rc<TensorPlan>,
+        evaluation: Evaluator<S>,
+        solved: Vec<Solved>,
+    ) -> Running<S> {
         let (info, plan) = (info.clone(), plan.clone());
         Running { info, plan, evaluation, solved, element: 0, scales: Vec::new() }
     }
@@ -329,7 +334,10 @@ impl<S: ByteSource + Clone + 'static> Running<S> {
 }
 
 /// Row scales of a quantised tensor, which is computed once more if it was not before.
-async fn scales<S: ByteSource + Clone + 'static>(inner: &Rc<Inner<S>>, weight: &str) -> Result<Vec<u8>, SourceError> {
+async fn scales<S: ByteSource + Clone + 'static>(
+    inner: &Rc<Inner<S>>,
+    weight: &str,
+) -> Result<Vec<u8>, SourceError> {
     let known = |inner: &Inner<S>| {
         let scales = inner.scales.borrow();
         Some(scales.get(weight)?.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>())

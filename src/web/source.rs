@@ -90,7 +90,7 @@ impl WebSource {
         let (lane_bytes, lanes) = match place {
             Place::Http(..) => (LANE_BYTES, LANES.with(Rc::clone)),
             // A file of this computer comes no faster in parts.
-            _ => (u64::MAX, Rc::default()),
+            _ => (u64::MAX..=u64::MAX, Rc::default()),
         };
         let transport = WebTransport { place, pool: Pool::shared(), signal, on_waiting };
         Ok(WebSource(Steady::new(transport, network, lane_bytes, lanes)))

@@ -18,7 +18,10 @@ use super::support::{embedded, files, fixture, tensors};
 use crate::common::layouts::{Layout, Made, Share, decode as value, layouts, make};
 use crate::common::recorder::recorded;
 
-fn planned<S: ByteSource + Clone + 'static>(source: &S, options: MergeOptions) -> Result<Merge<S>, MergeError> {
+fn planned<S: ByteSource + Clone + 'static>(
+    source: &S,
+    options: MergeOptions,
+) -> Result<Merge<S>, MergeError> {
     let options = MergeOptions { quantize: true, ..options };
     let name = ModelRef { path: "it".into(), revision: None };
     block_on(async {

@@ -275,10 +275,8 @@ fn what_comes_next_is_fetched_meanwhile_as_far_as_it_may_be_kept() {
     let mut leads = Vec::new();
     for kept_bytes in [0, 300_000, 700_000, u64::MAX] {
         let reached = ["a", "b"].map(|_| Rc::new(Cell::new(0)));
-        let open = |name: &str| Slow {
-            source: in_memory(name),
-            reached: reached[usize::from(name == "b")].clone(),
-        };
+        let open =
+            |name: &str| Slow { source: in_memory(name), reached: reached[usize::from(name == "b")].clone() };
         let merge = plan(recipe, options(kept_bytes), open);
         let merge = merge.unwrap();
         let manifest = merge.manifest().unwrap();
@@ -297,5 +295,8 @@ fn what_comes_next_is_fetched_meanwhile_as_far_as_it_may_be_kept() {
         assert!(lead <= kept_bytes.saturating_add(4 * PIECE_BYTES as u64), "{lead} of {kept_bytes}");
         leads.push(lead);
     }
-    assert!(leads.is_sorted() && leads[0] < 4 * PIECE_BYTES as u64 && leads[1] > 10_000 && leads[3] > 400_000, "{leads:?}");
+    assert!(
+        leads.is_sorted() && leads[0] < 4 * PIECE_BYTES as u64 && leads[1] > 10_000 && leads[3] > 400_000,
+        "{leads:?}"
+    );
 }
