@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
-use js_sys::{Function, Math, Reflect};
+use js_sys::{Function, Math, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{FileSystemReadWriteOptions, FileSystemSyncAccessHandle};
@@ -44,11 +44,11 @@ pub fn of_source(source: &JsValue) -> Result<(Trust, Option<CacheFiles>), JsValu
     let on_replace: Option<Function> = field(&cache, "onReplace").dyn_into().ok();
     let on_replace = move || {
         let promise = on_replace.as_ref().and_then(|ask| ask.call0(&JsValue::NULL).ok());
-        let promise = promise.and_then(|value| value.dyn_into().ok());
+        let promise: Option<Promise> = promise.and_then(|value| value.dyn_into().ok());
         let waiting = async move {
             if let Some(promise) = promise {
                 // Whatever it meets, the entry is made anew.
-                let _ = JsFuture::from::<js_sys::Promise>(promise).await;
+                let _ = JsFuture::from(promise).await;
             }
         };
         Box::pin(waiting) as Pin<Box<dyn Future<Output = ()>>>
