@@ -21,7 +21,7 @@ usage: ./build.sh [COMMAND]
   bench load       how fast weights reach the device, against a bare loop of fetch and writeBuffer
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   test --seven-billion
-                   a checkpoint of Mistral 7B's shape in Chromium: half an hour, 11 GiB of free memory
+                   a checkpoint of Mistral 7B's shape in Chromium: an hour, 11 GiB of free memory, 10 GB of disk
   clean            remove what was built; installed tools stay
 TEXT
 }

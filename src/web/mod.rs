@@ -58,15 +58,16 @@ pub fn wasm_memory() -> f64 {
 
 /// Describes a checkpoint without loading it: an [`Inspection`](crate::engine::Inspection), with the
 /// limits of this browser's adapter where it has one. `source` is as for [`WebEngine::load`], but no
-/// merge; `options` are [`LoadOptions`].
+/// merge, and its cache, if there is one, whole; `options` are [`LoadOptions`].
 ///
 /// # Errors
 /// A JavaScript `Error` with a `code`.
 #[wasm_bindgen]
 pub async fn inspect(source: JsValue, options: JsValue, signal: AbortSignal) -> Result<JsValue, JsValue> {
     let options: LoadOptions = from_js("options", options)?;
+    let (trust, files) = cache::of_source(&source)?;
     let source = WebSource::new(&source, signal, Rc::new(|_| {}))?;
-    let source = AnySource::files(source, Rc::new(Kept::nothing()));
+    let source = AnySource::files(source, Rc::new(Kept::new(trust, files)));
     let tier = DeviceTier::probe(&options.gpu).await.ok();
     let inspection = engine::inspect(&source, &options, tier.as_ref()).await;
     to_js(&inspection.map_err(from_engine)?)

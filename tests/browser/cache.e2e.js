@@ -36,7 +36,7 @@ async function visit(page, model, options = {}) {
     /** @type {Set<string>} */
     const notes = new Set();
     const onProgress = (/** @type {{ note?: string }} */ { note }) => { if (note) notes.add(note); };
-    const { value: engine, ...end } = await outcome(Engine.load(model, { hubUrl: location.origin, ...options, onProgress }));
+    const { value: engine, ...end } = await outcome(Engine.load(model, { ...(/^(https?:|\/)/.test(model) ? {} : { hubUrl: location.origin }), ...options, onProgress }));
     const text = engine ? await proof(engine) : "";
     const { cache: report, sha256 } = engine?.info ?? {};
     await engine?.dispose();

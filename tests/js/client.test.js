@@ -61,6 +61,23 @@ test("a load reaches the engine and reports progress", async () => {
   assert.equal(await engine.hostMemory(), 1234);
 });
 
+test("what does nothing for a model is refused before a worker starts", async () => {
+  const spawn = () => assert.fail("a worker was started");
+  const files = [new File(["{}"], "config.json")];
+  const recipe = { recipe: "model: a/b" };
+  for (const model of [files, recipe, { kind: "directory", name: "m", getFileHandle: () => {} }]) {
+    await assert.rejects(loadWith(/** @type {any} */ (model), { cache: true }, spawn), code("bad-request", /^cache: only what is fetched is kept/));
+  }
+  for (const model of ["owner/name", "https://cdn.example/m/", files]) {
+    await assert.rejects(loadWith(model, { onTensor: () => {} }, spawn), code("bad-request", /^onTensor: /));
+  }
+  // What is so anyway may be asked for.
+  const trace = new Trace();
+  const engine = await loadWith(recipe, { cache: false, onTensor: () => {} }, () => /** @type {any} */ (new FakeWorker(fakeWasm(trace), undefined, trace)));
+  assert.equal(trace.loads.length, 1);
+  await engine.dispose();
+});
+
 test("a load has a session of the cache, which ends with it, however it ends", async () => {
   const hash = "aB".repeat(32);
   const { trace } = await start({}, { cache: false, integrity: { "model.safetensors": hash } });

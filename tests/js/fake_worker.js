@@ -145,6 +145,7 @@ export class FakeWorker extends EventTarget {
     }, wasm, {
       check,
       adapterName: async () => "fake adapter",
+      openKept: async () => null,
       openSession: async (call, hooks) => {
         trace.sessions.push({ name: call.name, cache: call.cache, integrity: call.integrity });
         if (call.name === "owner/busy") hooks.onWait("another tab");

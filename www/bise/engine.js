@@ -151,13 +151,15 @@ export class Engine {
  */
 export async function loadWith(given, options, spawn) {
   const model = lasting(given);
-  const { engine, cache = true, integrity = null, onProgress, onTensor, signal, ...rest } = checkLoadOptions(options);
+  const { engine, cache, integrity = null, onProgress, onTensor, signal, ...rest } = checkLoadOptions(options);
   const pageUrl = globalThis.document?.baseURI ?? globalThis.location.href;
   const { source, name } = resolveModel(model, rest, pageUrl);
   if (source.kind === "merge" && integrity !== null) throw badRequest("integrity: it is for one model, not for a merge.");
+  if (source.kind !== "merge" && onTensor) throw badRequest("onTensor: it hears what a merge does; this is one model.");
+  if (source.kind !== "http" && cache) throw badRequest("cache: only what is fetched is kept for the next time, not files, folders or merges.");
   if (signal?.aborted) throw new BiseError("aborted", "The load was aborted.", { cause: signal.reason });
   const bridge = new Bridge(spawn());
-  const loading = bridge.call({ type: "load", source, options: engine, name, cache, integrity }, {
+  const loading = bridge.call({ type: "load", source, options: engine, name, cache: cache ?? true, integrity }, {
     onEvent: (event) => {
       if (event.type === "keeping") keepForGood();
       if (signal?.aborted) return;

@@ -25,6 +25,7 @@ export { HUB_URL } from "./model.js";
 /** @typedef {import("./protocol.js").Waiting} Waiting */
 /** @typedef {import("./protocol.js").Info} Info */
 /** @typedef {import("./cache.js").CachedModel} CachedModel */
+/** @typedef {import("./cache.js").PinnedModel} PinnedModel */
 /** @typedef {import("./errors.js").ErrorCode} ErrorCode */
 /** @typedef {import("./openai.js").ChatParams} ChatParams */
 /** @typedef {import("./openai.js").ChatCompletion} ChatCompletion */

@@ -89,5 +89,6 @@ function toPublic(raw, storage) {
     storage,
     chat: raw.chat,
     tokenizer: raw.tokenizer,
+    kept: raw.kept,
   };
 }

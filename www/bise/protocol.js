@@ -163,10 +163,11 @@ export {};
  *   not say
  * @property {boolean} chat whether the checkpoint has a chat template
  * @property {boolean} tokenizer whether the checkpoint has a tokenizer
+ * @property {boolean} kept whether this browser keeps it whole: nothing is to be fetched
  */
 
 /**
- * What the wasm module answers: `Inspection` of src/engine/inspect.rs.
+ * What the wasm module answers, and whether it read what is kept: `Inspection` of src/engine/inspect.rs.
  * @typedef {object} RawInspection
  * @property {string} architecture
  * @property {number} parameters
@@ -193,6 +194,7 @@ export {};
  * @property {string[]} problems
  * @property {boolean} tokenizer
  * @property {boolean} chat
+ * @property {boolean} kept
  */
 
 /**

@@ -21,6 +21,7 @@ import { directorySink, portSink } from "./sink.js";
  * @typedef {object} Platform
  * @property {() => void} check throws what WebGPU is missing here
  * @property {typeof import("./session.js").openSession} openSession
+ * @property {typeof import("./session.js").openKept} openKept
  * @property {() => Promise<string>} adapterName what the browser tells of its adapter, or ""
  */
 
@@ -124,9 +125,14 @@ export function serve(port, wasm, platform) {
       }
       case "inspect": {
         await start(wasm);
-        const inspection = await wasm.inspect(message.source, message.options, signal);
-        const name = await platform.adapterName();
-        return inspection.adapter === null || name === "" ? inspection : { ...inspection, adapter: name };
+        const session = await platform.openKept(message, signal);
+        try {
+          const inspection = await wasm.inspect(session?.source ?? message.source, message.options, signal);
+          const name = await platform.adapterName();
+          return { ...inspection, ...(inspection.adapter === null || name === "" ? {} : { adapter: name }), kept: session !== null };
+        } finally {
+          session?.close();
+        }
       }
       case "outline":
         await start(wasm);

@@ -3,7 +3,7 @@
 import * as wasm from "./wasm/bise.js";
 import { BiseError } from "./errors.js";
 import { serve } from "./serve.js";
-import { openSession } from "./session.js";
+import { openKept, openSession } from "./session.js";
 
 /** @type {import("./serve.js").Port} */
 const port = {
@@ -20,7 +20,7 @@ function crashed(reason) {
   port.postMessage({ type: "crashed", message: reason instanceof Error ? reason.message : String(reason) });
 }
 
-serve(port, wasm, { check, adapterName, openSession });
+serve(port, wasm, { check, adapterName, openSession, openKept });
 
 function check() {
   if ("gpu" in navigator) return;

@@ -29,7 +29,7 @@ export function needsNoQuestion({ downloadBytes, problems }) {
  * @returns {[string, string][]}
  */
 export function factsOf(inspection, contextLength, local) {
-  const { downloadBytes, dtype, scales, files, storage, adapter, weights } = inspection;
+  const { downloadBytes, dtype, scales, files, storage, adapter, weights, kept } = inspection;
   const stored = DTYPES[dtype] ?? dtype;
   const converted = weights === "f8" && !dtype.startsWith("F8") ? ", to become FP8 on the way" : "";
   const memory = memoryAt(inspection, contextLength);
@@ -37,10 +37,10 @@ export function factsOf(inspection, contextLength, local) {
   /** @type {[string, string][]} */
   const facts = [
     [`${formatCount(inspection.parameters)} weights, ${stored}${converted}`, [layers, scales].filter(Boolean).join(", ")],
-    [`${formatBytes(downloadBytes)} to ${local ? "read" : "download"}`, shards],
+    kept ? ["Kept in this browser", "nothing to download"] : [`${formatBytes(downloadBytes)} to ${local ? "read" : "download"}`, shards],
     [`${formatBytes(memory.total)} of GPU memory`, `${formatBytes(memory.weights)} for weights, ${formatBytes(memory.kvCache)} for ${contextLength} positions, ${formatBytes(memory.activations)} for the rest`],
   ];
-  if (!local && storage) {
+  if (!local && !kept && storage) {
     const enough = storage.freeBytes >= memory.weights;
     facts.push([`${formatBytes(storage.freeBytes)} free in this browser’s storage`, enough ? "enough to keep the model for the next visit" : "not enough to keep the model: the next visit would download it again"]);
   }

@@ -1,6 +1,6 @@
 /** Choosing a model, and its load: bytes, rate, remaining time, then shaders. */
 
-import { BiseError, Engine, HUB_URL, cache, inspect } from "../pkg/index.js";
+import { BiseError, Engine, HUB_URL, inspect } from "../pkg/index.js";
 import { evenBlend } from "./blend.js";
 import { ConfirmPanel, needsNoQuestion } from "./confirm.js";
 import { byId } from "./dom.js";
@@ -113,11 +113,7 @@ export class ModelsPanel {
     if (isOwn || watch || (typeof model === "object" && "recipe" in model)) return this.#start(model, name, options, watch);
     const controller = this.#supersede();
     try {
-      // What is kept is not downloaded: there is nothing to ask, and perhaps no network.
-      const asked = typeof model === "string" ? model.replace(/[?#].*$/, "") : null;
-      const isKept = (await cache.list()).some(({ name, weights, complete }) => complete && name === asked && weights === options.weights);
-      if (controller.signal.aborted) return false;
-      if (isKept) return await this.#start(model, name, options);
+      // What is kept tells this by itself, without a network, too.
       this.#show(`Looking at ${name}`, "Reading the model’s description");
       const inspection = await inspect(model, { ...options, signal: controller.signal });
       if (controller.signal.aborted) return false;
