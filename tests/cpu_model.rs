@@ -16,7 +16,7 @@ use std::cell::Cell;
 
 use bise::checkpoint::source::FileSource;
 use bise::engine::{BackendChoice, Engine, EngineError, LoadOptions, Prompt, WeightMode};
-use bise::gpu::{GpuOptions, LimitChoice};
+use bise::gpu::{DeviceTier, GpuOptions};
 use pollster::block_on;
 
 use support::{check_golden, from_top, greedy, load_on_cpu, merge, run};
@@ -86,14 +86,34 @@ fn a_merge_goes_into_its_weights() {
     assert_eq!(block_on(loaded.logits(&[1, 2, 3])).unwrap(), after);
 }
 
-/// An adapter that was named must be there; without a name the CPU steps in, which needs a machine
-/// without any adapter to see (the browser's tests have one).
+/// On the software adapter of a test machine as without any, the CPU steps in, and says why.
+#[test]
+fn auto_takes_webgpu_on_hardware_alone() {
+    let hardware = block_on(DeviceTier::probe(&GpuOptions::default())).is_ok_and(|tier| !tier.software);
+    let info = load(&LoadOptions::default()).unwrap().info();
+    let reason = info.backend_reason.unwrap();
+    println!("{}: {reason}", info.backend);
+    if hardware {
+        assert_eq!(info.backend, "webgpu");
+        assert!(reason.contains("graphics adapter"), "{reason}");
+    } else {
+        assert_eq!((info.backend.as_str(), info.adapter.name.as_str()), ("cpu", "CPU, one thread"));
+        assert!(reason.contains("is software") || reason.contains("no WebGPU adapter"), "{reason}");
+    }
+}
+
+/// An adapter that was named must be there, and is taken though it be software.
 #[test]
 fn an_adapter_that_was_named_is_not_replaced() {
-    let gpu = GpuOptions { adapter: Some("no such adapter".into()), limits: LimitChoice::Adapter };
+    let gpu = GpuOptions { adapter: Some("no such adapter".into()), ..GpuOptions::default() };
     for backend in [BackendChoice::Auto, BackendChoice::Webgpu] {
         let error = load(&LoadOptions { backend, gpu: gpu.clone(), ..LoadOptions::default() }).err().unwrap();
         assert_eq!(error.code(), "no-webgpu", "{error}");
     }
     load(&LoadOptions { backend: BackendChoice::Cpu, gpu, ..LoadOptions::default() }).unwrap();
+    if let Ok(name) = std::env::var("BISE_ADAPTER") {
+        let gpu = GpuOptions { adapter: Some(name), ..GpuOptions::default() };
+        let info = load(&LoadOptions { gpu, ..LoadOptions::default() }).unwrap().info();
+        assert_eq!((info.backend.as_str(), info.backend_reason), ("webgpu", None));
+    }
 }

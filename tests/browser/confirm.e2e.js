@@ -119,7 +119,7 @@ test("a model that the device's limits do not hold cannot be loaded, and the car
       }
     };
   });
-  await page.goto(`${url}/`);
+  await page.goto(`${url}/?backend=webgpu`);
   await ready(page, "tale"); // which fits even there, with a shorter context
   await page.$eval("#models-panel", (panel) => panel.setAttribute("open", ""));
   await page.focus("#model-address");

@@ -91,7 +91,7 @@ test("a lost device fails everything that waits, and loading again works", async
 
 if (browserName() === "chromium") {
   test("a lost device is said, takes the model with it, and the model can be loaded again", async (t) => {
-    const { page, screenshot } = await openPage(t, "/", { expectErrors: [/./] }); // the browser reports its crash
+    const { page, screenshot } = await openPage(t, "/?backend=webgpu", { expectErrors: [/./] }); // the browser reports its crash
     const ready = () => page.waitForFunction(() => document.querySelector("#prompt")?.matches(":enabled"));
     const text = (/** @type {string} */ selector) => page.$eval(selector, (node) => node.textContent ?? "");
     const buttons = () => page.$$eval("button", (all) => all.filter((button) => button.checkVisibility() && !button.disabled).map(({ textContent }) => textContent));

@@ -56,7 +56,7 @@ test("a load reaches the engine and reports progress", async () => {
       kind: "http", base: "https://huggingface.co/owner/name/resolve/main/",
       listing: "https://huggingface.co/api/models/owner/name/revision/main",
     },
-    options: { weights: "checkpoint", contextLength: 64 },
+    options: { weights: "checkpoint", contextLength: 64, gpu: { told: { name: "fake adapter", fallback: false } } },
   }]);
   assert.equal(await engine.hostMemory(), 1234);
 });
