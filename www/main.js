@@ -52,7 +52,7 @@ const models = new ModelsPanel(backend, {
   onFailed: (error, retry) => {
     const again = { label: "Try again", run: retry };
     const other = { label: "Choose another model", run: () => models.openPanel() };
-    const others = error instanceof BiseError ? backend.wayOut(error.code) : [];
+    const others = error instanceof BiseError ? backend.waysOut(error.code) : [];
     message.error(error, [again, ...others, other]);
   },
 });

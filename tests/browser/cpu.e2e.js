@@ -43,7 +43,7 @@ for (const model of ["tale", "case"]) {
 
 test("left the choice, WebGPU runs on hardware alone, and the reason is said", async (t) => {
   const { page } = await openClient(t, { backend: "auto" });
-  const [software, hardware] = await page.evaluate(async () => {
+  const { software, hardware } = await page.evaluate(async () => {
     const { useWorker, bise: { Engine, proof } } = /** @type {any} */ (globalThis);
     const run = async () => {
       const engine = await Engine.load("/models/tale/", { weights: "checkpoint" });
@@ -53,7 +53,7 @@ test("left the choice, WebGPU runs on hardware alone, and the reason is said", a
     };
     const software = await run();
     useWorker("/pages/hardware-worker.js");
-    return [software, await run()];
+    return { software, hardware: await run() };
   });
   assert.deepEqual([software.text, hardware.text], [TALE_PROOF, TALE_PROOF]);
   assert.equal(software.info.backend, "cpu");

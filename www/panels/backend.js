@@ -12,13 +12,15 @@ export class BackendPanel {
   #note = byId("backend-note", HTMLElement);
   #why = byId("backend-why", HTMLElement);
   #switch = byId("backend-switch", HTMLButtonElement);
-  /** Where the switch leads. @type {"webgpu" | "cpu"} */
-  #other = "cpu";
+  /** Where the switch leads. @type {ReturnType<BackendPanel["other"]>} */
+  #other = null;
 
   /** @param {() => void} reload loads the model again, on what is chosen now */
   constructor(reload) {
     this.#reload = reload;
-    this.#switch.addEventListener("click", () => this.use(this.#other));
+    this.#switch.addEventListener("click", () => {
+      if (this.#other) this.#use(this.#other.choose);
+    });
   }
 
   /** What a load is to be told. @returns {{ backend: Backend }} */
@@ -26,22 +28,35 @@ export class BackendPanel {
     return { backend: this.#choice };
   }
 
-  /** @param {"webgpu" | "cpu"} backend */
-  use(backend) {
-    this.#choice = backend;
-    this.#reload();
+  /**
+   * The other place, and what chooses it for the loads to come; null where there is none.
+   *
+   * @param {"webgpu" | "cpu"} backend
+   */
+  other(backend) {
+    const other = backend === "cpu" ? "webgpu" : "cpu";
+    if (other === "webgpu" && !("gpu" in navigator)) return null;
+    return { label: LABELS[other], choose: () => { this.#choice = other; } };
   }
 
   /**
-   * The way out where a load failed for want of WebGPU, or of memory where it was tried.
+   * Ways out where a load has failed for want of WebGPU, or of memory.
    *
    * @param {string} code
    * @returns {{ label: string, run: () => void }[]}
    */
-  wayOut(code) {
-    if (code === "no-webgpu") return [{ label: LABELS.cpu, run: () => this.use("cpu") }];
-    const another = this.#choice === "webgpu" ? "cpu" : "webgpu";
-    return code === "out-of-memory" && "gpu" in navigator ? [{ label: LABELS[another], run: () => this.use(another) }] : [];
+  waysOut(code) {
+    if (code !== "no-webgpu" && code !== "out-of-memory") return [];
+    // A load that was left the choice does not say where memory was wanting.
+    const failed = code === "no-webgpu" ? "webgpu" : this.#choice;
+    const others = [failed === "cpu" ? null : this.other("webgpu"), failed === "webgpu" ? null : this.other("cpu")];
+    return others.filter((other) => other !== null).map(({ label, choose }) => ({ label, run: () => this.#use(choose) }));
+  }
+
+  /** @param {() => void} choose */
+  #use(choose) {
+    choose();
+    this.#reload();
   }
 
   /** @param {Info | null} info */
@@ -49,9 +64,9 @@ export class BackendPanel {
     this.#note.hidden = info === null;
     if (info === null) return;
     this.#why.textContent = whyOf(info);
-    this.#other = info.backend === "cpu" ? "webgpu" : "cpu";
-    this.#switch.textContent = LABELS[this.#other];
-    this.#switch.hidden = this.#other === "webgpu" && !("gpu" in navigator);
+    this.#other = this.other(info.backend);
+    this.#switch.textContent = this.#other?.label ?? "";
+    this.#switch.hidden = this.#other === null;
   }
 }
 

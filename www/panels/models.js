@@ -126,11 +126,16 @@ export class ModelsPanel {
       if (controller.signal.aborted) return false;
       if (isKept) return await this.#start(model, name, options);
       this.#show(`Looking at ${name}`, "Reading the model’s description");
-      const inspection = await inspect(model, { ...options, signal: controller.signal });
+      const inspection = await inspect(model, { ...options, ...this.#backend.options(), signal: controller.signal });
       if (controller.signal.aborted) return false;
       this.#loading.hidden = true;
       if (needsNoQuestion(inspection)) return await this.#start(model, name, options);
-      const contextLength = await this.#confirm.ask(name, inspection, { local: typeof model !== "string", signal: controller.signal });
+      const other = inspection.problems.length > 0 ? this.#backend.other(inspection.backend) : null;
+      const contextLength = await this.#confirm.ask(name, inspection, { local: typeof model !== "string", signal: controller.signal, other: other?.label ?? null });
+      if (contextLength === "other") {
+        other?.choose();
+        return await this.load(model, name);
+      }
       return contextLength !== null && await this.#start(model, name, { ...options, contextLength });
     } catch (thrown) {
       // What is loaded stays so, whether the visitor changed their mind or the model cannot be had.
