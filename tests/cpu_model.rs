@@ -15,7 +15,7 @@ mod support;
 use std::cell::Cell;
 
 use bise::checkpoint::source::FileSource;
-use bise::engine::{BackendChoice, Engine, EngineError, LoadOptions, Prompt, WeightMode};
+use bise::engine::{BackendChoice, Engine, EngineError, LoadOptions, Prompt, WeightMode, inspect};
 use bise::gpu::{DeviceTier, GpuOptions};
 use pollster::block_on;
 
@@ -84,6 +84,53 @@ fn a_merge_goes_into_its_weights() {
     let mut loaded =
         block_on(Engine::load_known(&merge, Some(manifest), &options, &mut |_| (), &|| false)).unwrap();
     assert_eq!(block_on(loaded.logits(&[1, 2, 3])).unwrap(), after);
+}
+
+/// Foretold from headers, and taken: the same bytes.
+#[test]
+fn inspect_tells_what_a_load_takes() {
+    for weights in [WeightMode::Checkpoint, WeightMode::F8] {
+        for context_length in [None, Some(64)] {
+            let options = LoadOptions {
+                weights,
+                context_length,
+                backend: BackendChoice::Cpu,
+                ..LoadOptions::default()
+            };
+            let memory = load(&options).unwrap().info().memory;
+            let source = FileSource::new(from_top("www/models/tale"));
+            let told = block_on(inspect(&source, &options, None)).unwrap();
+            let stored = if weights == WeightMode::F8 { told.device_bytes_f8 } else { told.device_bytes };
+            assert_eq!(
+                (stored, told.kv_cache_bytes, told.activation_bytes, told.total_bytes),
+                (memory.weights, memory.kv_cache, memory.activations, memory.total)
+            );
+            assert_eq!((told.backend.as_str(), told.problems), ("cpu", vec![]));
+        }
+    }
+}
+
+/// Left the choice, an inspection judges by what a load would take.
+#[test]
+fn inspect_chooses_as_a_load_does() {
+    let source = FileSource::new(from_top("www/models/tale"));
+    let backend_of = |options: &LoadOptions, tier: Option<&DeviceTier>| {
+        let told = block_on(inspect(&source, options, tier)).unwrap();
+        (told.backend, told.backend_reason)
+    };
+    let (free, hardware) = (LoadOptions::default(), DeviceTier::at_default_limits());
+    let software = DeviceTier { name: "llvmpipe".into(), software: true, ..hardware.clone() };
+    let named = GpuOptions { adapter: Some("llvm".into()), ..GpuOptions::default() };
+    let asked = LoadOptions { backend: BackendChoice::Webgpu, ..LoadOptions::default() };
+    let (backend, reason) = backend_of(&free, Some(&software));
+    assert!(
+        backend == "cpu" && reason.as_ref().is_some_and(|reason| reason.contains("llvmpipe")),
+        "{reason:?}"
+    );
+    assert_eq!(backend_of(&free, None).0, "cpu");
+    assert_eq!(backend_of(&free, Some(&hardware)).0, "webgpu");
+    assert_eq!(backend_of(&LoadOptions { gpu: named, ..free }, Some(&software)), ("webgpu".into(), None));
+    assert_eq!(backend_of(&asked, None), ("webgpu".into(), None));
 }
 
 /// On the software adapter of a test machine as without any, the CPU steps in, and says why.

@@ -80,7 +80,8 @@ pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
     writeln!(out, "memory, kv cache  {} bytes", inspection.kv_cache_bytes)?;
     writeln!(out, "memory, other     {} bytes", inspection.activation_bytes)?;
     writeln!(out, "memory, in all    {} bytes", inspection.total_bytes)?;
-    let reason = inspection.backend_reason.as_ref().map_or_else(String::new, |reason| format!(", since {reason}"));
+    let reason =
+        inspection.backend_reason.as_ref().map_or_else(String::new, |reason| format!(", since {reason}"));
     writeln!(out, "runs on           {}{reason}", inspection.backend)?;
     if inspection.backend == "webgpu" {
         let adapter = inspection.adapter.as_deref().unwrap_or("none here; WebGPU's default limits assumed");

@@ -82,3 +82,18 @@ fn check_within([weights, kv_cache, activations]: [u64; 3], limit: u64) -> Resul
     }
     Err(CpuError::TooLarge { needed, weights, kv_cache, activations, limit })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::check_within;
+
+    #[test]
+    fn what_does_not_fit_is_told_in_numbers() {
+        assert_eq!(check_within([70, 20, 10], 100), Ok(()));
+        let error = check_within([70, 20, 11], 100).map_err(|error| error.to_string());
+        let said = "this model takes 101 bytes of memory on the processor (70 for weights, 20 for the key/value cache, \
+                    11 for activations), and there are 100; ";
+        assert!(error.as_ref().is_err_and(|text| text.starts_with(said)), "{error:?}");
+        assert!(check_within([u64::MAX, 1, 1], u64::MAX - 1).is_err());
+    }
+}

@@ -14,7 +14,7 @@ pub enum GpuError {
         found: String,
     },
     /// Only an adapter that computes on the CPU, where one that does not was asked for.
-    #[error("the only WebGPU adapter here ({adapter}) is software, and slower than the processor without it")]
+    #[error("the only WebGPU adapter here ({adapter}) is software, and slower")]
     Software {
         /// Its name.
         adapter: String,

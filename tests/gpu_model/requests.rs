@@ -236,11 +236,7 @@ fn a_load_can_be_aborted_and_repeated() {
         files.insert(name, std::fs::read(path).unwrap());
     }
     let source = MemorySource::new(files);
-    let options = LoadOptions {
-        weights: WeightMode::F8,
-        context_length: Some(64),
-        ..webgpu(limits())
-    };
+    let options = LoadOptions { weights: WeightMode::F8, context_length: Some(64), ..webgpu(limits()) };
     let progress = Mutex::new(Vec::new());
     let stopped =
         block_on(Engine::load(&source, &options, &mut |p| progress.lock().unwrap().push(p), &|| {
