@@ -70,7 +70,7 @@ impl EngineError {
                 MergeError::Gpu(error) => gpu_code(error),
             },
             EngineError::Gpu(error) => gpu_code(error),
-            EngineError::Cpu(CpuError::OutOfMemory { .. }) => "out-of-memory",
+            EngineError::Cpu(CpuError::OutOfMemory { .. } | CpuError::TooLarge { .. }) => "out-of-memory",
             EngineError::Cpu(CpuError::Shape { .. }) => "bad-checkpoint",
         }
     }
@@ -78,7 +78,7 @@ impl EngineError {
 
 fn gpu_code(error: &GpuError) -> &'static str {
     match error {
-        GpuError::NoAdapter { .. } | GpuError::NoDevice { .. } => "no-webgpu",
+        GpuError::NoAdapter { .. } | GpuError::Software { .. } | GpuError::NoDevice { .. } => "no-webgpu",
         GpuError::Lost { .. } | GpuError::Rejected { .. } => "device-lost",
         GpuError::OutOfMemory { .. } | GpuError::TooLarge { .. } => "out-of-memory",
         GpuError::Shape { .. } => "bad-checkpoint",

@@ -10,12 +10,10 @@ use super::{Engine, EngineError, LoadOptions, Phase, Progress};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Manifest, SourceError};
-use crate::gpu::DeviceTier;
-use crate::kernels::WebGpu;
 use crate::model::WeightPlan;
 use crate::model::config::{CONFIG_FILE, GENERATION_FILE};
 use crate::model::{Config, Decoder, GenerationConfig, KvCache, ModelError, Weights, decoder};
-use crate::steps::{DecoderShape, Steps, Store};
+use crate::steps::{Steps, Store};
 use crate::text::{ChatTemplate, SamplerOptions, TemplateFiles, TextError, Tokenizer};
 
 /// Largest tokenizer.json that is read, bytes: that of Llama 3.2 has 17 MB. Reading one takes a page
@@ -128,7 +126,7 @@ impl Engine {
         let stop = || if cancelled() { Err(EngineError::Aborted) } else { Ok(()) };
 
         report(Phase::Adapter, 0, 1);
-        let device = Device::open(options).await?;
+        let (mut device, mut reason) = Device::open(options).await?;
         stop()?;
         report(Phase::Config, 0, 1);
         let side = read_side_files(source).await?;
@@ -140,14 +138,17 @@ impl Engine {
         let precision = options.weights.precision();
         let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, precision)?;
 
-        let shape_of = |context| {
-            let mut shape = side.config.shape(context);
-            shape.max_batch = device.max_batch(&shape);
-            shape
-        };
-        let room = shape_of(side.config.max_positions).largest_context(device.max_buffer_bytes());
-        let context = context_length(&side.config, options.context_length, room)?;
-        let shape = shape_of(context);
+        let mut shape = device.room().shape_for(&side.config, options.context_length)?;
+        let mut reserved = device.reserve(&plan, &shape);
+        if reserved.is_err() && options.lost && options.is_free() {
+            // Larger than what the CPU holds: the graphics device may have come back.
+            let options = LoadOptions { lost: false, ..options.clone() };
+            (device, reason) = Device::open(&options).await?;
+            shape = device.room().shape_for(&side.config, options.context_length)?;
+            reserved = device.reserve(&plan, &shape);
+        }
+        reserved?;
+        let context = shape.context;
         let cache = KvCache::new(shape.cache_slots(), shape.window);
         let max_batch = shape.max_batch;
         let mut backend = device.backend(shape, options).await?;
@@ -178,22 +179,11 @@ impl Engine {
             incomplete: false,
             requests: 0,
             cache: kept.report(),
+            reason,
             sha256: kept.hashes(),
             on_host: false,
         })
     }
-}
-
-/// The decoder's sizes on a device, for that many positions.
-pub(super) fn shape_on(config: &Config, context: u32, tier: &DeviceTier) -> DecoderShape {
-    let mut shape = config.shape(context);
-    shape.max_batch = WebGpu::max_batch(tier, &shape);
-    shape
-}
-
-/// Positions for which the caches of a layer fit the device's buffers.
-pub(super) fn room_for_context(config: &Config, tier: &DeviceTier) -> u32 {
-    shape_on(config, config.max_positions, tier).largest_context(tier.max_binding_bytes)
 }
 
 /// The context to reserve: `wanted`, or as much as is usual, of what the model was made for and of

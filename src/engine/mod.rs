@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! backend   WebGPU or the CPU, as one
+//! room      what either has room for
 //! load      from a source of bytes to a model on the device
 //! fill      its weights: from the cache, then from the source
 //! cached    the source with what is kept of it, and the hashes of its files
@@ -20,6 +21,7 @@ mod generate;
 mod inspect;
 pub mod keeper;
 mod load;
+mod room;
 pub mod types;
 
 pub use cache::CacheFiles;
@@ -51,6 +53,8 @@ pub struct Engine {
     incomplete: bool,
     requests: u64,
     cache: CacheReport,
+    /// Why this backend, where the choice was left to the engine.
+    reason: Option<String>,
     sha256: BTreeMap<String, String>,
     /// Whether tokens are chosen on the host even where the device could.
     on_host: bool,
@@ -77,7 +81,7 @@ impl Engine {
             vocab: self.config.vocab,
             weights: self.weights,
             backend: backend.name().into(),
-            backend_reason: backend.reason(),
+            backend_reason: self.reason.clone(),
             adapter: backend.adapter(),
             memory: Memory { weights, kv_cache, activations, total: weights + kv_cache + activations },
             chat: self.template.is_some(),

@@ -95,24 +95,28 @@ impl Gpu {
     /// Opens a device.
     ///
     /// # Errors
-    /// [`GpuError::NoAdapter`] and [`GpuError::NoDevice`].
+    /// [`GpuError::NoAdapter`], [`GpuError::Software`] and [`GpuError::NoDevice`].
     pub async fn open(options: &GpuOptions) -> Result<Gpu, GpuError> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
         let info = adapter.get_info();
         let limits = required_limits(&adapter.limits(), options.limits);
         let features = features(adapter.features(), options.limits);
+        let tier = DeviceTier::new(&info, &limits, features, &options.told);
+        if options.hardware && tier.software {
+            return Err(GpuError::Software { adapter: tier.name });
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bise"),
             required_features: features,
-            required_limits: limits.clone(),
+            required_limits: limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
         let (device, queue) = adapter
             .request_device(&descriptor)
             .await
-            .map_err(|e| GpuError::NoDevice { adapter: info.name.clone(), detail: e.to_string() })?;
+            .map_err(|e| GpuError::NoDevice { adapter: tier.name.clone(), detail: e.to_string() })?;
 
         let fault = Arc::new(Mutex::new(None));
         let lost = fault.clone();
@@ -132,7 +136,6 @@ impl Gpu {
             record(&uncaptured, from_wgpu(&label, bytes, &error));
         }));
 
-        let tier = DeviceTier::new(&info, &limits, features);
         Ok(Gpu { device, queue, tier, fault, latest, accounts: Rc::default(), traffic: Cell::default() })
     }
 

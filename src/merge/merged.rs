@@ -45,8 +45,8 @@ impl Arithmetic {
             // A device that cannot be had is no obstacle: the CPU gives the same result.
             Arithmetic::Auto(_) if elements < LEAST_ELEMENTS => Ok(None),
             Arithmetic::Auto(options) => {
-                let gpu = SlerpGpu::open(options, &[]).await.ok();
-                Ok(gpu.filter(|gpu| !gpu.tier().software))
+                let options = GpuOptions { hardware: true, ..options.clone() };
+                Ok(SlerpGpu::open(&options, &[]).await.ok())
             }
             Arithmetic::Gpu(options) => SlerpGpu::open(options, dtypes).await.map(Some),
         }

@@ -5,13 +5,13 @@ use std::cell::Cell;
 
 use bise::checkpoint::Manifest;
 use bise::checkpoint::source::{FileSource, MemorySource};
-use bise::engine::{Engine, EngineError, FinishReason, LoadOptions, Output, Prompt, Request, WeightMode};
+use bise::engine::{Engine, EngineError, FinishReason, Output, Prompt, Request, WeightMode};
 use bise::text::TextError;
 use pollster::block_on;
 use serde_json::{Value, json};
 
 use crate::common::limits;
-use crate::support::{from_top, gpu, greedy, load, run};
+use crate::support::{from_top, greedy, load, run, webgpu};
 
 fn tale() -> Engine {
     load("www/models/tale", WeightMode::F8, limits())
@@ -212,7 +212,7 @@ fn logits_that_are_not_finite_end_a_request() {
         }
         source.files.insert(name, bytes);
     }
-    let options = LoadOptions { gpu: gpu(limits()), ..LoadOptions::default() };
+    let options = webgpu(limits());
     let mut engine = block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap();
     for host in [true, false] {
         engine.sample_on_host(host);

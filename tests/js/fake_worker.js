@@ -70,11 +70,11 @@ export function fakeWasm(trace, faults = {}) {
           }
         } while (faults.slowLoad);
         if (faults.failLoad) throw faults.failLoad;
-        return new this();
+        return Object.assign(new this(), { adapter: options.gpu?.told });
       }
 
       info() {
-        return INFO;
+        return { ...INFO, adapter: /** @type {any} */ (this).adapter };
       }
 
       mergeReport() {
@@ -144,7 +144,7 @@ export class FakeWorker extends EventTarget {
       addEventListener: (_type, listener) => this.#listeners.push(listener),
     }, wasm, {
       check,
-      adapterName: async () => "fake adapter",
+      adapter: async () => ({ name: "fake adapter", fallback: false }),
       openKept: async () => null,
       openSession: async (call, hooks) => {
         trace.sessions.push({ name: call.name, cache: call.cache, integrity: call.integrity });

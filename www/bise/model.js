@@ -39,7 +39,7 @@ import { isHash, withoutQuery } from "./revision.js";
 /**
  * @typedef {object} LoadOptions
  * @property {"auto" | "webgpu" | "cpu"} [backend] where to run; "auto" (the default) takes WebGPU where there is an
- *   adapter, else the processor
+ *   adapter that is no software, else the processor; and the processor once after a device was lost, if it holds the model
  * @property {"f8" | "checkpoint"} [weights] linear weights as FP8 (the default), or all as the checkpoint has them
  * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
  * @property {boolean} [cache] keep the model in this browser, and load it from there the next time (the default for what

@@ -97,7 +97,13 @@ export {};
 
 /**
  * Options of a load, as the engine takes them.
- * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8", contextLength?: number }} EngineLoadOptions
+ * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8", contextLength?: number,
+ *   lost?: boolean }} EngineLoadOptions `lost`: the page's last device was lost
+ */
+
+/**
+ * What a browser tells of its adapter: a description, or maker and family, or ""; whether it is a fallback.
+ * @typedef {{ name: string, fallback: boolean }} Told
  */
 
 /**
@@ -120,7 +126,7 @@ export {};
  * @property {number} vocab
  * @property {"checkpoint" | "f8"} weights how weights are stored
  * @property {"webgpu" | "cpu"} backend
- * @property {string | null} backendReason why it is not WebGPU, where the choice was left to the engine
+ * @property {string | null} backendReason why, where the choice was left to the engine
  * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string }} adapter
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {boolean} chat whether the checkpoint has a chat template
@@ -156,9 +162,11 @@ export {};
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {{ contextLength: number, total: number, kvCache: number, activations: number }[]} contexts memory at other
  *   lengths that this device holds, the shortest first
+ * @property {"webgpu" | "cpu"} backend where a load with these options would run
+ * @property {string | null} backendReason why, where the choice was left to the engine
  * @property {{ name: string, software: boolean, maxBindingBytes: number } | null} adapter null where there is no WebGPU
- * @property {string[]} problems why the adapter's limits do not hold this model, and what to do; empty if they do. How
- *   much memory is free no browser tells
+ * @property {string[]} problems why this model does not fit, and what to do: the adapter's limits, or on the processor the
+ *   memory that WebAssembly has; empty if it does. How much memory is free no browser tells
  * @property {{ freeBytes: number, quotaBytes: number } | null} storage of this browser for this site; null where it does
  *   not say
  * @property {boolean} chat whether the checkpoint has a chat template
@@ -188,6 +196,8 @@ export {};
  * @property {number} activation_bytes
  * @property {number} total_bytes
  * @property {{ context_length: number, kv_cache_bytes: number, activation_bytes: number }[]} contexts
+ * @property {"webgpu" | "cpu"} backend
+ * @property {string | null} backend_reason
  * @property {string | null} adapter
  * @property {boolean} software
  * @property {number} max_binding_bytes
@@ -286,7 +296,8 @@ export {};
  * @typedef {{ type: "delta", id: number, delta: Delta }} DeltaEvent
  * @typedef {{ type: "keeping", id: number }} KeepingEvent a model is kept, the first of this origin
  * @typedef {{ type: "done", id: number, value: any }} Done
- * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string } }} Failed
+ * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string },
+ *   gpuLost?: boolean }} Failed `gpuLost`: it was the device that went, not the worker that broke
  * @typedef {{ type: "crashed", message: string }} Crashed
  * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | KeepingEvent | Done | Failed | Crashed} FromWorker
  */
