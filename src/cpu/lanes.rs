@@ -37,6 +37,38 @@ mod portable {
         [a * e, b * f, c * g, d * h]
     }
 
+    #[inline(always)]
+    pub(in crate::cpu) fn div(a: Lanes, b: Lanes) -> Lanes {
+        let ([a, b, c, d], [e, f, g, h]) = (a, b);
+        [a / e, b / f, c / g, d / h]
+    }
+
+    #[inline(always)]
+    pub(in crate::cpu) fn max(a: Lanes, b: Lanes) -> Lanes {
+        let ([a, b, c, d], [e, f, g, h]) = (a, b);
+        [a.max(e), b.max(f), c.max(g), d.max(h)]
+    }
+
+    #[inline(always)]
+    pub(in crate::cpu) fn min(a: Lanes, b: Lanes) -> Lanes {
+        let ([a, b, c, d], [e, f, g, h]) = (a, b);
+        [a.min(e), b.min(f), c.min(g), d.min(h)]
+    }
+
+    /// `value` in lanes where `x` is above `floor`, else 0.
+    #[inline(always)]
+    pub(in crate::cpu) fn where_above(floor: f32, x: Lanes, value: Lanes) -> Lanes {
+        let keep = |x: f32, value: f32| if x > floor { value } else { 0.0 };
+        let ([a, b, c, d], [e, f, g, h]) = (x, value);
+        [keep(a, e), keep(b, f), keep(c, g), keep(d, h)]
+    }
+
+    /// 2^n from n + 1.5 * 2^23.
+    #[inline(always)]
+    pub(in crate::cpu) fn power_of_two(shifted: Lanes) -> Lanes {
+        shifted.map(|n| f32::from_bits((n.to_bits() << 23).wrapping_add(0x3f80_0000)))
+    }
+
     /// Each of 16 bytes moved into the top of a lane, then `SHIFT` to the right with its sign, then masked.
     #[inline(always)]
     pub(in crate::cpu) fn widen_bytes<const SHIFT: u32, const MASK: u32>(bytes: &[u8; 16]) -> [Lanes; 4] {
@@ -71,6 +103,32 @@ pub(super) use portable::*;
 #[inline(always)]
 pub(super) fn mul_add(sum: Lanes, a: Lanes, b: Lanes) -> Lanes {
     add(sum, mul(a, b))
+}
+
+/// e^x to within two units in the last place; 0 up to -87, and beyond 87 as there. The polynomial is
+/// that of Cephes' `expf`.
+pub(super) fn exp(x: Lanes) -> Lanes {
+    const LOWEST: f32 = -87.0;
+    let within = min(max(x, splat(LOWEST)), splat(-LOWEST));
+    // Adding this lets the addition round to a whole number.
+    let whole = splat(1.5 * (1 << 23) as f32);
+    let shifted = mul_add(whole, within, splat(std::f32::consts::LOG2_E));
+    let n = add(shifted, mul(whole, splat(-1.0)));
+    // ln 2 in two parts, the first of which has few bits.
+    let r = mul_add(mul_add(within, n, splat(-0.693_359_4)), n, splat(2.121_944_4e-4));
+    let mut series = splat(1.987_569_1e-4);
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        series = mul_add(splat(coefficient), series, r);
+    }
+    let value = mul_add(add(r, splat(1.0)), series, mul(r, r));
+    where_above(LOWEST, x, mul(value, power_of_two(shifted)))
+}
+
+/// The largest of all four lanes.
+#[inline(always)]
+pub(super) fn largest(lanes: Lanes) -> f32 {
+    let [a, b, c, d] = store(lanes);
+    a.max(b).max(c.max(d))
 }
 
 /// All four lanes together.

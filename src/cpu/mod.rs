@@ -99,10 +99,12 @@ pub struct Cpu {
     vectors: Vec<Vec<f32>>,
     /// `(rows, pitch(slot))` each, rows up to whole tiles of tokens.
     slots: HashMap<Slot, Vec<f32>>,
-    /// Keys and values by layer, `(slots, kv_heads, head_dim)` of f16.
+    /// Keys and values by layer, of f16; `attention` has their order.
     caches: Vec<[Vec<u8>; 2]>,
     ids: Vec<u32>,
     position: u32,
+    /// Of the batch, `(T, head_dim / 2)`.
+    rope: Vec<[f32; 2]>,
     prompt: bool,
     planning: bool,
     turn: Option<Turn>,
@@ -137,11 +139,11 @@ impl Cpu {
         for slot in all {
             slots.insert(slot, zeros(label, elements(slot))?);
         }
-        let bytes = u64::from(shape.cache_slots()) * u64::from(shape.kv_width()) * 2;
+        let [key_bytes, value_bytes] = layout(&shape).bytes();
         let mut caches = Vec::new();
         for _ in 0..shape.layers {
             let label = "the key/value cache";
-            caches.push([zeros(label, bytes)?, zeros(label, bytes)?]);
+            caches.push([zeros(label, key_bytes)?, zeros(label, value_bytes)?]);
         }
         Ok(Cpu {
             up: zeros(label, elements(Slot::Mlp))?,
@@ -151,6 +153,7 @@ impl Cpu {
             caches,
             ids: Vec::new(),
             position: 0,
+            rope: Vec::new(),
             prompt: false,
             planning: false,
             turn,
@@ -190,6 +193,12 @@ impl Cpu {
 
 fn pitch(shape: &DecoderShape, slot: Slot) -> u32 {
     shape.width(slot).next_multiple_of(PITCH)
+}
+
+/// How the cache of a layer lies: with more positions than asked for, up to whole tiles.
+fn layout(shape: &DecoderShape) -> attention::Layout {
+    let slots = (shape.cache_slots().max(1) as usize).next_multiple_of(attention::TILE);
+    attention::Layout { kv_heads: shape.kv_heads as usize, head_dim: shape.head_dim as usize, slots }
 }
 
 /// Memory that may be refused: a browser gives a page 4 GiB at most, and often less.

@@ -1,8 +1,9 @@
 //! The same in WebAssembly SIMD. Native tests reach only the portable twins; change both together.
 
 use core::arch::wasm32::{
-    f32x4_add, f32x4_extract_lane, f32x4_mul, f32x4_splat, i8x16_shuffle, i16x8_shr, i32x4_shr, u16x8_splat,
-    u32x4_splat, u64x2, v128, v128_and,
+    f32x4_add, f32x4_div, f32x4_extract_lane, f32x4_gt, f32x4_mul, f32x4_pmax, f32x4_pmin, f32x4_splat,
+    i8x16_shuffle, i16x8_shr, i32x4_add, i32x4_shl, i32x4_shr, u16x8_splat, u32x4_splat, u64x2, v128,
+    v128_and,
 };
 
 /// Four f32.
@@ -36,6 +37,31 @@ pub(in crate::cpu) fn add(a: Lanes, b: Lanes) -> Lanes {
 #[inline(always)]
 pub(in crate::cpu) fn mul(a: Lanes, b: Lanes) -> Lanes {
     f32x4_mul(a, b)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn div(a: Lanes, b: Lanes) -> Lanes {
+    f32x4_div(a, b)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn max(a: Lanes, b: Lanes) -> Lanes {
+    f32x4_pmax(a, b)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn min(a: Lanes, b: Lanes) -> Lanes {
+    f32x4_pmin(a, b)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn where_above(floor: f32, x: Lanes, value: Lanes) -> Lanes {
+    v128_and(value, f32x4_gt(x, splat(floor)))
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn power_of_two(shifted: Lanes) -> Lanes {
+    i32x4_add(i32x4_shl(shifted, 23), splat(1.0))
 }
 
 /// Two loads. Named element by element, the compiler would load them so, too, where a shuffle follows.
