@@ -77,6 +77,15 @@ mod portable {
         [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]]
     }
 
+    /// The same, every fourth byte together.
+    #[inline(always)]
+    pub(in crate::cpu) fn widen_bytes_apart<const SHIFT: u32, const MASK: u32>(
+        bytes: &[u8; 16],
+    ) -> [Lanes; 4] {
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = widen_bytes::<SHIFT, MASK>(bytes);
+        [[a, e, i, m], [b, f, j, n], [c, g, k, o], [d, h, l, p]]
+    }
+
     /// The same of eight 16-bit elements.
     #[inline(always)]
     pub(in crate::cpu) fn widen_halves<const SHIFT: u32, const MASK: u32>(bytes: &[u8; 16]) -> [Lanes; 2] {

@@ -109,7 +109,7 @@ pub struct Cpu {
     planning: bool,
     turn: Option<Turn>,
     up: Vec<f32>,
-    scaled: Vec<f32>,
+    scaled: Vec<[f32; formats::STEP]>,
     wide: Vec<Lanes>,
     attention: attention::Scratch,
 }

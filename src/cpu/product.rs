@@ -38,7 +38,7 @@ impl Out<'_> {
 }
 
 /// `y` of one token. `x (cols)`; `scratch` keeps its size between calls.
-pub(super) fn matvec(matrix: Stored, x: &[f32], scratch: &mut Vec<f32>, out: &mut Out) {
+pub(super) fn matvec(matrix: Stored, x: &[f32], scratch: &mut Vec<[f32; STEP]>, out: &mut Out) {
     match matrix.dtype {
         Dtype::F8E4m3 => matvec_of::<E4m3>(matrix, x, scratch, out),
         Dtype::F8E5m2 => matvec_of::<E5m2>(matrix, x, scratch, out),
@@ -48,31 +48,46 @@ pub(super) fn matvec(matrix: Stored, x: &[f32], scratch: &mut Vec<f32>, out: &mu
     }
 }
 
-fn matvec_of<F: Format>(matrix: Stored, x: &[f32], scratch: &mut Vec<f32>, out: &mut Out) {
+fn matvec_of<F: Format>(matrix: Stored, x: &[f32], scratch: &mut Vec<[f32; STEP]>, out: &mut Out) {
+    let x = x.get(..matrix.cols).unwrap_or_default();
     scratch.clear();
-    scratch.extend(x.iter().take(matrix.cols).map(|x| x * F::HALF));
+    scratch.extend(x.chunks(STEP).map(|from| {
+        let mut step = [0.0; STEP];
+        step.iter_mut().zip(from).for_each(|(to, x)| *to = x * F::HALF);
+        F::arrange(step)
+    }));
     let x = scratch.as_slice();
-    let per_row = matrix.scales_per_row();
+    let (per_row, add) = (matrix.scales_per_row(), out.add);
     let row_bytes = (matrix.cols * F::BYTES).max(1);
-    for (tile, bytes) in (0..).step_by(DOT_ROWS).zip(matrix.bytes.chunks(row_bytes * DOT_ROWS)) {
-        // The last rows may be fewer: what is missing is the first of them again, and goes nowhere.
-        let mut rows = [bytes.get(..row_bytes).unwrap_or_default(); DOT_ROWS];
-        rows.iter_mut().zip(bytes.chunks_exact(row_bytes)).for_each(|(to, row)| *to = row);
-        let mut sums = [0.0; DOT_ROWS];
-        if per_row <= 1 {
-            sums = dots::<F>(rows, x);
+    let mut scales = matrix.scales.chunks(per_row.max(1) * DOT_ROWS);
+    let outs = out.y.get_mut(out.first..).unwrap_or_default().chunks_mut(DOT_ROWS);
+    for (bytes, out) in matrix.bytes.chunks(row_bytes * DOT_ROWS).zip(outs) {
+        // Behind the last row of an odd number it is taken once more.
+        let first = bytes.get(..row_bytes).unwrap_or_default();
+        let rows = [first, bytes.get(row_bytes..).filter(|row| !row.is_empty()).unwrap_or(first)];
+        let scales = scales.next().unwrap_or_default();
+        let sums = if per_row <= 1 {
+            let sums = dots::<F>(rows, x);
+            match *scales {
+                [a, b] => [sums[0] * a, sums[1] * b],
+                [a] => sums.map(|sum| sum * a),
+                _ => sums,
+            }
         } else {
-            for (block, x) in x.chunks(matrix.scale_cols).enumerate() {
+            let mut sums = [0.0; DOT_ROWS];
+            for (block, x) in x.chunks(matrix.scale_cols / STEP).enumerate() {
                 let from = block * matrix.scale_cols * F::BYTES;
-                let part = rows.map(|row| row.get(from..from + x.len() * F::BYTES).unwrap_or_default());
-                for ((row, sum), dot) in (tile..).zip(&mut sums).zip(dots::<F>(part, x)) {
-                    *sum += dot * matrix.scales.get(row * per_row + block).copied().unwrap_or_default();
+                let end = (from + matrix.scale_cols * F::BYTES).min(row_bytes);
+                let part = rows.map(|row| row.get(from..end).unwrap_or_default());
+                for ((sum, dot), scales) in sums.iter_mut().zip(dots::<F>(part, x)).zip(scales.chunks(per_row)) {
+                    *sum += dot * scales.get(block).copied().unwrap_or_default();
                 }
             }
-        }
-        for (row, sum) in (tile..).zip(sums).take(bytes.len() / row_bytes) {
-            let scale = if per_row == 1 { matrix.scales.get(row).copied().unwrap_or_default() } else { 1.0 };
-            out.put(0, row, sum * scale * F::HALF);
+            sums
+        };
+        for (out, sum) in out.iter_mut().zip(sums).take(bytes.len() / row_bytes) {
+            let sum = sum * F::HALF;
+            *out = if add { *out + sum } else { sum };
         }
     }
 }
