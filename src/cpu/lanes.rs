@@ -98,6 +98,63 @@ mod portable {
         ]
     }
 
+    /// Four i32.
+    pub(in crate::cpu) type Ints = [i32; 4];
+
+    #[inline(always)]
+    pub(in crate::cpu) fn no_ints() -> Ints {
+        [0; 4]
+    }
+
+    #[inline(always)]
+    pub(in crate::cpu) fn to_lanes(ints: Ints) -> Lanes {
+        ints.map(|i| i as f32)
+    }
+
+    /// 16 bytes with their signs.
+    #[inline(always)]
+    pub(in crate::cpu) fn widen_ints(bytes: &[u8; 16]) -> [Ints; 4] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes.map(|byte| i32::from(byte as i8));
+        [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]]
+    }
+
+    /// Adds the products of 16 bytes, with their signs, and 16 others.
+    #[inline(always)]
+    pub(in crate::cpu) fn add_products(sum: Ints, bytes: &[u8; 16], others: &[i16; 16]) -> Ints {
+        let [mut a, mut b, mut c, mut d] = sum;
+        let products = bytes.iter().zip(others).map(|(byte, other)| i32::from(*byte as i8) * i32::from(*other));
+        for (at, product) in products.enumerate() {
+            // In pairs, as the other has it; the order does not matter.
+            match at / 2 % 4 {
+                0 => a += product,
+                1 => b += product,
+                2 => c += product,
+                _ => d += product,
+            }
+        }
+        [a, b, c, d]
+    }
+
+    /// The sum of each, in a lane of its own.
+    #[inline(always)]
+    pub(in crate::cpu) fn sums_by_lane(each: [Ints; 4]) -> Ints {
+        each.map(|ints| ints.iter().sum())
+    }
+
+    /// The nearest whole numbers, ties to even; all are within 16 bits.
+    #[inline(always)]
+    pub(in crate::cpu) fn round_to_shorts(lanes: [Lanes; 4]) -> [i16; 16] {
+        let mut shorts = [0; 16];
+        let rounded = lanes.iter().flatten().map(|x| x.round_ties_even() as i16);
+        shorts.iter_mut().zip(rounded).for_each(|(short, x)| *short = x);
+        shorts
+    }
+
+    #[inline(always)]
+    pub(in crate::cpu) fn abs(lanes: Lanes) -> Lanes {
+        lanes.map(f32::abs)
+    }
+
     /// Four stored f32.
     #[inline(always)]
     pub(in crate::cpu) fn from_bytes(bytes: &[u8; 16]) -> Lanes {

@@ -4,6 +4,7 @@
 //! lanes      four f32 side by side: portable, and WebAssembly's SIMD
 //! formats    stored weights to lanes, and sums of products with them
 //! product    y = x W^T, for one token and for prompts
+//! int8       the same with 8-bit integers and a scale per block
 //! attention  softmax attention over the key/value cache
 //! steps      the interface of the decoder
 //! ```
@@ -13,6 +14,7 @@
 
 mod attention;
 mod formats;
+mod int8;
 mod lanes;
 mod product;
 mod steps;
@@ -23,7 +25,7 @@ use std::pin::Pin;
 use lanes::Lanes;
 use product::{Stored, TOKENS};
 
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, I8_BLOCK};
 use crate::steps::{DecoderShape, MatrixSpec, Slot, Store};
 
 /// Rows of activations start at multiples of this many f32; the padding is zero.
@@ -109,7 +111,14 @@ pub struct Cpu {
     planning: bool,
     turn: Option<Turn>,
     up: Vec<f32>,
-    scaled: Vec<[f32; formats::STEP]>,
+    scratch: Scratch,
+}
+
+/// What stays allocated between steps.
+#[derive(Default)]
+struct Scratch {
+    arranged: Vec<[f32; formats::STEP]>,
+    inputs: int8::Inputs,
     wide: Vec<Lanes>,
     attention: attention::Scratch,
 }
@@ -157,9 +166,7 @@ impl Cpu {
             prompt: false,
             planning: false,
             turn,
-            scaled: Vec::new(),
-            wide: Vec::new(),
-            attention: attention::Scratch::default(),
+            scratch: Scratch::default(),
             shape,
         })
     }
@@ -223,8 +230,9 @@ fn rows_of<'a, T>(
     count: usize,
 ) -> Result<&'a mut [T], CpuError> {
     let begin = per_row.saturating_mul(first_row as usize);
-    let whole = per_row != 0 && count.is_multiple_of(per_row);
-    to.get_mut(begin..begin.saturating_add(count)).filter(|_| whole).ok_or_else(|| {
+    let (whole, rows) = (per_row != 0 && count.is_multiple_of(per_row), count / per_row.max(1));
+    let fits = whole && rows as u64 + u64::from(first_row) <= u64::from(spec.rows);
+    to.get_mut(begin..begin.saturating_add(count)).filter(|_| fits).ok_or_else(|| {
         shape_error(&spec.label, format!("{count} elements from row {first_row} of {} on", spec.rows))
     })
 }
@@ -235,7 +243,7 @@ impl Store for Cpu {
     type Error = CpuError;
 
     fn matrix(&mut self, spec: &MatrixSpec) -> Result<CpuMatrix, CpuError> {
-        let known = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4m3, Dtype::F8E5m2];
+        let known = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4m3, Dtype::F8E5m2, Dtype::I8];
         if !known.contains(&spec.dtype) {
             return Err(shape_error(&spec.label, format!("{} cannot be multiplied", spec.dtype)));
         }
@@ -244,7 +252,15 @@ impl Store for Cpu {
             let detail = format!("blocks of {} columns are no multiple of {PITCH}", spec.scale_cols);
             return Err(shape_error(&spec.label, detail));
         }
-        let rows = u64::from(spec.rows);
+        let whole = spec.cols.is_multiple_of(PITCH) && spec.scale_cols as usize == I8_BLOCK;
+        if spec.dtype == Dtype::I8 && !whole {
+            let detail = format!("I8 has {} columns in blocks of {}", spec.cols, spec.scale_cols);
+            return Err(shape_error(&spec.label, detail));
+        }
+        let rows = match spec.dtype {
+            Dtype::I8 => u64::from(spec.rows).next_multiple_of(int8::ROWS as u64),
+            _ => u64::from(spec.rows),
+        };
         let bytes =
             zeros(&spec.label, (rows * u64::from(spec.cols)).saturating_mul(spec.dtype.size_bytes()))?;
         let scales = zeros(&spec.label, rows * u64::from(per_row))?;
@@ -253,16 +269,26 @@ impl Store for Cpu {
     }
 
     fn write_rows(&mut self, matrix: &CpuMatrix, first_row: u32, bytes: &[u8]) -> Result<(), CpuError> {
-        let Some(matrix) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
-        let row_bytes = matrix.spec.cols as usize * matrix.spec.dtype.size_bytes() as usize;
-        rows_of(&matrix.spec, &mut matrix.bytes, row_bytes, first_row, bytes.len())?.copy_from_slice(bytes);
+        let Some(Matrix { spec, bytes: own, .. }) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
+        let row_bytes = spec.cols as usize * spec.dtype.size_bytes() as usize;
+        let place = rows_of(spec, own, row_bytes, first_row, bytes.len())?;
+        if spec.dtype == Dtype::I8 {
+            int8::place::<_, { formats::STEP }>(bytes, row_bytes, first_row as usize, own);
+        } else {
+            place.copy_from_slice(bytes);
+        }
         Ok(())
     }
 
     fn write_scales(&mut self, matrix: &CpuMatrix, first_row: u32, scales: &[f32]) -> Result<(), CpuError> {
-        let Some(matrix) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
-        let per_row = matrix.spec.cols.div_ceil(matrix.spec.scale_cols.max(1)) as usize;
-        rows_of(&matrix.spec, &mut matrix.scales, per_row, first_row, scales.len())?.copy_from_slice(scales);
+        let Some(Matrix { spec, scales: own, .. }) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
+        let per_row = spec.cols.div_ceil(spec.scale_cols.max(1)) as usize;
+        let place = rows_of(spec, own, per_row, first_row, scales.len())?;
+        if spec.dtype == Dtype::I8 {
+            int8::place::<_, 1>(scales, per_row, first_row as usize, own);
+        } else {
+            place.copy_from_slice(scales);
+        }
         Ok(())
     }
 

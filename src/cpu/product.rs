@@ -1,6 +1,7 @@
 //! `y = x W^T` from rows as they are stored.
 
 use super::formats::{Bf16, E4m3, E5m2, F16, Format, ROWS as DOT_ROWS, STEP, Words, dots, widen};
+use super::int8;
 use super::lanes::{Lanes, load, mul_add, splat, total};
 use crate::dtype::Dtype;
 
@@ -13,7 +14,7 @@ const ROWS: usize = 2;
 pub(super) struct Stored<'a> {
     pub dtype: Dtype,
     pub cols: usize,
-    /// `(rows, cols)`
+    /// `(rows, cols)`; I8 as `int8` has it, scales as well.
     pub bytes: &'a [u8],
     /// `(rows, ceil(cols / scale_cols))`
     pub scales: &'a [f32],
@@ -21,17 +22,27 @@ pub(super) struct Stored<'a> {
     pub scale_cols: usize,
 }
 
-/// Where sums go: `(T, pitch)`, from column `first` on.
+/// Where sums go: `(T, pitch)`, `rows` of them from column `first` on.
 pub(super) struct Out<'a> {
     pub y: &'a mut [f32],
     pub pitch: usize,
     pub first: usize,
+    pub rows: usize,
     pub add: bool,
 }
 
 impl Out<'_> {
     fn put(&mut self, token: usize, row: usize, value: f32) {
         if let Some(at) = self.y.get_mut(token * self.pitch + self.first + row) {
+            *at = if self.add { *at + value } else { value };
+        }
+    }
+
+    pub fn put_four(&mut self, token: usize, row: usize, values: [f32; 4]) {
+        // Of the next part of the row, or the next token, nothing may be touched.
+        let at = token * self.pitch + self.first + row;
+        let end = (at + 4).min(token * self.pitch + self.first + self.rows);
+        for (at, value) in self.y.get_mut(at..end).unwrap_or_default().iter_mut().zip(values) {
             *at = if self.add { *at + value } else { value };
         }
     }
@@ -124,6 +135,7 @@ pub(super) fn matmul(
 /// A row with its scales; nothing where there is no such row.
 pub(super) fn widen_row(matrix: Stored, row: usize, out: &mut [Lanes]) {
     match matrix.dtype {
+        Dtype::I8 => int8::widen_row(matrix.int8(), row, out),
         Dtype::F8E4m3 => widen_row_of::<E4m3>(matrix, row, out),
         Dtype::F8E5m2 => widen_row_of::<E5m2>(matrix, row, out),
         Dtype::F16 => widen_row_of::<F16>(matrix, row, out),
@@ -133,12 +145,11 @@ pub(super) fn widen_row(matrix: Stored, row: usize, out: &mut [Lanes]) {
 }
 
 fn widen_row_of<F: Format>(matrix: Stored, row: usize, out: &mut [Lanes]) {
-    let bytes = matrix.bytes.chunks_exact(matrix.row_bytes().max(1)).nth(row).unwrap_or_default();
-    let per_row = matrix.scales_per_row();
-    match matrix.scales.get(row * per_row..(row + 1) * per_row) {
-        Some([scale]) => widen::<F>(bytes, *scale, out),
-        None | Some([]) => widen::<F>(bytes, 1.0, out),
-        Some(scales) => {
+    let (bytes, scales) = matrix.row(row);
+    match scales {
+        [scale] => widen::<F>(bytes, *scale, out),
+        [] => widen::<F>(bytes, 1.0, out),
+        scales => {
             let outs = out.chunks_mut(matrix.scale_cols / 4);
             for ((bytes, out), scale) in bytes.chunks(matrix.scale_cols * F::BYTES).zip(outs).zip(scales) {
                 widen::<F>(bytes, *scale, out);
@@ -172,7 +183,20 @@ fn tile_sums([first, second]: [&[Lanes]; ROWS], x: &[f32], x_pitch: usize) -> [[
     [[total(a0), total(a1), total(a2), total(a3)], [total(b0), total(b1), total(b2), total(b3)]]
 }
 
-impl Stored<'_> {
+impl<'a> Stored<'a> {
+    /// The same, if it is I8.
+    pub fn int8(&self) -> int8::Weights<'a> {
+        int8::Weights { bytes: self.bytes, scales: self.scales, cols: self.cols }
+    }
+
+    /// A row and its scales; nothing where there is no such row.
+    fn row(&self, row: usize) -> (&[u8], &[f32]) {
+        let (row_bytes, per_row) = (self.row_bytes(), self.scales_per_row());
+        let bytes = self.bytes.get(row * row_bytes..(row + 1) * row_bytes);
+        let scales = self.scales.get(row * per_row..(row + 1) * per_row);
+        (bytes.unwrap_or_default(), scales.unwrap_or_default())
+    }
+
     fn row_bytes(&self) -> usize {
         self.cols * self.dtype.size_bytes() as usize
     }

@@ -4,7 +4,9 @@ use super::attention::{self, attend};
 use super::formats::STEP;
 use super::lanes::{add, div, exp, load, mul, splat, store};
 use super::product::{Out, matmul, matvec, widen_row};
+use super::int8;
 use super::{Cpu, CpuError, CpuMatrix, CpuVector, layout, pitch, shape_error};
+use crate::dtype::Dtype;
 use crate::steps::{Batch, Slot, Steps, Write};
 
 impl Cpu {
@@ -39,17 +41,20 @@ impl Cpu {
         out: &mut [f32],
         write: Write,
     ) -> Result<(), CpuError> {
-        let (mut scaled, mut wide) = (std::mem::take(&mut self.scaled), std::mem::take(&mut self.wide));
-        let matrix = self.matrix_of(weight)?.stored();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let matrix = self.matrix_of(weight)?;
+        let (rows, matrix) = (matrix.spec.rows as usize, matrix.stored());
         let add = write == Write::Add;
-        let mut out = Out { y: out, pitch: self.pitch(y), first: first as usize, add };
+        let mut out = Out { y: out, pitch: self.pitch(y), first: first as usize, rows, add };
         // One row is a matrix-vector product even in a prompt.
-        if self.prompt && y != Slot::Logits {
-            matmul(matrix, (self.slot(x), self.pitch(x)), self.ids.len(), &mut wide, &mut out);
-        } else {
-            matvec(matrix, self.slot(x), &mut scaled, &mut out);
+        let many = self.prompt && y != Slot::Logits;
+        let (x, tokens) = ((self.slot(x), self.pitch(x)), if many { self.ids.len() } else { 1 });
+        match matrix.dtype {
+            Dtype::I8 => int8::product(matrix.int8(), x, tokens, &mut scratch.inputs, &mut out),
+            _ if many => matmul(matrix, x, tokens, &mut scratch.wide, &mut out),
+            _ => matvec(matrix, x.0, &mut scratch.arranged, &mut out),
         }
-        (self.scaled, self.wide) = (scaled, wide);
+        self.scratch = scratch;
         Ok(())
     }
 }
@@ -162,7 +167,7 @@ impl Steps for Cpu {
 
     fn attend(&mut self, layer: u32) -> Result<(), CpuError> {
         self.fill(Slot::AttnOut, |this, out| {
-            let mut scratch = std::mem::take(&mut this.attention);
+            let mut scratch = std::mem::take(&mut this.scratch.attention);
             let shape = attention::Shape {
                 cache: layout(&this.shape),
                 tokens: this.ids.len(),
@@ -175,7 +180,7 @@ impl Steps for Cpu {
             if let Some([keys, values]) = this.caches.get(layer as usize) {
                 attend(shape, this.slot(Slot::Qkv), [keys, values], &mut scratch, out);
             }
-            this.attention = scratch;
+            this.scratch.attention = scratch;
             Ok(())
         })
     }

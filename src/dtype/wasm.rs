@@ -4,17 +4,16 @@
 //! tests reach only the scalar twins in `dtype.rs`; change both together.
 
 use core::arch::wasm32::{
-    f32x4, f32x4_abs, f32x4_add, f32x4_div, f32x4_lt, f32x4_pmin, f32x4_splat, i16x8_narrow_i32x4, i32x4_add,
-    i32x4_sub, u8x16_narrow_i16x8, u32x4_extract_lane, u32x4_max, u32x4_shr, u32x4_splat, u64x2_extract_lane,
-    v128, v128_and, v128_bitselect, v128_or,
+    f32x4_abs, f32x4_add, f32x4_div, f32x4_lt, f32x4_mul, f32x4_pmin, f32x4_splat, i8x16_narrow_i16x8,
+    i16x8_narrow_i32x4, i32x4_add, i32x4_sub, u8x16_narrow_i16x8, u32x4_extract_lane, u32x4_max, u32x4_shr,
+    u32x4_splat, v128, v128_and, v128_bitselect, v128_or,
 };
 
 use super::{E4M3_MAX, LANES};
 
-/// Written out, it compiles to four plain loads.
+/// Four loads. Named element by element, vectors may come from memory so.
 fn load(values: &[f32; LANES]) -> [v128; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *values;
-    [f32x4(a, b, c, d), f32x4(e, f, g, h), f32x4(i, j, k, l), f32x4(m, n, o, p)]
+    bytemuck::pod_read_unaligned(bytemuck::bytes_of(values))
 }
 
 /// Twin of the scalar `absmax_bits`.
@@ -35,9 +34,18 @@ pub(super) fn quantize_block(values: &[f32; LANES], scale: f32) -> [u8; LANES] {
     let [a, b, c, d] = load(values);
     let low = i16x8_narrow_i32x4(round_e4m3(f32x4_div(a, scale)), round_e4m3(f32x4_div(b, scale)));
     let high = i16x8_narrow_i32x4(round_e4m3(f32x4_div(c, scale)), round_e4m3(f32x4_div(d, scale)));
-    let codes = u8x16_narrow_i16x8(low, high);
-    let (low, high) = (u64x2_extract_lane::<0>(codes), u64x2_extract_lane::<1>(codes));
-    (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
+    bytemuck::cast(u8x16_narrow_i16x8(low, high))
+}
+
+/// Twin of the scalar `quantize_block_i8`.
+pub(super) fn quantize_block_i8(values: &[f32; LANES], inverse: f32) -> [u8; LANES] {
+    let inverse = f32x4_splat(inverse);
+    // Adding this lets the addition round, and leaves the whole number in the low bits.
+    let whole = f32x4_splat(1.5 * (1 << 23) as f32);
+    let round = |w| i32x4_sub(f32x4_add(f32x4_mul(w, inverse), whole), whole);
+    let [a, b, c, d] = load(values);
+    let (low, high) = (i16x8_narrow_i32x4(round(a), round(b)), i16x8_narrow_i32x4(round(c), round(d)));
+    bytemuck::cast(i8x16_narrow_i16x8(low, high))
 }
 
 /// Twin of `round_to_f8::<3, 7>`, step by step.

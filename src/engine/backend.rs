@@ -1,6 +1,6 @@
 //! The two backends as one, so that decoder, loader and caches exist once in the wasm.
 
-use super::types::{AdapterInfo, BackendChoice};
+use super::types::{AdapterInfo, BackendChoice, WeightMode};
 use super::{EngineError, LoadOptions};
 use crate::cpu::{Cpu, CpuError, CpuMatrix, CpuVector};
 use crate::gpu::{DeviceTier, Gpu, GpuError, GpuMatrix, Traffic};
@@ -30,6 +30,18 @@ impl Device {
                 Ok(Device::Cpu(Some(error.to_string())))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// The form that weights take here, where the options leave it open.
+    pub fn weights(&self, wanted: WeightMode) -> Result<WeightMode, EngineError> {
+        match (wanted, self) {
+            (WeightMode::Auto, Device::Gpu(_)) => Ok(WeightMode::F8),
+            (WeightMode::Auto, Device::Cpu(_)) => Ok(WeightMode::I8),
+            (WeightMode::I8, Device::Gpu(_)) => Err(EngineError::BadRequest(
+                "weights \"i8\" are for the CPU; on WebGPU take \"f8\" or \"checkpoint\"".into(),
+            )),
+            (wanted, _) => Ok(wanted),
         }
     }
 

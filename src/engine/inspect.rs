@@ -115,6 +115,11 @@ pub async fn inspect<S: ByteSource>(
     };
     let (device_bytes, parameters) = bytes_as(Precision::Checkpoint)?;
     let (device_bytes_f8, _) = bytes_as(Precision::F8)?;
+    let stored = match options.weights.precision() {
+        Precision::Checkpoint => device_bytes,
+        Precision::F8 => device_bytes_f8,
+        Precision::I8 => bytes_as(Precision::I8)?.0,
+    };
 
     let max = config.max_positions;
     let room = room_for_context(config, device);
@@ -163,7 +168,7 @@ pub async fn inspect<S: ByteSource>(
         }
     }
     let ContextMemory { kv_cache_bytes, activation_bytes, .. } = memory(context);
-    let stored = if options.weights == WeightMode::F8 { device_bytes_f8 } else { device_bytes };
+    let weights = if options.weights == WeightMode::Auto { WeightMode::F8 } else { options.weights };
     Ok(Inspection {
         architecture: config.model_type.clone(),
         parameters,
@@ -178,7 +183,7 @@ pub async fn inspect<S: ByteSource>(
         scales: (!granularities.is_empty()).then_some(granularities),
         shards: manifest.shards.len(),
         weight_bytes: manifest.total_bytes(),
-        weights: options.weights,
+        weights,
         device_bytes,
         device_bytes_f8,
         kv_cache_bytes,

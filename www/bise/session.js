@@ -116,7 +116,7 @@ async function openHttp(call, source, trust, hooks) {
         for (const handle of handles.splice(0)) handle.close();
         if (bytes === 0) await store.removeEntry(id, { recursive: true });
         else if (info !== null && described !== null) {
-          await writeJson(directory, ENTRY_FILE, { ...described, name: call.name, revision: described.revision ?? (told === "unreachable" ? null : revision?.sha ?? null), bytes, complete: true, lastUsed: new Date().toISOString() });
+          await writeJson(directory, ENTRY_FILE, { ...described, name: call.name, weights: info.weights, revision: described.revision ?? (told === "unreachable" ? null : revision?.sha ?? null), bytes, complete: true, lastUsed: new Date().toISOString() });
           if (revision === null) await pin(store, url, info.sha256, described.files);
         }
       } catch {

@@ -108,14 +108,15 @@ export class ModelsPanel {
    * @returns {Promise<boolean>} whether it is loaded
    */
   async load(model, name, watch) {
-    const options = { weights: this.#weights.value === "checkpoint" ? /** @type {const} */ ("checkpoint") : /** @type {const} */ ("f8"), ...this.access(model) };
+    const isWhole = this.#weights.value === "checkpoint";
+    const options = { ...(isWhole ? { weights: /** @type {const} */ ("checkpoint") } : {}), ...this.access(model) };
     const isOwn = [...this.#offers.values()].includes(model);
     if (isOwn || watch || (typeof model === "object" && "recipe" in model)) return this.#start(model, name, options, watch);
     const controller = this.#supersede();
     try {
       // What is kept is not downloaded: there is nothing to ask, and perhaps no network.
       const asked = typeof model === "string" ? model.replace(/[?#].*$/, "") : null;
-      const isKept = (await cache.list()).some(({ name, weights, complete }) => complete && name === asked && weights === options.weights);
+      const isKept = (await cache.list()).some(({ name, weights, complete }) => complete && name === asked && (weights === "checkpoint") === isWhole);
       if (controller.signal.aborted) return false;
       if (isKept) return await this.#start(model, name, options);
       this.#show(`Looking at ${name}`, "Reading the model’s description");

@@ -1,9 +1,11 @@
 //! The same in WebAssembly SIMD. Native tests reach only the portable twins; change both together.
 
 use core::arch::wasm32::{
-    f32x4_add, f32x4_div, f32x4_extract_lane, f32x4_gt, f32x4_mul, f32x4_pmax, f32x4_pmin, f32x4_splat,
-    i8x16_shuffle, i16x8_shl, i16x8_shr, i32x4_add, i32x4_shl, i32x4_shr, u16x8_splat, u32x4_splat, v128,
-    v128_and,
+    f32x4_abs, f32x4_add, f32x4_convert_i32x4, f32x4_div, f32x4_extract_lane, f32x4_gt, f32x4_mul,
+    f32x4_pmax, f32x4_pmin, f32x4_splat, i8x16_shuffle, i16x8_extend_high_i8x16, i16x8_extend_low_i8x16,
+    i16x8_narrow_i32x4, i16x8_shl, i16x8_shr, i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8,
+    i32x4_extend_low_i16x8, i32x4_shl, i32x4_shr, i32x4_sub, u16x8_splat, u32x4_shuffle,
+    u32x4_splat, u64x2_shuffle, v128, v128_and,
 };
 
 /// Four f32.
@@ -67,6 +69,61 @@ pub(in crate::cpu) fn power_of_two(shifted: Lanes) -> Lanes {
 #[inline(always)]
 pub(in crate::cpu) fn from_bytes(bytes: &[u8; 16]) -> Lanes {
     bytemuck::pod_read_unaligned(bytes)
+}
+
+/// Four i32.
+pub(in crate::cpu) type Ints = v128;
+
+#[inline(always)]
+pub(in crate::cpu) fn no_ints() -> Ints {
+    u32x4_splat(0)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn to_lanes(ints: Ints) -> Lanes {
+    f32x4_convert_i32x4(ints)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn widen_ints(bytes: &[u8; 16]) -> [Ints; 4] {
+    let v = from_bytes(bytes);
+    let (low, high) = (i16x8_extend_low_i8x16(v), i16x8_extend_high_i8x16(v));
+    [
+        i32x4_extend_low_i16x8(low),
+        i32x4_extend_high_i16x8(low),
+        i32x4_extend_low_i16x8(high),
+        i32x4_extend_high_i16x8(high),
+    ]
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn add_products(sum: Ints, bytes: &[u8; 16], others: &[i16; 16]) -> Ints {
+    let v = from_bytes(bytes);
+    let [low, high] = bytemuck::pod_read_unaligned::<[v128; 2]>(bytemuck::bytes_of(others));
+    let low = i32x4_dot_i16x8(i16x8_extend_low_i8x16(v), low);
+    let high = i32x4_dot_i16x8(i16x8_extend_high_i8x16(v), high);
+    i32x4_add(sum, i32x4_add(low, high))
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn sums_by_lane([a, b, c, d]: [Ints; 4]) -> Ints {
+    let halves = |a, b| i32x4_add(u32x4_shuffle::<0, 4, 1, 5>(a, b), u32x4_shuffle::<2, 6, 3, 7>(a, b));
+    let (ab, cd) = (halves(a, b), halves(c, d));
+    i32x4_add(u64x2_shuffle::<0, 2>(ab, cd), u64x2_shuffle::<1, 3>(ab, cd))
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn round_to_shorts([a, b, c, d]: [Lanes; 4]) -> [i16; 16] {
+    // Adding this lets the addition round, and leaves the whole number in the low bits.
+    let whole = splat(1.5 * (1 << 23) as f32);
+    let round = |lanes: v128| i32x4_sub(f32x4_add(lanes, whole), whole);
+    let shorts = [i16x8_narrow_i32x4(round(a), round(b)), i16x8_narrow_i32x4(round(c), round(d))];
+    bytemuck::cast(shorts)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn abs(lanes: Lanes) -> Lanes {
+    f32x4_abs(lanes)
 }
 
 /// Each 16-bit element of the lower, and of the upper half, on top of a lane of its own. Interleaving with
