@@ -180,7 +180,7 @@ fn quantiser_finds_what_is_not_finite() {
 fn rows_of_i8_are_rounded_within_their_blocks() {
     let mut random = Random::new(11);
     for len in [16, 128, 144, 272] {
-        let mut row: Vec<f32> = (0..len).map(|_| random.unit() - 0.5).collect();
+        let mut row: Vec<f32> = (0..len).map(|_| random.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5).collect();
         // Blocks differ in size; in the last one nothing is beyond what rounds to 0.
         row.iter_mut().take(128).for_each(|w| *w *= 100.0);
         row[3] = -60.0;

@@ -132,7 +132,7 @@ fn as_i8_on_the_cpu() {
         .collect();
         let (own, of_fp8) = (distance(|id| Some(f64::from(logits[id])), top), distance(|id| fp8.get(&id).copied(), top));
         println!("{name}: {own:.3} off, FP8 {of_fp8:.3}");
-        assert!(own < 0.5 * of_fp8, "{name}: {own} off, FP8 {of_fp8}");
+        assert!(own < 0.75 * of_fp8, "{name}: {own} off, FP8 {of_fp8}");
         if name == "chat" {
             let greedy_ids = ids(&case["checkpoint"]["greedy"]);
             let output = run(&mut engine, &greedy(Prompt::Ids(prompt), greedy_ids.len() as u32)).unwrap();
