@@ -6,6 +6,7 @@
 
 use super::lanes::{
     Lanes, add, from_bytes, load, mul, mul_add, splat, total, widen_bytes, widen_bytes_apart, widen_halves,
+    widen_halves_apart,
 };
 
 /// Elements that are widened together.
@@ -108,6 +109,20 @@ impl<const SHIFT: u32, const MASK: u32, const HALF_EXPONENT: u32> Format
         };
         [a, b, c, d]
     }
+
+    #[inline(always)]
+    fn widen_apart(block: &Self::Block) -> [Lanes; 4] {
+        let zero = [splat(0.0); 2];
+        let [[a, b], [c, d]] = match block.as_chunks().0 {
+            [low, high] => [widen_halves_apart::<SHIFT, MASK>(low), widen_halves_apart::<SHIFT, MASK>(high)],
+            _ => [zero; 2],
+        };
+        [a, b, c, d]
+    }
+
+    fn arrange([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]: [f32; STEP]) -> [f32; STEP] {
+        [a, c, e, g, b, d, f, h, i, k, m, o, j, l, n, p]
+    }
 }
 
 /// f32 as it is.
@@ -141,31 +156,38 @@ pub(super) type E5m2 = Bytes<3, 0x8fe0_0000, 56>;
 pub(super) type F16 = Halves<3, 0x8fff_e000, 56>;
 pub(super) type Bf16 = Halves<0, 0xffff_0000, 0>;
 
-/// Rows that share the loads of `x`: sums and inputs of more need more registers than there are.
-pub(super) const ROWS: usize = 2;
+/// Rows that share the loads of `x`: so many streams memory delivers fastest.
+pub(super) const ROWS: usize = 4;
 
 /// Sums of products of stored elements with `x`, for [`ROWS`] rows of equal length. `x` is already arranged
 /// and multiplied by `F::HALF`, the last step filled with zeros; the sums are still to be multiplied. A
 /// row's sum does not depend on those beside it.
 #[inline(always)]
 pub(super) fn dots<F: Format>(rows: [&[u8]; ROWS], x: &[[f32; STEP]]) -> [f32; ROWS] {
-    let [(a, a_rest), (b, b_rest)] = rows.map(F::split);
+    let [(a, a_rest), (b, b_rest), (c, c_rest), (d, d_rest)] = rows.map(F::split);
     // Every sum has a name: in an array they would lie in memory.
     let zero = [splat(0.0); 2];
-    let (mut a_sum, mut b_sum) = (zero, zero);
-    for ((a, b), x) in a.iter().zip(b).zip(x) {
+    let (mut a_sum, mut b_sum, mut c_sum, mut d_sum) = (zero, zero, zero, zero);
+    for ((a, b), ((c, d), x)) in a.iter().zip(b).zip(c.iter().zip(d).zip(x)) {
         let x = step(x);
         a_sum = add_step::<F>(a_sum, a, x);
         b_sum = add_step::<F>(b_sum, b, x);
+        c_sum = add_step::<F>(c_sum, c, x);
+        d_sum = add_step::<F>(d_sum, d, x);
     }
-    if !a_rest.is_empty()
-        && let Some(x) = x.last()
-    {
-        let x = step(x);
-        a_sum = add_step::<F>(a_sum, &F::pad(a_rest), x);
-        b_sum = add_step::<F>(b_sum, &F::pad(b_rest), x);
+    let sums = [a_sum, b_sum, c_sum, d_sum];
+    let sums = match x.last() {
+        Some(x) if !a_rest.is_empty() => add_rests::<F>(sums, [a_rest, b_rest, c_rest, d_rest], step(x)),
+        _ => sums,
+    };
+    sums.map(|[even, odd]| total(add(even, odd)))
+}
+
+fn add_rests<F: Format>(mut sums: [[Lanes; 2]; ROWS], rests: [&[u8]; ROWS], x: [Lanes; 4]) -> [[Lanes; 2]; ROWS] {
+    for (sum, rest) in sums.iter_mut().zip(rests) {
+        *sum = add_step::<F>(*sum, &F::pad(rest), x);
     }
-    [a_sum, b_sum].map(|[even, odd]| total(add(even, odd)))
+    sums
 }
 
 #[inline(always)]

@@ -98,6 +98,15 @@ mod portable {
         ]
     }
 
+    /// The same, every other one together.
+    #[inline(always)]
+    pub(in crate::cpu) fn widen_halves_apart<const SHIFT: u32, const MASK: u32>(
+        bytes: &[u8; 16],
+    ) -> [Lanes; 2] {
+        let [[a, b, c, d], [e, f, g, h]] = widen_halves::<SHIFT, MASK>(bytes);
+        [[a, c, e, g], [b, d, f, h]]
+    }
+
     /// Four i32.
     pub(in crate::cpu) type Ints = [i32; 4];
 

@@ -73,17 +73,15 @@ fn matvec_of<F: Format>(matrix: Stored, x: &[f32], scratch: &mut Vec<[f32; STEP]
     let mut scales = matrix.scales.chunks(per_row.max(1) * DOT_ROWS);
     let outs = out.y.get_mut(out.first..).unwrap_or_default().chunks_mut(DOT_ROWS);
     for (bytes, out) in matrix.bytes.chunks(row_bytes * DOT_ROWS).zip(outs) {
-        // Behind the last row of an odd number it is taken once more.
+        // The last rows may be fewer: what is missing is the first of them again, and goes nowhere.
         let first = bytes.get(..row_bytes).unwrap_or_default();
-        let rows = [first, bytes.get(row_bytes..).filter(|row| !row.is_empty()).unwrap_or(first)];
+        let row = |at: usize| bytes.get(at * row_bytes..(at + 1) * row_bytes).unwrap_or(first);
+        let rows = [first, row(1), row(2), row(3)];
         let scales = scales.next().unwrap_or_default();
         let sums = if per_row <= 1 {
-            let sums = dots::<F>(rows, x);
-            match *scales {
-                [a, b] => [sums[0] * a, sums[1] * b],
-                [a] => sums.map(|sum| sum * a),
-                _ => sums,
-            }
+            let mut sums = dots::<F>(rows, x);
+            sums.iter_mut().zip(scales).for_each(|(sum, scale)| *sum *= scale);
+            sums
         } else {
             let mut sums = [0.0; DOT_ROWS];
             for (block, x) in x.chunks(matrix.scale_cols / STEP).enumerate() {

@@ -164,3 +164,11 @@ pub(in crate::cpu) fn widen_halves<const SHIFT: u32, const MASK: u32>(bytes: &[u
     let whole = |top: v128| if SHIFT == 0 { top } else { v128_and(i32x4_shr(top, SHIFT), u32x4_splat(MASK)) };
     on_top_of_words(from_bytes(bytes)).map(whole)
 }
+
+/// The same, every other one together: that takes no shuffles.
+#[inline(always)]
+pub(in crate::cpu) fn widen_halves_apart<const SHIFT: u32, const MASK: u32>(bytes: &[u8; 16]) -> [Lanes; 2] {
+    let v = from_bytes(bytes);
+    let shifted = |top: v128| if SHIFT == 0 { top } else { i32x4_shr(top, SHIFT) };
+    [v128_and(shifted(i32x4_shl(v, 16)), u32x4_splat(MASK)), v128_and(shifted(v), u32x4_splat(MASK))]
+}
