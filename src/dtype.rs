@@ -325,6 +325,48 @@ pub fn quantize_row_e4m3(row: &[f32], out: &mut [u8]) -> Result<f32, DtypeError>
     Ok(scale)
 }
 
+/// [`LANES`] elements of 16 bits.
+type Halves = [[u8; 2]; LANES];
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use wasm::{narrow_block_bf16, narrow_block_f16};
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+use portable::{narrow_block_bf16, narrow_block_f16};
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+mod portable {
+    use super::{Halves, LANES, f32_to_bf16, f32_to_f16};
+
+    pub(super) fn narrow_block_bf16(block: &[f32; LANES]) -> Halves {
+        block.map(f32_to_bf16)
+    }
+
+    pub(super) fn narrow_block_f16(block: &[f32; LANES]) -> Halves {
+        block.map(f32_to_f16)
+    }
+}
+
+fn narrow_halves(
+    values: &[f32],
+    out: &mut Vec<u8>,
+    block: impl Fn(&[f32; LANES]) -> Halves,
+    each: impl Fn(f32) -> [u8; 2],
+) {
+    let begin = out.len();
+    out.resize(begin + values.len() * 2, 0);
+    let slots = out.get_mut(begin..).unwrap_or_default().as_chunks_mut().0;
+    let (slots, slots_rest) = slots.as_chunks_mut();
+    let (blocks, rest) = values.as_chunks();
+    slots.iter_mut().zip(blocks).for_each(|(slot, values)| *slot = block(values));
+    slots_rest.iter_mut().zip(rest).for_each(|(slot, value)| *slot = each(*value));
+}
+
+/// The nearest F16 element, ties to even.
+fn f32_to_f16(value: f32) -> [u8; 2] {
+    f16::from_f32(value).to_le_bytes()
+}
+
 /// Appends the values of `bytes` to `out`; F64 is rounded to f32.
 ///
 /// # Errors
@@ -336,7 +378,11 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> Result<(), Dtype
     check_float(dtype, bytes)?;
     match dtype {
         Dtype::F64 => append(bytes, out, |b| f64::from_le_bytes(b) as f32),
-        Dtype::F32 => append(bytes, out, f32::from_le_bytes),
+        Dtype::F32 => match bytemuck::try_cast_slice(bytes) {
+            Ok(values) => out.extend_from_slice(values),
+            // Not aligned.
+            Err(_) => append(bytes, out, f32::from_le_bytes),
+        },
         Dtype::F16 => append(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
         Dtype::Bf16 => append(bytes, out, bf16_to_f32),
         Dtype::F8E4m3 => append(bytes, out, |[code]| decode_e4m3(code)),
@@ -360,9 +406,9 @@ pub fn narrow(dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<(), Dty
     }
     match dtype {
         Dtype::F64 => append(values, out, |v| f64::from(v).to_le_bytes()),
-        Dtype::F32 => append(values, out, f32::to_le_bytes),
-        Dtype::F16 => append(values, out, |v| f16::from_f32(v).to_le_bytes()),
-        Dtype::Bf16 => append(values, out, f32_to_bf16),
+        Dtype::F32 => out.extend_from_slice(bytemuck::cast_slice(values)),
+        Dtype::F16 => narrow_halves(values, out, narrow_block_f16, f32_to_f16),
+        Dtype::Bf16 => narrow_halves(values, out, narrow_block_bf16, f32_to_bf16),
         Dtype::F8E4m3 => append(values, out, |v| [encode_e4m3(v)]),
         Dtype::F8E5m2 => append(values, out, |v| [encode_e5m2(v)]),
         _ => return Err(DtypeError::NotFloat(dtype)),

@@ -1,4 +1,4 @@
-// What the processes and heaps of Chromium take.
+// What the processes and heaps of Chromium take, of memory and of the processor.
 
 import { readFileSync } from "node:fs";
 
@@ -20,6 +20,17 @@ export async function processMemory(page) {
     memory[type] = { resident: before.resident + bytes("VmRSS"), peak: Math.max(before.peak, bytes("VmHWM")) };
   }
   return memory;
+}
+
+/**
+ * Processor time that Chromium's pages have taken so far, all threads together.
+ * @param {import("puppeteer-core").Page} page
+ */
+export async function processorSeconds(page) {
+  const session = await page.browser().target().createCDPSession();
+  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+  await session.detach();
+  return processInfo.reduce((sum, { type, cpuTime }) => (type === "renderer" ? sum + cpuTime : sum), 0);
 }
 
 /**
