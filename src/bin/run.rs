@@ -20,6 +20,8 @@ pub enum Weights {
     Checkpoint,
     /// F8_E4M3 with one scale per row.
     F8,
+    /// I8 with one scale per 128 columns, on the CPU.
+    I8,
 }
 
 impl From<Weights> for WeightMode {
@@ -27,6 +29,7 @@ impl From<Weights> for WeightMode {
         match weights {
             Weights::Checkpoint => WeightMode::Checkpoint,
             Weights::F8 => WeightMode::F8,
+            Weights::I8 => WeightMode::I8,
         }
     }
 }

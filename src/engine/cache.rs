@@ -250,6 +250,11 @@ impl Cache {
         self.pack.append(Tag { kind: READ_END, row: read, ..Tag::default() }, &[])
     }
 
+    /// Whether weights are kept by this plan.
+    pub fn holds(&self, plan: &[u8]) -> bool {
+        self.plan.as_deref() == Some(plan)
+    }
+
     /// Begins with the weights, or checks that those kept are the ones wanted: `plan` says where each
     /// goes. `Ok(false)` if they are not.
     ///
@@ -271,7 +276,7 @@ impl Cache {
             return Err(StorageError::NoSpace(format!("{needed} bytes are needed, {free} are left")));
         }
         if !self.is_new() {
-            return Ok(self.plan.as_deref() == Some(plan));
+            return Ok(self.holds(plan));
         }
         self.pack.append(Tag { kind: PLAN, ..Tag::default() }, plan)?;
         (self.on_start)(files, needed);

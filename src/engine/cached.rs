@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::cache::{Cache, CacheFiles, KnownFile, Read};
 use super::keeper::Keeper;
 use super::types::CacheReport;
+use crate::model::WeightPlan;
 use crate::checkpoint::{ByteSource, ByteStream, CheckpointError, Manifest, Opened, Shard, SourceError};
 
 /// What the hashes of weight files are compared with: by file name, in lower-case hexadecimal.
@@ -59,6 +60,11 @@ impl Kept {
     /// What became of the cache so far.
     pub fn report(&self) -> CacheReport {
         self.keeper.report()
+    }
+
+    /// Whether weights are kept as this plan has them.
+    pub(super) fn holds(&self, plan: &WeightPlan) -> bool {
+        self.keeper.look(|cache| cache.holds(&plan.fingerprint())).unwrap_or(false)
     }
 
     /// SHA-256 of the weight files that were hashed.

@@ -116,7 +116,7 @@ impl Kept {
             (self.known_files(), plan.device_bytes(u64::MAX).unwrap_or_default(), plan.fingerprint());
         let begun = self.keeper.work(|cache| cache.begin_weights(&plan, bytes, &files));
         if begun == Some(false) {
-            let note = "what was kept of the model is of another version of this program, and was removed";
+            let note = "what was kept of the model is in another form than this device takes, or of another version of this program, and was removed";
             self.keeper.end(Some(note.to_owned()));
         }
         self.keeper.settle();

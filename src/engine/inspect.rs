@@ -106,12 +106,13 @@ pub async fn inspect<S: ByteSource>(
     let least = DeviceTier::at_default_limits();
     let (room, backend_reason) = Room::of(options, tier, &least);
     let device = tier.unwrap_or(&least);
+    let weights = room.weights(options.weights)?;
     let mut problems = Vec::new();
     let mut bytes_as = |precision| -> Result<(u64, u64), EngineError> {
         let plan = WeightPlan::new(config, &side.config_json, &manifest, precision)?;
         // Where a row is too long for the device, the memory is that of one that has no limit.
         let bytes = room.weight_bytes(&plan, room.max_buffer_bytes()).or_else(|error| {
-            if precision == options.weights.precision() {
+            if precision == weights.precision() {
                 problems.push(error.to_string());
             }
             room.weight_bytes(&plan, u64::MAX)
@@ -120,8 +121,12 @@ pub async fn inspect<S: ByteSource>(
     };
     let (device_bytes, parameters) = bytes_as(Precision::Checkpoint)?;
     let (device_bytes_f8, _) = bytes_as(Precision::F8)?;
+    let stored = match weights.precision() {
+        Precision::Checkpoint => device_bytes,
+        Precision::F8 => device_bytes_f8,
+        Precision::I8 => bytes_as(Precision::I8)?.0,
+    };
 
-    let stored = if options.weights == WeightMode::F8 { device_bytes_f8 } else { device_bytes };
     let max = config.max_positions;
     let positions = room.largest_context(config);
     let wanted = options.context_length;
@@ -186,7 +191,7 @@ pub async fn inspect<S: ByteSource>(
         scales: (!granularities.is_empty()).then_some(granularities),
         shards: manifest.shards.len(),
         weight_bytes: manifest.total_bytes(),
-        weights: options.weights,
+        weights,
         device_bytes,
         device_bytes_f8,
         kv_cache_bytes,

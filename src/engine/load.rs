@@ -6,7 +6,7 @@ use futures_util::future::join3;
 use super::backend::Device;
 use super::cached::Kept;
 use super::fill::Target;
-use super::{Engine, EngineError, LoadOptions, Phase, Progress};
+use super::{Engine, EngineError, LoadOptions, Phase, Progress, WeightMode};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Manifest, SourceError};
@@ -135,8 +135,18 @@ impl Engine {
             None => Manifest::read(source).await?,
         };
         stop()?;
-        let precision = options.weights.precision();
-        let plan = WeightPlan::new(&side.config, &side.config_json, &manifest, precision)?;
+        let plan_as = |weights: WeightMode| {
+            WeightPlan::new(&side.config, &side.config_json, &manifest, weights.precision())
+        };
+        let mut form = device.room().weights(options.weights)?;
+        let mut plan = plan_as(form)?;
+        if options.weights == WeightMode::Auto && form == WeightMode::I8 {
+            // What a GPU's visit kept is not fetched again.
+            let other = plan_as(WeightMode::F8)?;
+            if kept.holds(&other) {
+                (form, plan) = (WeightMode::F8, other);
+            }
+        }
 
         let mut shape = device.room().shape_for(&side.config, options.context_length)?;
         let mut reserved = device.reserve(&plan, &shape);
@@ -174,7 +184,7 @@ impl Engine {
             tokenizer: side.tokenizer,
             template: side.template,
             context,
-            weights: options.weights,
+            weights: form,
             plan,
             incomplete: false,
             requests: 0,

@@ -1,7 +1,7 @@
 //! What a device has room for, before anything of a model is on it.
 
 use super::load::context_length;
-use super::types::BackendChoice;
+use super::types::{BackendChoice, WeightMode};
 use super::{EngineError, LoadOptions};
 use crate::cpu::Cpu;
 use crate::gpu::{DeviceTier, GpuError};
@@ -37,6 +37,18 @@ impl<'a> Room<'a> {
                 (Room::Cpu, Some(GpuError::Software { adapter: tier.name.clone() }.to_string()))
             }
             Some(_) => (on_gpu, Some(HARDWARE.into())),
+        }
+    }
+
+    /// The form that weights take there, where the options leave it open.
+    pub fn weights(self, wanted: WeightMode) -> Result<WeightMode, EngineError> {
+        match (wanted, self) {
+            (WeightMode::Auto, Room::Gpu(_)) => Ok(WeightMode::F8),
+            (WeightMode::Auto, Room::Cpu) => Ok(WeightMode::I8),
+            (WeightMode::I8, Room::Gpu(_)) => Err(EngineError::BadRequest(
+                "weights \"i8\" are for the CPU; on WebGPU take \"f8\" or \"checkpoint\"".into(),
+            )),
+            (wanted, _) => Ok(wanted),
         }
     }
 

@@ -15,16 +15,22 @@ use crate::model::Precision;
 pub enum WeightMode {
     /// Every tensor in the checkpoint's own precision.
     Checkpoint,
-    /// Linear weights as F8_E4M3 with one scale per output row.
+    /// [`WeightMode::F8`] on WebGPU, [`WeightMode::I8`] on the CPU.
     #[default]
+    Auto,
+    /// Linear weights as F8_E4M3 with one scale per output row.
     F8,
+    /// Linear weights as I8 with one scale per 128 columns where the checkpoint has them wider than FP8;
+    /// on the CPU alone.
+    I8,
 }
 
 impl WeightMode {
     pub(super) fn precision(self) -> Precision {
         match self {
             WeightMode::Checkpoint => Precision::Checkpoint,
-            WeightMode::F8 => Precision::F8,
+            WeightMode::Auto | WeightMode::F8 => Precision::F8,
+            WeightMode::I8 => Precision::I8,
         }
     }
 }

@@ -15,10 +15,10 @@ type RowBf16 = [[u8; 2]; LANES];
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-pub(super) use wasm::{add_rows, add_rows_bf16, blend_rows_bf16};
+pub(super) use wasm::{add_rows, add_rows_bf16, blend_rows, blend_rows_bf16};
 
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-pub(super) use portable::{add_rows, add_rows_bf16, blend_rows_bf16};
+pub(super) use portable::{add_rows, add_rows_bf16, blend_rows, blend_rows_bf16};
 
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 mod portable {
@@ -51,6 +51,19 @@ mod portable {
             }
         }
         *lanes = [aa, bb, ab];
+    }
+
+    /// `out = c0 * a + c1 * b`.
+    pub(in crate::merge) fn blend_rows(
+        [c0, c1]: [f32; 2],
+        a: &[[f32; LANES]],
+        b: &[[f32; LANES]],
+        out: &mut [[f32; LANES]],
+    ) {
+        let (a, b, out) = (a.as_flattened(), b.as_flattened(), out.as_flattened_mut());
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            *out = c0 * a + c1 * b;
+        }
     }
 
     /// `out = c0 * a + c1 * b`, rounded to BF16.

@@ -1,4 +1,4 @@
-// What the processes and heaps of Chromium take.
+// What the processes and heaps of Chromium take, of memory and of the processor.
 
 import { readFileSync, writeFileSync } from "node:fs";
 
@@ -31,6 +31,17 @@ export async function forgetPeaks(page) {
   const { processInfo } = await session.send("SystemInfo.getProcessInfo");
   await session.detach();
   for (const { id } of processInfo) writeFileSync(`/proc/${id}/clear_refs`, "5");
+}
+
+/**
+ * Processor time that Chromium's pages have taken so far, all threads together.
+ * @param {import("puppeteer-core").Page} page
+ */
+export async function processorSeconds(page) {
+  const session = await page.browser().target().createCDPSession();
+  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+  await session.detach();
+  return processInfo.reduce((sum, { type, cpuTime }) => (type === "renderer" ? sum + cpuTime : sum), 0);
 }
 
 /**

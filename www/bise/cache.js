@@ -14,7 +14,7 @@ import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, changePins, lockName, openStore, o
  * @property {string} name as it was asked for
  * @property {string} url of its directory
  * @property {string | null} revision the hub's commit
- * @property {"f8" | "checkpoint" | null} weights
+ * @property {"f8" | "i8" | "checkpoint" | null} weights
  * @property {number} bytes it takes now
  * @property {boolean} complete whether it loads without a download; one that is not goes on where it stopped
  * @property {Date | null} lastUsed

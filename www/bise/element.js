@@ -97,7 +97,7 @@ export class BiseChat extends HTMLElement {
     try {
       engine = await Engine.load(this.getAttribute("model") ?? "", {
         // What is no weight mode and no backend is refused there, by name.
-        weights: /** @type {"f8"} */ (this.getAttribute("weights") ?? "f8"),
+        ...(this.hasAttribute("weights") ? { weights: /** @type {"f8"} */ (this.getAttribute("weights")) } : {}),
         backend: /** @type {"auto"} */ (this.getAttribute("backend") ?? "auto"),
         ...(this.hasAttribute("hub-url") ? { hubUrl: this.getAttribute("hub-url") ?? "" } : {}),
         onProgress: ({ done, total }) => {

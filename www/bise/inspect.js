@@ -66,7 +66,7 @@ async function freeStorage() {
  * @returns {Inspection}
  */
 function toPublic(raw, storage) {
-  const weights = raw.weights === "f8" ? raw.device_bytes_f8 : raw.device_bytes;
+  const weights = raw.total_bytes - raw.kv_cache_bytes - raw.activation_bytes;
   return {
     architecture: raw.architecture,
     parameters: raw.parameters,

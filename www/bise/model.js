@@ -40,7 +40,8 @@ import { isHash, withoutQuery } from "./revision.js";
  * @typedef {object} LoadOptions
  * @property {"auto" | "webgpu" | "cpu"} [backend] where to run; "auto" (the default) takes WebGPU where there is an
  *   adapter that is no software, else the processor; and the processor once after a device was lost, if it holds the model
- * @property {"f8" | "checkpoint"} [weights] linear weights as FP8 (the default), or all as the checkpoint has them
+ * @property {"f8" | "i8" | "checkpoint"} [weights] linear weights as FP8 (the default on WebGPU); as 8-bit integers where
+ *   they are wider than FP8 (the default on the processor, and for it alone); or all as the checkpoint has them
  * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
  * @property {boolean} [cache] keep the model in this browser, and load it from there the next time (the default for what
  *   is fetched; files, folders and merges are not kept, and `true` is refused for them)
@@ -74,7 +75,7 @@ export function checkLoadOptions(given) {
     backend, weights, contextLength, cache, integrity, onProgress, onTensor, signal, hubUrl, headers, token, network,
   } = options;
   oneOf("backend", backend, ["auto", "webgpu", "cpu"]);
-  oneOf("weights", weights, ["f8", "checkpoint"]);
+  oneOf("weights", weights, ["f8", "i8", "checkpoint"]);
   if (contextLength !== undefined) checkKind("contextLength", contextLength, "count");
   if (cache !== undefined) checkKind("cache", cache, "boolean");
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");

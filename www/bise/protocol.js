@@ -97,7 +97,7 @@ export {};
 
 /**
  * Options of a load, as the engine takes them.
- * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8", contextLength?: number,
+ * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8" | "i8", contextLength?: number,
  *   lost?: boolean }} EngineLoadOptions `lost`: the page's last device was lost
  */
 
@@ -124,7 +124,7 @@ export {};
  * @property {number | null} slidingWindow
  * @property {number} layers
  * @property {number} vocab
- * @property {"checkpoint" | "f8"} weights how weights are stored
+ * @property {"checkpoint" | "f8" | "i8"} weights how weights are stored
  * @property {"webgpu" | "cpu"} backend
  * @property {string | null} backendReason why, where the choice was left to the engine
  * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string }} adapter
@@ -155,7 +155,7 @@ export {};
  * @property {Record<string, number>} tensors number of tensors by dtype
  * @property {number} files number of weight files
  * @property {number} downloadBytes bytes of weights to fetch
- * @property {"checkpoint" | "f8"} weights how weights would be stored
+ * @property {"checkpoint" | "f8" | "i8"} weights how weights would be stored
  * @property {number} contextLength positions that `memory` counts
  * @property {number} maxContextLength positions the model was made for
  * @property {number | null} slidingWindow
@@ -186,7 +186,7 @@ export {};
  * @property {Record<string, number>} tensors
  * @property {number} shards
  * @property {number} weight_bytes
- * @property {"checkpoint" | "f8"} weights
+ * @property {"checkpoint" | "f8" | "i8"} weights
  * @property {number} context_length
  * @property {number} max_context_length
  * @property {number | null} sliding_window

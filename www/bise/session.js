@@ -135,7 +135,7 @@ async function openHttp(call, source, trust, hooks) {
         else if (info !== null) {
           await writeJson(directory, ENTRY_FILE, {
             ...described, name: call.name, revision: described.revision ?? (told === "unreachable" ? null : revision?.sha ?? null),
-            sha256: info.sha256, bytes, complete: true, lastUsed: new Date().toISOString(),
+            weights: info.weights, sha256: info.sha256, bytes, complete: true, lastUsed: new Date().toISOString(),
           });
           if (revision === null) await pin(store, url, info.sha256, described.files);
         }

@@ -23,7 +23,7 @@ export const JOURNAL_FILE = "journal";
  * @property {string} name
  * @property {string} url
  * @property {string | null} revision the hub's commit
- * @property {"f8" | "checkpoint"} weights
+ * @property {"f8" | "i8" | "checkpoint"} weights
  * @property {Record<string, KnownFile>} files
  * @property {Record<string, string>} [sha256] of its weight files; until it is complete, those that they are to have
  * @property {number} bytes how long the entry will be, about

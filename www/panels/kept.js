@@ -46,7 +46,7 @@ export class KeptPanel {
     const remove = button("Delete", () => void this.#delete(() => cache.remove(id)), "quiet");
     const title = shortName(name);
     remove.ariaLabel = `Delete: ${title}`;
-    const state = [formatBytes(bytes), ...(weights === "f8" ? ["FP8"] : []), ...(complete ? [] : ["in part: loading it goes on from there"])];
+    const state = [formatBytes(bytes), ...(weights === "f8" ? ["FP8"] : weights === "i8" ? ["8-bit integers"] : []), ...(complete ? [] : ["in part: loading it goes on from there"])];
     return element("li", { className: "stored-item", title: url }, [
       element("div", { className: "stored-head" }, [
         element("strong", { textContent: title }), element("span", { className: "hint", textContent: state.join(", ") }), remove,

@@ -115,7 +115,8 @@ export class ModelsPanel {
    * @returns {Promise<boolean>} whether it is loaded
    */
   async load(model, name, watch) {
-    const options = { weights: this.#weights.value === "checkpoint" ? /** @type {const} */ ("checkpoint") : /** @type {const} */ ("f8"), ...this.access(model) };
+    const isWhole = this.#weights.value === "checkpoint";
+    const options = { ...(isWhole ? { weights: /** @type {const} */ ("checkpoint") } : {}), ...this.access(model) };
     const isOwn = [...this.#offers.values()].includes(model);
     if (isOwn || watch || (typeof model === "object" && "recipe" in model)) return this.#start(model, name, options, watch);
     const controller = this.#supersede();

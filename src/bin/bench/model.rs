@@ -126,7 +126,8 @@ impl Origin {
                 let manifest = Manifest::read(&source).await?;
                 let precision = match mode {
                     WeightMode::Checkpoint => Precision::Checkpoint,
-                    WeightMode::F8 => Precision::F8,
+                    WeightMode::Auto | WeightMode::F8 => Precision::F8,
+                    WeightMode::I8 => Precision::I8,
                 };
                 let plan = WeightPlan::new(&config, &json, &manifest, precision)?;
                 let weights = Weights::allocate(&plan, &mut backend)?;
