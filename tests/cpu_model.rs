@@ -90,7 +90,7 @@ fn a_merge_goes_into_its_weights() {
 /// without any adapter to see (the browser's tests have one).
 #[test]
 fn an_adapter_that_was_named_is_not_replaced() {
-    let gpu = GpuOptions { adapter: Some("no such adapter".into()), limits: LimitChoice::Adapter };
+    let gpu = GpuOptions { adapter: Some("no such adapter".into()), ..GpuOptions::default() };
     for backend in [BackendChoice::Auto, BackendChoice::Webgpu] {
         let error = load(&LoadOptions { backend, gpu: gpu.clone(), ..LoadOptions::default() }).err().unwrap();
         assert_eq!(error.code(), "no-webgpu", "{error}");

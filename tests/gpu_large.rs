@@ -29,7 +29,7 @@ const WIDE_LOGITS: &str = include_str!("fixtures/synthetic/wide_logits.json");
 const MIB: u64 = 1 << 20;
 
 fn gpu(limits: LimitChoice) -> GpuOptions {
-    GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits }
+    GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits, ..GpuOptions::default() }
 }
 
 fn load(source: &SyntheticSource, limits: LimitChoice, context: u32) -> Engine {

@@ -174,7 +174,7 @@ pub fn gpu_options() -> Result<GpuOptions, Box<dyn Error>> {
                 format!("BISE_LIMITS is {bytes:?}, not adapter, default or a number of bytes")
             })?),
         };
-    Ok(GpuOptions { adapter, limits })
+    Ok(GpuOptions { adapter, limits, ..GpuOptions::default() })
 }
 
 fn load(args: &ModelArgs) -> Result<Engine, Box<dyn Error>> {

@@ -179,7 +179,7 @@ impl Engine {
             requests: 0,
             cache: kept.report(),
             sha256: kept.hashes(),
-            on_host: false,
+            host_tokens: 0,
         })
     }
 }

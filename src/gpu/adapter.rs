@@ -1,6 +1,6 @@
 //! Adapter, limits and features, decided once.
 
-use super::GpuError;
+use super::{CompileAhead, GpuError};
 
 /// WebGPU's default `maxStorageBufferBindingSize`, bytes.
 pub const DEFAULT_BINDING_BYTES: u64 = 128 << 20;
@@ -18,12 +18,14 @@ pub enum LimitChoice {
 }
 
 /// How to open a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
     /// Part of the adapter's name, case-insensitive; `None`: the system's choice.
     pub adapter: Option<String>,
     /// Limits to ask for.
     pub limits: LimitChoice,
+    /// How to compile beside the device's queue, where there is a way.
+    pub compile_ahead: Option<CompileAhead>,
 }
 
 /// What the device can do, decided when it is opened.

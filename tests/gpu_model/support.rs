@@ -25,7 +25,7 @@ pub fn ids(value: &Value) -> Vec<u32> {
 
 /// The adapter that BISE_ADAPTER names.
 pub fn gpu(limits: LimitChoice) -> GpuOptions {
-    GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits }
+    GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits, ..GpuOptions::default() }
 }
 
 pub fn load(model: &str, weights: WeightMode, limits: LimitChoice) -> Engine {

@@ -61,6 +61,17 @@ enum StepKey {
     SamplePick,
 }
 
+/// What waits for a kernel to be compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The first token.
+    Prompt,
+    /// The second.
+    Decode,
+    /// Nothing: until then the host chooses.
+    Choice,
+}
+
 /// A dispatch ready to run but for its grid.
 struct Bound {
     pipeline: Pipeline,
@@ -90,7 +101,10 @@ pub struct WebGpu {
     uploader: Uploader,
     allocation_scope: Option<wgpu::ErrorScopeGuard>,
     planning: bool,
-    planned: Vec<Kernel>,
+    planned: Vec<(Stage, Kernel)>,
+    /// Kernels of the stages, compiled or on the way.
+    stages: Vec<(Stage, Pipeline)>,
+    choosing: bool,
     pass: Vec<Dispatch>,
     batch: BatchUniform,
     prompt: bool,
@@ -142,6 +156,7 @@ impl WebGpu {
     pub async fn new(gpu: Gpu, shape: DecoderShape) -> Result<WebGpu, GpuError> {
         let mut kernels = Kernels::default();
         let mut decoders = HashMap::new();
+        decode_fp8::start(&gpu, &mut kernels);
         for dtype in super::weights::DTYPES {
             decoders.insert(dtype, decode_fp8::choose(&gpu, &mut kernels, dtype).await?);
         }
@@ -164,6 +179,8 @@ impl WebGpu {
             allocation_scope: None,
             planning: false,
             planned: Vec::new(),
+            stages: Vec::new(),
+            choosing: false,
             pass: Vec::new(),
             batch: BatchUniform::default(),
             prompt: false,
@@ -280,8 +297,13 @@ impl WebGpu {
             return Err(GpuError::Rejected { label: name.into(), detail });
         };
         if self.planning {
-            if !self.planned.contains(&kernel) {
-                self.planned.push(kernel);
+            if !self.planned.iter().any(|(_, planned)| *planned == kernel) {
+                let stage = match (self.choosing, self.prompt) {
+                    (true, _) => Stage::Choice,
+                    (_, true) => Stage::Prompt,
+                    (_, false) => Stage::Decode,
+                };
+                self.planned.push((stage, kernel));
             }
             return Ok(None);
         }

@@ -1,18 +1,34 @@
 //! The steps of a layer as dispatches of one compute pass.
 
-use super::{Bound, Dispatch, GpuBufferRef, StepKey, WebGpu};
-use crate::gpu::{GpuError, GpuMatrix, read_buffer};
+use super::{Bound, Dispatch, GpuBufferRef, Stage, StepKey, WebGpu};
+use crate::gpu::{GpuError, GpuMatrix, Pipeline, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
-    BatchUniform, attend, attend_reduce, embed, matvec_gated, rms_norm, rope_store, silu_mul,
+    BatchUniform, Sizes, attend, attend_reduce, embed, matvec_gated, rms_norm, rope_store, silu_mul,
 };
-use crate::steps::sampling::{Rules, Sampled};
+use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
 
 use super::GpuVector;
 
 impl WebGpu {
+    /// Starts to compile what was planned: all of it, or only what the first token waits for.
+    fn start_stages(&mut self, first: bool) {
+        for (stage, kernel) in std::mem::take(&mut self.planned) {
+            if first && stage != Stage::Prompt {
+                self.planned.push((stage, kernel));
+            } else {
+                self.stages.push((stage, self.kernels.start(&self.gpu, kernel)));
+            }
+        }
+    }
+
+    /// The kernels of a stage.
+    fn stage(&self, wanted: Stage) -> Vec<Pipeline> {
+        self.stages.iter().filter(|(stage, _)| *stage == wanted).map(|(_, pipeline)| *pipeline).collect()
+    }
+
     /// Adds one dispatch to a pass.
     pub(super) fn encode_one(
         &self,
@@ -39,14 +55,20 @@ impl Steps for WebGpu {
 
     fn compile(&mut self) {
         self.planning = false;
-        for kernel in std::mem::take(&mut self.planned) {
-            self.kernels.start(&self.gpu, kernel);
-        }
+        self.choosing = false;
+        // An adapter that computes on the CPU compiles there as well: first what the first token waits for.
+        self.start_stages(self.sizes == Sizes::Cpu);
     }
 
     async fn compiled(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), GpuError> {
-        self.kernels.finish(progress).await?;
+        self.kernels.wait(&self.stage(Stage::Prompt), progress).await?;
+        self.start_stages(false);
         self.gpu.check()
+    }
+
+    async fn decodable(&mut self) -> Result<(), GpuError> {
+        let wanted = self.stage(Stage::Decode);
+        self.kernels.wait(&wanted, &mut |_, _| ()).await
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), GpuError> {
@@ -298,9 +320,14 @@ impl Steps for WebGpu {
         &mut self,
         rules: &Rules,
         bias: &[(u32, f32)],
-        prompt: &[u32],
+        past: Past,
     ) -> Result<Option<usize>, GpuError> {
-        self.prepare_sampling(rules, bias, prompt).map(Some)
+        let mut wanted = self.stage(Stage::Decode);
+        wanted.extend(self.stage(Stage::Choice));
+        match self.kernels.are_ready(&wanted)? {
+            true => self.prepare_sampling(rules, bias, past).map(Some),
+            false => Ok(None),
+        }
     }
 
     fn begin_sampled(&mut self, position: u32) -> Result<(), GpuError> {
