@@ -10,7 +10,7 @@ use crate::kernels::{
 use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
 
-use super::GpuVector;
+use super::{GpuVector, Norm};
 
 impl WebGpu {
     /// Starts to compile what was planned: all of it, or only what the first token waits for.
@@ -22,6 +22,11 @@ impl WebGpu {
                 self.stages.push((stage, self.kernels.start(&self.gpu, kernel)));
             }
         }
+    }
+
+    /// What steps behind a norm that was left to them are filed under.
+    fn norm_id(&self, x: Slot) -> u32 {
+        self.norm_of(x).map_or(0, |norm| norm.id)
     }
 
     /// The kernels of a stage.
@@ -105,8 +110,12 @@ impl Steps for WebGpu {
     }
 
     fn rms_norm(&mut self, x: Slot, weight: &GpuVector, y: Slot) -> Result<(), GpuError> {
-        let last = y == Slot::LastNormed;
-        let rows = if last { 1 } else { self.batch.tokens };
+        self.norm = None;
+        if !self.prompt || y == Slot::LastNormed {
+            self.norm = Some(Norm { x, y, id: weight.id, gain: weight.buffer.clone() });
+            return Ok(());
+        }
+        let rows = self.batch.tokens;
         let bind = |this: &mut Self| {
             let kernel = rms_norm::kernel(this.pitch(x) / 4, this.sizes);
             let Some(pipeline) = this.pipeline("rms_norm", Some(kernel))? else {
@@ -115,7 +124,7 @@ impl Steps for WebGpu {
             let params = this.uniform(&rms_norm::Params {
                 width: this.shape.width(x),
                 pitch: this.pitch(x) / 4,
-                last: u32::from(last),
+                last: 0,
                 epsilon: this.shape.norm_epsilon,
             })?;
             let buffers = [
@@ -138,19 +147,20 @@ impl Steps for WebGpu {
         first: u32,
         write: Write,
     ) -> Result<(), GpuError> {
-        let key = StepKey::Linear { x, weight: weight.id, y, write, prompt: self.prompt };
+        let norm = self.norm_id(x);
+        let key = StepKey::Linear { x, norm, weight: weight.id, y, write, prompt: self.prompt };
         self.linear_to(key, x, weight, (GpuBufferRef::Slot(y), first), write)
     }
 
     fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
         let (tokens, threads) = (self.batch.tokens, self.threads);
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
-        if self.prompt || !alike {
-            let mlp = GpuBufferRef::Slot(Slot::Mlp);
-            let key =
-                StepKey::Linear { x, weight: gate.id, y: Slot::Mlp, write: Write::Set, prompt: self.prompt };
-            self.linear_to(key, x, gate, (mlp, 0), Write::Set)?;
-            let key = StepKey::Up { x, up: up.id, prompt: self.prompt };
+        let (prompt, id) = (self.prompt, self.norm_id(x));
+        let Some(norm) = self.norm_of(x).filter(|_| alike && !prompt) else {
+            let (mlp, write) = (GpuBufferRef::Slot(Slot::Mlp), Write::Set);
+            let key = StepKey::Linear { x, norm: id, weight: gate.id, y: Slot::Mlp, write, prompt };
+            self.linear_to(key, x, gate, (mlp, 0), write)?;
+            let key = StepKey::Up { x, norm: id, up: up.id, prompt };
             self.linear_to(key, x, up, (GpuBufferRef::Up, 0), Write::Set)?;
             let pitch = self.pitch(Slot::Mlp) / 4;
             let bind = |this: &mut Self| {
@@ -162,29 +172,31 @@ impl Steps for WebGpu {
                 Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
-        }
+        };
         let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
-            let kernel = matvec_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), threads);
+            let (decoder, epsilon) = (this.decoder(gate.spec.dtype), this.shape.norm_epsilon);
+            let kernel = matvec_gated::kernel(&gate.spec, decoder, threads, epsilon);
             let Some(pipeline) = this.pipeline("matvec_gated", kernel)? else { return Ok(None) };
-            let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
+            let (x_pitch, y_pitch) = (this.pitch(norm.x), this.pitch(Slot::Mlp));
             let mut bound = Vec::new();
             for (part, up) in gate.parts.iter().zip(&up.parts) {
                 let params = this.uniform(&matvec_gated::Params::new(gate, part, x_pitch, y_pitch))?;
                 let buffers = [
                     this.params(&params)?,
-                    this.slot(x)?,
+                    this.slot(norm.x)?,
                     &part.weights,
                     &part.scales,
                     &up.weights,
                     &up.scales,
                     this.slot(Slot::Mlp)?,
+                    &norm.gain,
                 ];
                 bound.push(Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? });
             }
             Ok(Some(bound))
         };
-        self.record(StepKey::Gated { x, gate: gate.id }, bind, grids)
+        self.record(StepKey::Gated { x, norm: id, gate: gate.id }, bind, grids)
     }
 
     fn rope_store(&mut self, layer: u32) -> Result<(), GpuError> {
@@ -362,6 +374,7 @@ impl WebGpu {
         let (splits, tiles_per_split) = tiling.splits(&self.shape, position, tokens, prompt);
         self.batch = BatchUniform { tokens, position, splits, tiles_per_split };
         self.prompt = prompt;
+        self.norm = None;
         self.pass.clear();
         if !self.planning {
             let rope = self.shape.rope_table(position, tokens);
