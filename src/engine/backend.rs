@@ -7,7 +7,7 @@ use crate::cpu::{Cpu, CpuError, CpuMatrix, CpuVector};
 use crate::gpu::{DeviceTier, Gpu, GpuError, GpuMatrix, GpuOptions, Traffic};
 use crate::kernels::WebGpu;
 use crate::model::WeightPlan;
-use crate::steps::sampling::{Rules, Sampled};
+use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, DecoderShape, MatrixSpec, Slot, Steps, Store, Write};
 
 type GpuVector = <WebGpu as Store>::Vector;
@@ -235,6 +235,10 @@ impl Steps for Backend {
         either!(self, b => b.compiled(progress).await)
     }
 
+    async fn decodable(&mut self) -> Result<(), BackendError> {
+        either!(self, b => b.decodable().await)
+    }
+
     fn begin(&mut self, batch: &Batch) -> Result<(), BackendError> {
         either!(self, b => b.begin(batch))
     }
@@ -282,9 +286,9 @@ impl Steps for Backend {
         &mut self,
         rules: &Rules,
         bias: &[(u32, f32)],
-        prompt: &[u32],
+        past: Past,
     ) -> Result<Option<usize>, BackendError> {
-        either!(self, b => b.start_sampling(rules, bias, prompt))
+        either!(self, b => b.start_sampling(rules, bias, past))
     }
 
     fn begin_sampled(&mut self, position: u32) -> Result<(), BackendError> {

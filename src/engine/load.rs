@@ -191,7 +191,7 @@ impl Engine {
             cache: kept.report(),
             reason,
             sha256: kept.hashes(),
-            on_host: false,
+            host_tokens: 0,
         })
     }
 }

@@ -56,15 +56,21 @@ pub struct Engine {
     /// Why this backend, where the choice was left to the engine.
     reason: Option<String>,
     sha256: BTreeMap<String, String>,
-    /// Whether tokens are chosen on the host even where the device could.
-    on_host: bool,
+    /// Of a request, so many tokens are chosen on the host even where the device could.
+    host_tokens: usize,
 }
 
 impl Engine {
     /// Lets tokens be chosen on the host, from logits that are read back, or again where the backend
     /// prefers to. The tokens are the same; for tests and measurements.
     pub fn sample_on_host(&mut self, on_host: bool) {
-        self.on_host = on_host;
+        self.host_tokens = if on_host { usize::MAX } else { 0 };
+    }
+
+    /// Lets the first so many tokens of a request be chosen on the host, as happens while the device has
+    /// not compiled what chooses. For tests.
+    pub fn sample_first_on_host(&mut self, tokens: usize) {
+        self.host_tokens = tokens;
     }
 
     /// What is loaded and what it takes.

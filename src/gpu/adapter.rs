@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::GpuError;
+use super::{CompileAhead, GpuError};
 
 /// WebGPU's default `maxStorageBufferBindingSize`, bytes.
 pub const DEFAULT_BINDING_BYTES: u64 = 128 << 20;
@@ -20,7 +20,7 @@ pub enum LimitChoice {
 }
 
 /// How to open a device; a browser's client says what it was told, native callers the rest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GpuOptions {
     /// Part of the adapter's name, case-insensitive; `None`: the system's choice.
@@ -32,6 +32,9 @@ pub struct GpuOptions {
     /// Whether an adapter that computes on the CPU is as good as none.
     #[serde(skip)]
     pub hardware: bool,
+    /// How to compile beside the device's queue, where there is a way.
+    #[serde(skip)]
+    pub compile_ahead: Option<CompileAhead>,
     /// What else is known of the adapter.
     pub told: Told,
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::GpuError;
+use super::{CompileAhead, GpuError};
 use super::adapter::{DeviceTier, GpuOptions, features, find_adapter, required_limits};
 
 /// What a buffer is for: memory is reported by purpose.
@@ -84,6 +84,7 @@ pub struct Gpu {
     latest: Arc<Mutex<(String, u64)>>,
     accounts: Rc<Accounts>,
     traffic: Cell<Traffic>,
+    compile_ahead: Option<CompileAhead>,
 }
 
 /// Bytes that a buffer for that many takes.
@@ -136,7 +137,16 @@ impl Gpu {
             record(&uncaptured, from_wgpu(&label, bytes, &error));
         }));
 
-        Ok(Gpu { device, queue, tier, fault, latest, accounts: Rc::default(), traffic: Cell::default() })
+        Ok(Gpu {
+            device,
+            queue,
+            tier,
+            fault,
+            latest,
+            accounts: Rc::default(),
+            traffic: Cell::default(),
+            compile_ahead: options.compile_ahead,
+        })
     }
 
     /// What the device can do.
@@ -152,6 +162,11 @@ impl Gpu {
     /// Its queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.queue
+    }
+
+    /// How to compile beside the queue, where there is a way.
+    pub(super) fn compile_ahead(&self) -> Option<CompileAhead> {
+        self.compile_ahead
     }
 
     /// What went to and fro since the device was opened.

@@ -87,7 +87,8 @@ pub fn compositions() -> Vec<Kernel> {
                 for sizes in Sizes::ALL {
                     for threads in Threads::candidates(sizes) {
                         all.extend(matvec::kernel(&spec, decoder, *threads));
-                        all.extend(matvec_gated::kernel(&spec, decoder, *threads));
+                        all.extend(matvec::normed(&spec, decoder, *threads, 1e-5));
+                        all.extend(matvec_gated::kernel(&spec, decoder, *threads, 1e-5));
                     }
                     let tiles = Tile::candidates(sizes).iter();
                     all.extend(tiles.filter_map(|tile| matmul::kernel(&spec, decoder, *tile)));

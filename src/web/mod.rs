@@ -6,6 +6,7 @@
 //! http.rs    one file of it over fetch
 //! any.rs     files or a merge, as one type
 //! merge.rs   merges: their sources and where their files go
+//! compile.rs  pipelines without holding up the queue
 //! cache.rs   where a model is kept, and the hashes of its files
 //! stream.rs  a ReadableStream as the body of an answer; turns and timers
 //! diagnostics.rs  what tests ask of the adapter
@@ -17,6 +18,7 @@
 
 mod any;
 mod cache;
+mod compile;
 mod diagnostics;
 mod error;
 mod http;
@@ -102,6 +104,7 @@ impl WebEngine {
     ) -> Result<WebEngine, JsValue> {
         let mut options: LoadOptions = from_js("load options", options)?;
         options.turn = Some(|| Box::pin(stream::turn()));
+        options.gpu.compile_ahead = Some(compile::ahead);
         let report = Rc::new(Callback::new(on_progress));
         let progress = &mut paced(&report);
         let stopped = || signal.aborted() || report.has_thrown();
