@@ -1,4 +1,4 @@
-//! What a pass is made of and how long each kernel takes, by timestamps. For the bench; native builds only.
+//! What a pass is made of and how long each kernel takes, by timestamps. For the bench.
 
 use std::collections::BTreeMap;
 

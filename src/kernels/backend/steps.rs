@@ -259,13 +259,10 @@ impl Steps for WebGpu {
         if self.planning {
             return Ok(None);
         }
-        #[cfg(not(target_arch = "wasm32"))]
         let (timed, mut encoder) = match self.encode_timed(&pass_list)? {
             Some(encoder) => (true, encoder),
             None => (false, self.encode(&pass_list)?),
         };
-        #[cfg(target_arch = "wasm32")]
-        let mut encoder = self.encode(&pass_list)?;
         let staging = &self.activations.logits_staging;
         if logits {
             let bytes = u64::from(self.shape.vocab) * 4;
@@ -277,7 +274,6 @@ impl Steps for WebGpu {
         } else {
             self.gpu.idle().await.map(|()| None)
         };
-        #[cfg(not(target_arch = "wasm32"))]
         if timed && result.is_ok() {
             self.read_times(&pass_list).await?;
         }

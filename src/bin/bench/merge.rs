@@ -1,0 +1,124 @@
+//! The merge on this machine's processor, beside what its memory does at most.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::thread;
+use std::time::Instant;
+
+use bise::checkpoint::sink::FileSink;
+use bise::checkpoint::source::FileSource;
+use bise::engine::bench::{BenchOptions, BenchReport, Figure};
+use bise::merge::slerp::{Sums, blend_bf16, coefficients};
+use bise::merge::{Merge, MergeOptions, Parent, Recipe};
+use pollster::block_on;
+
+
+/// Bytes of each of three arrays: more than caches hold.
+const BYTES: usize = 128 << 20;
+
+/// Adds the figures of the merge.
+pub fn measure(model: &Path, options: BenchOptions, report: &mut BenchReport) -> Result<(), Box<dyn Error>> {
+    let bytes = if options.quick { BYTES / 8 } else { BYTES };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    // Neither all alike nor zero: BF16 between 2^-3 and 2, of both signs.
+    let fill = |seed: usize| (0..bytes).map(|i| ((i * 31 + seed) % 251) as u8 & 0x83 | 0x3c).collect();
+    let (a, b): (Vec<u8>, Vec<u8>) = (fill(1), fill(7));
+    let mut c = vec![1_u8; bytes];
+    let rate = |bytes: usize, started: Instant| 3.0 * bytes as f64 / started.elapsed().as_secs_f64() / 1e9;
+    let (mut alone, mut together, mut merged) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..options.rounds.max(1) * 2 {
+        for (threads, rates) in [(1, &mut alone), (threads, &mut together)] {
+            let started = Instant::now();
+            add(threads, &a, &b, &mut c);
+            rates.push(rate(bytes, started));
+        }
+        let started = Instant::now();
+        let checked = slerp(&a, &b, &mut c);
+        merged.push(rate(bytes, started));
+        if checked == 0 {
+            return Err("the merge of two arrays is nothing".into());
+        }
+    }
+    drop((a, b, c));
+    let most = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
+    let limit = most(&together).max(most(&alone));
+    let figures = &mut report.figures;
+    figures.push(Figure::new("limit", "memory, reading two and writing one, one thread", "GB/s", &alone));
+    figures.push(Figure::new("limit", "memory, reading two and writing one, all threads", "GB/s", &together));
+    figures.push(Figure::new("merge", "slerp of BF16 in memory", "GB/s", &merged).of(limit));
+    figures.push(Figure::new("merge", "the model with itself, files included", "GB/s", &files(model, options)?).of(limit));
+    Ok(())
+}
+
+/// `c = a + b`, word by word: what the compiler makes of it is bound by memory.
+fn add(threads: usize, a: &[u8], b: &[u8], c: &mut [u8]) {
+    let part = a.len().div_ceil(threads);
+    thread::scope(|scope| {
+        for ((a, b), c) in a.chunks(part).zip(b.chunks(part)).zip(c.chunks_mut(part)) {
+            scope.spawn(move || {
+                let words = a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0);
+                for ((a, b), c) in words.zip(c.as_chunks_mut::<4>().0) {
+                    *c = u32::from_ne_bytes(*a).wrapping_add(u32::from_ne_bytes(*b)).to_ne_bytes();
+                }
+            });
+        }
+    });
+}
+
+/// Elements of a chunk, as a merge computes them.
+const CHUNK: usize = 1 << 16;
+
+/// A SLERP of two tensors of BF16, both passes, in the chunks of a merge.
+fn slerp(a: &[u8], b: &[u8], c: &mut Vec<u8>) -> usize {
+    let (a, b) = (a.as_chunks::<2>().0, b.as_chunks::<2>().0);
+    let mut sums = Sums::default();
+    sums.add_bf16(a, b);
+    let factors = coefficients(sums.totals(), 0.5).factors.map(|factor| factor as f32);
+    c.clear();
+    for (a, b) in a.chunks(CHUNK).zip(b.chunks(CHUNK)) {
+        blend_bf16(factors, a, b, c);
+    }
+    c.iter().filter(|byte| **byte != 0).take(1).count()
+}
+
+/// Gigabytes per second that are read and written when the model is merged with itself, into the folder for
+/// temporary files.
+fn files(model: &Path, options: BenchOptions) -> Result<Vec<f64>, Box<dyn Error>> {
+    let text = "merge_method: slerp\nbase_model: a\nmodels:\n- model: a\n- model: b\nparameters:\n  t: 0.5\ndtype: bfloat16\n";
+    let mut rates = Vec::new();
+    for _ in 0..options.rounds.max(1) {
+        let recipe = Recipe::parse(text)?;
+        let started = Instant::now();
+        let (read, written) = block_on(async {
+            let mut parents = Vec::new();
+            for name in recipe.models() {
+                parents.push(Parent::open(name, FileSource::new(model)).await?);
+            }
+            let read: u64 = parents.iter().map(|parent| parent.manifest.total_bytes()).sum();
+            let (nobody, never) = (Box::new(|_: &_| ()), Rc::new(|| false));
+            let merge = Merge::new(recipe, text, parents, MergeOptions::default(), never, nobody).await?;
+            let out = tempdir()?;
+            merge.write(&mut FileSink::new(&out.0), &mut |_| ()).await?;
+            Ok::<_, Box<dyn Error>>((read, merge.total_bytes()))
+        })?;
+        rates.push((read + written) as f64 / started.elapsed().as_secs_f64() / 1e9);
+    }
+    Ok(rates)
+}
+
+/// A folder that is removed with everything in it.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What cannot be removed is the system's to tidy up.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn tempdir() -> std::io::Result<Temporary> {
+    let path = std::env::temp_dir().join(format!("bise-bench-{}", std::process::id()));
+    std::fs::create_dir(&path)?;
+    Ok(Temporary(path))
+}
