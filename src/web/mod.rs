@@ -8,6 +8,7 @@
 //! merge.rs   merges: their sources and where their files go
 //! cache.rs   where a model is kept, and the hashes of its files
 //! stream.rs  a ReadableStream as the body of an answer; turns and timers
+//! bench.rs   the bench of a loaded engine
 //! diagnostics.rs  what tests ask of the adapter
 //! error.rs   errors as JavaScript sees them
 //! ```
@@ -16,6 +17,7 @@
 //! rejected promise with a `code`.
 
 mod any;
+mod bench;
 mod cache;
 mod diagnostics;
 mod error;

@@ -122,6 +122,22 @@ export function serve(port, wasm, platform) {
           signal,
         );
       }
+      case "logits": {
+        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+        return engine.benchLogits();
+      }
+      case "bench": {
+        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+        const report = await engine.bench(
+          message.expected,
+          message.options,
+          (/** @type {string} */ what) => port.postMessage({ type: "benching", id, what }),
+          signal,
+        );
+        const name = await platform.adapterName();
+        if (name !== "") report.info.adapter.name = name;
+        return { ...report, hostBytes: wasm.wasm_memory() };
+      }
       case "inspect": {
         await start(wasm);
         const inspection = await wasm.inspect(message.source, message.options, signal);

@@ -10,6 +10,7 @@ use bise::checkpoint::sink::FileSink;
 use bise::checkpoint::source::FileSource;
 use bise::engine::bench::{BenchOptions, BenchReport, Figure};
 use bise::merge::slerp::{Sums, blend_bf16, coefficients};
+use bise::kernels::probe::median;
 use bise::merge::{Merge, MergeOptions, Parent, Recipe};
 use pollster::block_on;
 
@@ -26,60 +27,68 @@ pub fn measure(model: &Path, options: BenchOptions, report: &mut BenchReport) ->
     let (a, b): (Vec<u8>, Vec<u8>) = (fill(1), fill(7));
     let mut c = vec![1_u8; bytes];
     let rate = |bytes: usize, started: Instant| 3.0 * bytes as f64 / started.elapsed().as_secs_f64() / 1e9;
-    let (mut alone, mut together, mut merged) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rates = [const { Vec::new() }; 4];
     for _ in 0..options.rounds.max(1) * 2 {
-        for (threads, rates) in [(1, &mut alone), (threads, &mut together)] {
+        let [alone, together, slerp_alone, slerp_together] = &mut rates;
+        for (threads, adds, slerps) in [(1, alone, slerp_alone), (threads, together, slerp_together)] {
             let started = Instant::now();
-            add(threads, &a, &b, &mut c);
-            rates.push(rate(bytes, started));
-        }
-        let started = Instant::now();
-        let checked = slerp(&a, &b, &mut c);
-        merged.push(rate(bytes, started));
-        if checked == 0 {
-            return Err("the merge of two arrays is nothing".into());
+            on_threads(threads, [&a, &b], &mut c, add);
+            adds.push(rate(bytes, started));
+            let started = Instant::now();
+            on_threads(threads, [&a, &b], &mut c, slerp);
+            slerps.push(rate(bytes, started));
+            if c.iter().all(|byte| *byte == 0) {
+                return Err("the merge of two arrays is nothing".into());
+            }
         }
     }
     drop((a, b, c));
-    let most = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
-    let limit = most(&together).max(most(&alone));
+    let [alone, together, slerp_alone, slerp_together] = rates;
     let figures = &mut report.figures;
-    figures.push(Figure::new("limit", "memory, reading two and writing one, one thread", "GB/s", &alone));
-    figures.push(Figure::new("limit", "memory, reading two and writing one, all threads", "GB/s", &together));
-    figures.push(Figure::new("merge", "slerp of BF16 in memory", "GB/s", &merged).of(limit));
-    figures.push(Figure::new("merge", "the model with itself, files included", "GB/s", &files(model, options)?).of(limit));
+    for (threads, adds, slerps) in [("one thread", &alone, &slerp_alone), ("all threads", &together, &slerp_together)] {
+        let name = format!("memory, two read and one written, {threads}");
+        figures.push(Figure::new("limit", &name, "GB/s", adds));
+        let name = format!("slerp of BF16 in memory, {threads}");
+        figures.push(Figure::new("merge", &name, "GB/s", slerps).of(median(adds)));
+    }
+    let whole = files(model, options)?;
+    figures.push(Figure::new("merge", "the model with itself, with files", "GB/s", &whole).of(median(&alone)));
     Ok(())
 }
 
-/// `c = a + b`, word by word: what the compiler makes of it is bound by memory.
-fn add(threads: usize, a: &[u8], b: &[u8], c: &mut [u8]) {
-    let part = a.len().div_ceil(threads);
+/// Gives each thread its part of the arrays.
+fn on_threads(threads: usize, [a, b]: [&[u8]; 2], c: &mut [u8], work: fn(&[u8], &[u8], &mut [u8])) {
+    let part = a.len().div_ceil(threads).next_multiple_of(64);
     thread::scope(|scope| {
         for ((a, b), c) in a.chunks(part).zip(b.chunks(part)).zip(c.chunks_mut(part)) {
-            scope.spawn(move || {
-                let words = a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0);
-                for ((a, b), c) in words.zip(c.as_chunks_mut::<4>().0) {
-                    *c = u32::from_ne_bytes(*a).wrapping_add(u32::from_ne_bytes(*b)).to_ne_bytes();
-                }
-            });
+            scope.spawn(move || work(a, b, c));
         }
     });
+}
+
+/// `c = a + b`, word by word: what the compiler makes of it is bound by memory.
+fn add(a: &[u8], b: &[u8], c: &mut [u8]) {
+    let words = a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0);
+    for ((a, b), c) in words.zip(c.as_chunks_mut::<4>().0) {
+        *c = u32::from_ne_bytes(*a).wrapping_add(u32::from_ne_bytes(*b)).to_ne_bytes();
+    }
 }
 
 /// Elements of a chunk, as a merge computes them.
 const CHUNK: usize = 1 << 16;
 
-/// A SLERP of two tensors of BF16, both passes, in the chunks of a merge.
-fn slerp(a: &[u8], b: &[u8], c: &mut Vec<u8>) -> usize {
+/// A SLERP of two tensors of BF16, both passes, in the chunks of a merge: each goes on from where it was made.
+fn slerp(a: &[u8], b: &[u8], c: &mut [u8]) {
     let (a, b) = (a.as_chunks::<2>().0, b.as_chunks::<2>().0);
     let mut sums = Sums::default();
     sums.add_bf16(a, b);
     let factors = coefficients(sums.totals(), 0.5).factors.map(|factor| factor as f32);
-    c.clear();
-    for (a, b) in a.chunks(CHUNK).zip(b.chunks(CHUNK)) {
-        blend_bf16(factors, a, b, c);
+    let mut chunk = Vec::new();
+    for ((a, b), c) in a.chunks(CHUNK).zip(b.chunks(CHUNK)).zip(c.chunks_mut(2 * CHUNK)) {
+        chunk.clear();
+        blend_bf16(factors, a, b, &mut chunk);
+        c.copy_from_slice(&chunk);
     }
-    c.iter().filter(|byte| **byte != 0).take(1).count()
 }
 
 /// Gigabytes per second that are read and written when the model is merged with itself, into the folder for
