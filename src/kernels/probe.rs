@@ -255,7 +255,8 @@ impl Builder<'_> {
     /// Reads, merges, dispatches.
     fn rest(&mut self) -> Result<(), GpuError> {
         let block = block();
-        let bytes = WALK_BYTES.min(self.gpu.tier().max_binding_bytes) / (1 << 16) * (1 << 16);
+        // What one workgroup of the least of both reads, so that a binding of any size is read as a whole.
+        let bytes = WALK_BYTES.min(self.gpu.tier().max_binding_bytes) / (1 << 14) * (1 << 14);
         let [a, b, merged] = [self.storage(bytes)?, self.storage(bytes)?, self.storage(bytes)?];
         for index in [a, b, merged] {
             self.buffers.get(index).into_iter().for_each(|buffer| fill(self.gpu, buffer, &block));
@@ -268,9 +269,12 @@ impl Builder<'_> {
                 constants: vec![("WG", f64::from(wg))],
                 bindings: STREAM_BINDINGS,
             };
-            let grid = [(bytes / u64::from(wg * 256)) as u32, 1, 1];
-            let name = (Kind::Stream, "", format!("{wg} threads"));
-            self.add_one(name, Some(kernel), &[a, small], grid, bytes as f64)?;
+            let groups = bytes / u64::from(wg * 256);
+            if groups > 0 {
+                let (name, grid) = ((Kind::Stream, "", format!("{wg} threads")), [groups as u32, 1, 1]);
+                let read = groups * u64::from(wg * 256);
+                self.add_one(name, Some(kernel), &[a, small], grid, read as f64)?;
+            }
         }
 
         let elements = (bytes / 2) as u32;

@@ -71,7 +71,9 @@ export async function benchWith(given, options, spawn) {
       const load = { type: /** @type {const} */ ("load"), source, options: { ...engine, backend }, name, cache: false, integrity: null };
       await bridge.call(load, signal ? { signal } : {});
       aborted();
-      return await use(bridge);
+      const value = await use(bridge);
+      aborted();
+      return value;
     } finally {
       // Its memory is to be free before anything is timed.
       await bridge.close(badRequest("This bench has ended."));
