@@ -1,12 +1,12 @@
 //! How fast a loaded model runs, beside what the same adapter can do at most. One text for the command line and for
 //! browsers; the limits are those of [`crate::kernels::probe`].
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use web_time::Instant;
 
 use super::{Engine, EngineError, Info};
 use crate::kernels::WebGpu;
-use crate::kernels::probe::{Kind, Limits, median};
+use crate::kernels::probe::{Kind, Limits, Probe, median};
 use crate::steps::sampling::Rules;
 use crate::steps::{DecoderShape, MatrixSpec};
 
@@ -26,8 +26,7 @@ const COMPARED: [u32; 2] = [12, 3];
 const TOLERANCE: f32 = 5e-3;
 
 /// What to measure.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug)]
 pub struct BenchOptions {
     /// How often everything is timed.
     pub rounds: u32,
@@ -74,35 +73,61 @@ pub struct BenchReport {
     /// Largest deviation of a logit from the reference's, of the largest.
     pub deviation: f32,
     /// All figures.
-    pub figures: Vec<Figure>,
+    pub figures: Figures,
     /// What was left out, and why.
-    pub notes: Vec<String>,
+    pub notes: Vec<&'static str>,
 }
 
-/// Least and most.
-fn spread(values: &[f64]) -> [f64; 2] {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    [least, values.iter().copied().fold(0.0, f64::max)]
+/// All figures of a report.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Figures(pub Vec<Figure>);
+
+/// How samples become a figure.
+#[derive(Clone, Copy, Debug)]
+pub enum Unit {
+    /// Each times this.
+    Times(f64, &'static str),
+    /// This by each.
+    Per(f64, &'static str),
 }
 
-impl Figure {
-    /// A figure of no limit.
-    pub fn new(kind: &'static str, name: &str, unit: &'static str, values: &[f64]) -> Figure {
-        let (name, samples) = (name.to_owned(), values.len());
-        let (value, spread) = (median(values), spread(values));
-        Figure { kind, name, at: 0, value, unit, spread, samples, limit: None, ratio: None }
-    }
-
-    /// The same at a number of tokens.
-    #[must_use]
-    pub fn at(self, at: u32) -> Figure {
-        Figure { at, ..self }
-    }
-
-    /// The same beside a limit that it may reach from below.
-    #[must_use]
-    pub fn of(self, limit: f64) -> Figure {
-        Figure { limit: Some(limit), ratio: Some(self.value / limit), ..self }
+impl Figures {
+    /// Adds the median of some samples; `limit` is in the figure's unit, and 0 where there is none.
+    // One function, and not inlined: what is called so often would be half of the bench's code.
+    #[inline(never)]
+    pub fn add(
+        &mut self,
+        (kind, name, at): (&'static str, &str, u32),
+        unit: Unit,
+        samples: &[f64],
+        limit: f64,
+    ) {
+        let mut figure = Figure {
+            kind,
+            name: name.to_owned(),
+            at,
+            value: 0.0,
+            unit: "",
+            spread: [f64::INFINITY, 0.0],
+            samples: samples.len(),
+            limit: None,
+            ratio: None,
+        };
+        let mut values = samples.to_vec();
+        for value in &mut values {
+            (*value, figure.unit) = match unit {
+                Unit::Times(factor, unit) => (*value * factor, unit),
+                Unit::Per(work, unit) => (work / *value, unit),
+            };
+            let [least, most] = &mut figure.spread;
+            (*least, *most) = (least.min(*value), most.max(*value));
+        }
+        figure.value = median(&values);
+        if limit > 0.0 {
+            (figure.limit, figure.ratio) = (Some(limit), Some(figure.value / limit));
+        }
+        self.0.push(figure);
     }
 }
 
@@ -134,125 +159,129 @@ impl Engine {
         Ok(all)
     }
 
-    /// Compares logits with `expected`, as [`Engine::bench_logits`] gives them, then times everything.
+    /// Compares logits with `expected`, as [`Engine::bench_logits`] gives them, then times everything. `progress`
+    /// hears what is done next, and at which number of tokens.
     ///
     /// # Errors
-    /// [`EngineError::BadRequest`] on the CPU; [`EngineError::WrongLogits`]; [`EngineError::Aborted`]; what the device reports.
+    /// [`EngineError::BadRequest`] on the CPU; [`EngineError::WrongLogits`]; [`EngineError::Aborted`]; what the
+    /// device reports.
     pub async fn bench(
         &mut self,
         expected: &[f32],
         options: BenchOptions,
-        progress: &mut dyn FnMut(&str),
+        progress: &mut dyn FnMut(&'static str, u32),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<BenchReport, EngineError> {
         let shape = self.gpu()?.shape().clone();
-        let mut say = |what: &str| {
-            progress(what);
+        let mut say = |what: &'static str, at: u32| {
+            progress(what, at);
             if cancelled() { Err(EngineError::Aborted) } else { Ok(()) }
         };
-        say("comparing logits")?;
-        let started = Instant::now();
-        let (deviation, first_ms) = self.validate(expected, started).await?;
+        say("comparing logits", 0)?;
+        let (deviation, first_ms) = self.validate(expected).await?;
         let cold = self.loading.ms + first_ms;
 
-        say("preparing limits")?;
+        say("preparing limits", 0)?;
         let matrices = self.plan.products();
         let mut limits = Limits::new(self.gpu()?, &matrices, options.quick).await?;
         let longest = if options.quick { options.longest.min(128) } else { options.longest };
-        let fits = |tokens: &u32| *tokens <= longest && tokens + STEPS + 8 <= shape.context;
         let mut notes = Vec::new();
-        let mut decodes: Vec<(u32, Vec<f64>)> = CONTEXTS.into_iter().filter(fits).map(|t| (t, vec![])).collect();
-        let mut prompts: Vec<(u32, Vec<f64>)> = PROMPTS.into_iter().filter(fits).map(|t| (t, vec![])).collect();
-        if shape.context < options.longest + STEPS + 8 {
-            notes.push(format!("the context of {} holds no longer prompts", shape.context));
+        if shape.context < longest.saturating_add(STEPS + 8) {
+            notes.push("the context holds no longer prompts");
+        }
+        // Milliseconds: of prompts, then of tokens behind a context.
+        let mut points: Vec<(bool, u32, Vec<f64>)> = Vec::new();
+        for (is_prompt, lengths) in [(true, &PROMPTS[..]), (false, &CONTEXTS[..])] {
+            let fit = lengths.iter().filter(|&&at| at <= longest && at + STEPS + 8 <= shape.context);
+            points.extend(fit.map(|&at| (is_prompt, at, Vec::new())));
         }
         let mut submits = 0;
-        for round in 1..=options.rounds.max(1) {
-            say(&format!("limits, round {round}"))?;
+        for round in 0..options.rounds.max(1) {
+            say("measuring limits", 0)?;
             limits.sample(self.gpu()?.gpu()).await?;
-            for (context, samples) in &mut decodes {
-                say(&format!("decoding at {context}, round {round}"))?;
-                let before = self.traffic().submits;
-                samples.push(self.time_decode(*context, &shape).await?);
-                submits = self.traffic().submits - before;
-            }
-            let mut estimate = 0.0;
-            for (tokens, samples) in &mut prompts {
+            let mut ms_per_token = 0.0;
+            for (is_prompt, at, samples) in &mut points {
                 let known = samples.first().copied();
-                if round == 1 && estimate * f64::from(*tokens) > TOO_LONG_MS {
-                    notes.push(format!("a prompt of {tokens} tokens would take minutes"));
-                } else if round == 1 || known.is_some_and(|ms| ms < LONG_MS) {
-                    say(&format!("prompt of {tokens}, round {round}"))?;
-                    samples.push(self.time_prompt(*tokens, &shape).await?);
+                if !*is_prompt {
+                    say("decoding behind", *at)?;
+                    let before = self.traffic().submits;
+                    samples.push(self.time_decode(*at, &shape).await?);
+                    submits = self.traffic().submits - before;
+                } else if known.is_none() && (round > 0 || ms_per_token * f64::from(*at) > TOO_LONG_MS) {
+                    if round == 0 {
+                        notes.push("longer prompts would take minutes");
+                    }
+                } else if known.is_none_or(|ms| ms < LONG_MS) {
+                    say("a prompt of", *at)?;
+                    samples.push(self.time_prompt(*at, &shape).await?);
                 }
-                estimate = known.or(samples.first().copied()).map_or(estimate, |ms| ms / f64::from(*tokens));
+                ms_per_token = samples.first().map_or(ms_per_token, |ms| ms / f64::from(*at));
             }
         }
 
-        say("profiling")?;
-        let mut figures = of_limits(&limits);
+        say("profiling", 0)?;
         let timed = self.gpu()?.gpu().tier().timestamps;
         if !timed {
-            notes.push("this adapter has no timestamps: kernels are counted, not timed".into());
+            notes.push("this adapter has no timestamps: kernels are counted, not timed");
         }
-        let loaded = self.loading.bytes as f64 / self.loading.weights_ms / 1e3;
-        figures.push(Figure::new("load", "weights", "MB/s", &[loaded]).of(median(&limits.writes) / 1e6));
-        figures.push(Figure::new("first token", "cold, from the load on", "ms", &[cold]));
-        if let Some((tokens, samples)) = prompts.first() {
-            figures.push(Figure::new("first token", "warm", "ms", samples).at(*tokens));
+        let mut figures = of_limits(&limits);
+        let loading = Unit::Per(self.loading.bytes as f64 / 1e3, "MB/s");
+        figures.add(
+            ("load", "weights", 0),
+            loading,
+            &[self.loading.weights_ms],
+            median(&limits.writes) / 1e6,
+        );
+        figures.add(("first token", "cold, from the load on", 0), Unit::Times(1.0, "ms"), &[cold], 0.0);
+        if let Some((true, at, samples)) = points.first() {
+            figures.add(("first token", "warm", *at), Unit::Times(1.0, "ms"), samples, 0.0);
         }
-        for (tokens, samples) in prompts.iter().filter(|(_, samples)| !samples.is_empty()) {
-            let rates: Vec<f64> = samples.iter().map(|ms| f64::from(*tokens) * 1e3 / ms).collect();
-            let limit_ms = prompt_limit_ms(*tokens, &matrices, &limits);
-            let limit = f64::from(*tokens) * 1e3 / limit_ms;
-            figures.push(Figure::new("prefill", "prompt", "tokens/s", &rates).at(*tokens).of(limit));
-        }
-        for (context, samples) in &decodes {
-            let rates: Vec<f64> = samples.iter().map(|ms| 1e3 / ms).collect();
-            let limit = 1e3 / decode_limit_ms(*context, &shape, &matrices, &limits);
-            figures.push(Figure::new("decode", "token", "tokens/s", &rates).at(*context).of(limit));
+        for (is_prompt, at, samples) in points.iter().filter(|(_, _, samples)| !samples.is_empty()) {
+            let (kind, name, tokens, limit_ms) = match is_prompt {
+                true => ("prefill", "prompt", f64::from(*at), prompt_limit_ms(*at, &matrices, &limits)),
+                false => ("decode", "token", 1.0, decode_limit_ms(*at, &shape, &matrices, &limits)),
+            };
+            let tokens_ms = tokens * 1e3;
+            figures.add((kind, name, *at), Unit::Per(tokens_ms, "tokens/s"), samples, tokens_ms / limit_ms);
         }
         // The first of them ends a prompt; the rest were decoded.
         let per_token = submits as f64 / f64::from(STEPS + 1);
-        figures.push(Figure::new("submits", "per token", "submits", &[per_token]));
-        for (context, _) in &decodes {
-            self.profile(*context, &shape, timed, &mut figures).await?;
+        figures.add(("submits", "per token", 0), Unit::Times(1.0, "submits"), &[per_token], 0.0);
+        for (_, at, _) in points.iter().filter(|(is_prompt, ..)| !is_prompt) {
+            self.profile(*at, &shape, timed, &mut figures).await?;
         }
         Ok(BenchReport { info: self.info(), deviation, figures, notes })
     }
 
     fn gpu(&mut self) -> Result<&mut WebGpu, EngineError> {
-        let cpu = || EngineError::BadRequest("the bench measures WebGPU: load with the backend webgpu".into());
+        let cpu =
+            || EngineError::BadRequest("the bench measures WebGPU: load with the backend webgpu".into());
         self.decoder.backend_mut().webgpu().ok_or_else(cpu)
     }
 
     /// The largest deviation of a logit, and milliseconds until the first ones were there.
-    async fn validate(&mut self, expected: &[f32], started: Instant) -> Result<(f32, f64), EngineError> {
+    async fn validate(&mut self, expected: &[f32]) -> Result<(f32, f64), EngineError> {
         self.decoder.reset();
         let vocab = self.config.vocab as usize;
         let passes = compared(self.config.vocab);
+        let started = Instant::now();
+        let (mut worst, mut first_ms) = (0.0_f32, 0.0);
         if expected.len() != vocab * passes.len() {
-            let what = format!("{} logits to compare with where {} are needed", expected.len(), vocab * passes.len());
-            return Err(EngineError::WrongLogits(what));
+            worst = f32::INFINITY;
         }
-        let (mut worst, mut first_ms) = (0.0_f32, None);
         for ((ids, is_prompt), want) in passes.iter().zip(expected.chunks(vocab.max(1))) {
             let got = self.decoder.forward(ids, *is_prompt, true).await?.unwrap_or_default();
-            first_ms.get_or_insert_with(|| started.elapsed().as_secs_f64() * 1e3);
-            let largest = want.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
-            let off = got.iter().zip(want).map(|(g, w)| (g - w).abs() / largest);
-            // What is not a number is no result either, and `max` would drop it.
-            let off = off.fold(0.0_f32, |most, off| if off <= most { most } else { off });
-            if got.len() != want.len() || !off.is_finite() {
-                return Err(EngineError::WrongLogits("the adapter's logits are no numbers, or too few".into()));
+            if *is_prompt {
+                first_ms = started.elapsed().as_secs_f64() * 1e3;
             }
-            worst = worst.max(off);
+            let largest = want.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+            for (g, w) in got.iter().zip(want) {
+                let off = (g - w).abs() / largest;
+                // What is not a number is no result either, and `max` would drop it.
+                worst = if off <= worst { worst } else { off };
+            }
         }
-        if worst > TOLERANCE {
-            let what = format!("logits are {worst:.1e} of the largest off the reference's, {TOLERANCE:.0e} are allowed");
-            return Err(EngineError::WrongLogits(what));
-        }
-        Ok((worst, first_ms.unwrap_or_default()))
+        if worst <= TOLERANCE { Ok((worst, first_ms)) } else { Err(EngineError::WrongLogits(worst)) }
     }
 
     /// Milliseconds for one token of the token loop behind that many.
@@ -303,62 +332,65 @@ impl Engine {
         context: u32,
         shape: &DecoderShape,
         timed: bool,
-        figures: &mut Vec<Figure>,
+        figures: &mut Figures,
     ) -> Result<(), EngineError> {
         self.decoder.reset();
         self.decoder.assume(&ids(shape.vocab, context));
         self.gpu()?.profile(true);
         self.decoder.forward(&[1], false, true).await?;
-        let kernels = self.gpu()?.profiled().clone();
+        let kernels = std::mem::take(self.gpu()?.profiled());
         self.gpu()?.profile(false);
         let layers = u64::from(shape.layers.max(1));
         let mut per_layer = 0;
-        for (name, (count, ms)) in &kernels {
+        let counted = Unit::Times(1.0, "dispatches");
+        for (name, count, ms) in &kernels {
             // Of what runs once for a token, a layer has none.
             per_layer += count / layers;
-            figures.push(Figure::new("dispatches", name, "dispatches", &[*count as f64]).at(context));
+            figures.add(("dispatches", name, context), counted, &[*count as f64], 0.0);
             if timed {
-                figures.push(Figure::new("time", name, "ms", &[*ms]).at(context));
+                figures.add(("time", name, context), Unit::Times(1.0, "ms"), &[*ms], 0.0);
             }
         }
-        figures.push(Figure::new("dispatches", "per layer", "dispatches", &[per_layer as f64]).at(context));
+        figures.add(("dispatches", "per layer", context), counted, &[per_layer as f64], 0.0);
         Ok(())
     }
 }
 
 /// What the adapter can do at most, and each kernel that was tried.
-fn of_limits(limits: &Limits) -> Vec<Figure> {
-    let mut figures = Vec::new();
-    let mut kinds: Vec<Kind> = Vec::new();
-    for probe in &limits.probes {
-        let name = format!("{} {}", probe.shape, probe.variant);
-        let (kind, what, unit, scale) = match probe.kind {
-            Kind::Stream => ("limit", "streaming read".into(), "GB/s", 1e-9),
-            Kind::Matvec(dtype) => ("limit", format!("matrix-vector {dtype}"), "GB/s", 1e-9),
-            Kind::Matmul(dtype) => ("limit", format!("matrix-matrix {dtype}"), "GFLOP/s", 1e-9),
-            Kind::Dispatch => ("limit", "dispatches".into(), "per ms", 1e-3),
-            Kind::Reduce => ("merge", "reduce".into(), "GB/s", 1e-9),
-            Kind::Blend => ("merge", "blend".into(), "GB/s", 1e-9),
+fn of_limits(limits: &Limits) -> Figures {
+    let mut figures = Figures::default();
+    let stream = limits.best(Kind::Stream);
+    for (index, probe) in limits.probes.iter().enumerate() {
+        let (kind, what, unit) = match probe.kind {
+            Kind::Stream => ("limit", "streaming read", Unit::Times(1e-9, "GB/s")),
+            Kind::Matvec(_) => ("limit", "matrix-vector", Unit::Times(1e-9, "GB/s")),
+            Kind::Matmul(_) => ("limit", "matrix-matrix", Unit::Times(1e-9, "GFLOP/s")),
+            Kind::Dispatch => ("limit", "dispatches", Unit::Times(1e-3, "per ms")),
+            Kind::Reduce => ("merge", "reduce", Unit::Times(1e-9, "GB/s")),
+            Kind::Blend => ("merge", "blend", Unit::Times(1e-9, "GB/s")),
         };
-        let scaled = |samples: &[f64]| -> Vec<f64> { samples.iter().map(|rate| rate * scale).collect() };
-        if !kinds.contains(&probe.kind) {
-            kinds.push(probe.kind);
-            let best = limits.probes.iter().filter(|other| other.kind == probe.kind);
-            let best = best.max_by(|a, b| a.rate().total_cmp(&b.rate())).unwrap_or(probe);
-            let figure = Figure::new(kind, &what, unit, &scaled(&best.samples));
-            figures.push(match kind {
-                "merge" => figure.of(limits.best(Kind::Stream) * scale),
-                _ => figure,
-            });
+        let dtype = match probe.kind {
+            Kind::Matvec(dtype) | Kind::Matmul(dtype) => Some(dtype),
+            _ => None,
+        };
+        let mut name = what.to_owned();
+        if let Some(dtype) = dtype {
+            name = format!("{what} {dtype}");
+            let kernel = format!("{what} {} {}", probe.shape, probe.variant);
+            figures.add(("kernel", &kernel, 0), unit, &probe.samples, limits.best(probe.kind) * 1e-9);
         }
-        if matches!(probe.kind, Kind::Matvec(_) | Kind::Matmul(_)) {
-            let figure = Figure::new("kernel", &format!("{what} {name}"), unit, &scaled(&probe.samples));
-            figures.push(figure.of(limits.best(probe.kind) * scale));
+        // The best of a kind stands for it; of equals the first.
+        let of_kind = limits.probes.iter().enumerate().filter(|(_, other)| other.kind == probe.kind);
+        let better = |(at, other): (usize, &Probe)| {
+            other.rate() > probe.rate() || (other.rate() == probe.rate() && at < index)
+        };
+        if !of_kind.into_iter().any(better) {
+            let limit = if kind == "merge" { stream * 1e-9 } else { 0.0 };
+            figures.add((kind, &name, 0), unit, &probe.samples, limit);
         }
     }
-    let writes: Vec<f64> = limits.writes.iter().map(|rate| rate / 1e6).collect();
-    figures.push(Figure::new("limit", "writes to the device", "MB/s", &writes));
-    figures.push(Figure::new("limit", "submit and read back", "ms", &limits.readbacks));
+    figures.add(("limit", "writes to the device", 0), Unit::Times(1e-6, "MB/s"), &limits.writes, 0.0);
+    figures.add(("limit", "submit and read back", 0), Unit::Times(1.0, "ms"), &limits.readbacks, 0.0);
     figures
 }
 

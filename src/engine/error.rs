@@ -25,8 +25,8 @@ pub enum EngineError {
     #[error("{0}")]
     BadRequest(String),
     /// The adapter's logits are not those of the reference: nothing that it does is worth timing.
-    #[error("{0}: nothing was timed")]
-    WrongLogits(String),
+    #[error("the adapter's logits are off the reference's by {0} of the largest: nothing was timed")]
+    WrongLogits(f32),
     /// The checkpoint's files.
     #[error(transparent)]
     Checkpoint(Box<CheckpointError>),

@@ -67,7 +67,10 @@ mod portable {
         for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
             for (wide, stored) in [(&mut a_wide, a), (&mut b_wide, b)] {
                 let stored = stored.as_flattened().iter();
-                wide.as_flattened_mut().iter_mut().zip(stored).for_each(|(wide, stored)| *wide = value(*stored));
+                wide.as_flattened_mut()
+                    .iter_mut()
+                    .zip(stored)
+                    .for_each(|(wide, stored)| *wide = value(*stored));
             }
             for (a, b) in a_wide.iter().zip(&b_wide).take(a.len()) {
                 for lane in 0..LANES {

@@ -5,7 +5,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
 use super::error::from_engine;
-use super::{Callback, WebEngine, from_js, to_js};
+use super::{Callback, WebEngine, to_js};
 use crate::engine::bench::BenchOptions;
 
 #[wasm_bindgen]
@@ -22,26 +22,27 @@ impl WebEngine {
         logits.map_err(from_engine)
     }
 
-    /// Compares logits with `expected`, then times the model and its adapter; `options` are [`BenchOptions`],
-    /// `on_progress` hears what is being done. Gives a [`BenchReport`](crate::engine::bench::BenchReport).
+    /// Compares logits with `expected`, then times the model and its adapter, with the numbers of
+    /// [`BenchOptions`]; `on_progress` hears what is being done. Gives a
+    /// [`BenchReport`](crate::engine::bench::BenchReport).
     ///
     /// # Errors
     /// A JavaScript `Error` with a `code`; what `on_progress` throws, if it does.
     pub async fn bench(
         &self,
         expected: Vec<f32>,
-        options: JsValue,
+        rounds: u32,
+        longest: u32,
+        quick: bool,
         on_progress: Function,
         signal: AbortSignal,
     ) -> Result<JsValue, JsValue> {
-        let options: BenchOptions = from_js("bench options", options)?;
         let mut engine = self.take()?;
         let report = Callback::new(on_progress);
-        let result = engine
-            .bench(&expected, options, &mut |what| report.call(&what), &|| {
-                signal.aborted() || report.has_thrown()
-            })
-            .await;
+        let stopped = || signal.aborted() || report.has_thrown();
+        let progress = &mut |what: &'static str, at| report.call(&(what, at));
+        let result =
+            engine.bench(&expected, BenchOptions { rounds, longest, quick }, progress, &stopped).await;
         self.put_back(engine);
         report.rethrow()?;
         to_js(&result.map_err(from_engine)?)

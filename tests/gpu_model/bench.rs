@@ -15,7 +15,7 @@ fn expected() -> Vec<f32> {
 
 fn bench(engine: &mut Engine, expected: &[f32], said: &mut Vec<String>) -> Result<BenchReport, EngineError> {
     let options = BenchOptions { rounds: 1, longest: 16, quick: true };
-    block_on(engine.bench(expected, options, &mut |what| said.push(what.to_owned()), &|| false))
+    block_on(engine.bench(expected, options, &mut |what, _| said.push(what.to_owned()), &|| false))
 }
 
 #[test]
@@ -23,16 +23,26 @@ fn a_model_is_timed_beside_the_limits_of_its_adapter() {
     let mut engine = load(MODEL, WeightMode::F8, limits());
     let report = bench(&mut engine, &expected(), &mut Vec::new()).unwrap();
     assert!(report.deviation > 0.0 && report.deviation < 5e-3, "{}", report.deviation);
-    let of_kind = |kind: &str| -> Vec<&Figure> { report.figures.iter().filter(|f| f.kind == kind).collect() };
-    for kind in ["limit", "kernel", "merge", "load", "first token", "prefill", "decode", "submits", "dispatches"] {
+    let of_kind =
+        |kind: &str| -> Vec<&Figure> { report.figures.0.iter().filter(|f| f.kind == kind).collect() };
+    for kind in
+        ["limit", "kernel", "merge", "load", "first token", "prefill", "decode", "submits", "dispatches"]
+    {
         assert!(!of_kind(kind).is_empty(), "no {kind}");
     }
-    for figure in &report.figures {
+    for figure in &report.figures.0 {
         let Figure { value, spread: [least, most], samples, .. } = figure;
-        assert!(value.is_finite() && *value >= 0.0 && least <= value && value <= most && *samples > 0, "{figure:?}");
+        assert!(
+            value.is_finite() && *value >= 0.0 && least <= value && value <= most && *samples > 0,
+            "{figure:?}"
+        );
         match (figure.limit, figure.ratio) {
-            (Some(limit), Some(ratio)) => assert!((ratio - value / limit).abs() <= 1e-9 * ratio, "{figure:?}"),
-            (None, None) => assert!(!["prefill", "decode", "merge", "load"].contains(&figure.kind), "{figure:?}"),
+            (Some(limit), Some(ratio)) => {
+                assert!((ratio - value / limit).abs() <= 1e-9 * ratio, "{figure:?}")
+            }
+            (None, None) => {
+                assert!(!["prefill", "decode", "merge", "load"].contains(&figure.kind), "{figure:?}")
+            }
             _ => panic!("{figure:?}"),
         }
     }
@@ -43,7 +53,10 @@ fn a_model_is_timed_beside_the_limits_of_its_adapter() {
     assert_eq!(of_kind("submits")[0].value, 1.0, "one submit for each token");
     let count = |name: &str| of_kind("dispatches").iter().find(|figure| figure.name == name).map(|f| f.value);
     assert_eq!(count("embed"), Some(1.0));
-    assert!(count("per layer").is_some_and(|count| (1.0..=9.0).contains(&count)) || engine.info().adapter.max_binding_bytes < 1 << 20);
+    assert!(
+        count("per layer").is_some_and(|count| (1.0..=9.0).contains(&count))
+            || engine.info().adapter.max_binding_bytes < 1 << 20
+    );
     // The engine still works, and does not continue what was timed.
     let prompt = || Prompt::Text("Once upon a time".into());
     let text = run(&mut engine, &greedy(prompt(), 8)).text;
@@ -72,6 +85,7 @@ fn nothing_is_timed_where_logits_are_wrong() {
     let mut on_cpu = load_on_cpu(MODEL, WeightMode::F8);
     let error = bench(&mut on_cpu, &right, &mut Vec::new()).unwrap_err();
     assert_eq!(error.code(), "bad-request", "{error}");
-    let stopped = block_on(engine.bench(&right, BenchOptions::default(), &mut |_| (), &|| true)).unwrap_err();
+    let stopped =
+        block_on(engine.bench(&right, BenchOptions::default(), &mut |_, _| (), &|| true)).unwrap_err();
     assert_eq!(stopped.code(), "aborted");
 }

@@ -29,8 +29,8 @@ test("the processor's logits go to the adapter's bench, and both engines end", a
   assert.equal(report.hostBytes, 1234);
   assert.equal(report.info.adapter.name, "fake adapter");
   assert.deepEqual(trace.loads.map((/** @type {any} */ { options }) => options.backend), ["cpu", "webgpu"]);
-  assert.deepEqual(trace.benches, [{ expected: [1, 2], options: { quick: true, rounds: 1 } }]);
-  assert.deepEqual(said, ["loading on the processor", "loading on the adapter", "comparing logits"]);
+  assert.deepEqual(trace.benches, [{ expected: [1, 2], rounds: 1, longest: 2048, quick: true }]);
+  assert.deepEqual(said, ["loading on the processor", "loading on the adapter", "comparing logits", "a prompt of 16"]);
   assert.equal(trace.freed, 2);
 });
 

@@ -121,9 +121,10 @@ export function fakeWasm(trace, faults = {}) {
 
       /** @param {any[]} args */
       async bench(...args) {
-        const [expected, options, onProgress, signal] = args;
-        trace.benches.push({ expected: [...expected], options });
-        onProgress("comparing logits");
+        const [expected, rounds, longest, quick, onProgress, signal] = args;
+        trace.benches.push({ expected: [...expected], rounds, longest, quick });
+        onProgress(["comparing logits", 0]);
+        onProgress(["a prompt of", 16]);
         await turn();
         if (signal.aborted) throw failWith("aborted", "stopped");
         if (faults.failure) throw faults.failure;

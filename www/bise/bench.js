@@ -44,10 +44,10 @@ export async function bench(model, options) {
  */
 export async function benchWith(given, options, spawn) {
   const model = lasting(given);
-  const { quick, rounds, longest, onProgress, ...others } = checkNames(options, OPTIONS, "bench options");
-  if (quick !== undefined) checkKind("quick", quick, "boolean");
-  if (rounds !== undefined) checkKind("rounds", rounds, "count");
-  if (longest !== undefined) checkKind("longest", longest, "count");
+  const { quick = false, rounds = 3, longest = 2048, onProgress, ...others } = checkNames(options, OPTIONS, "bench options");
+  checkKind("quick", quick, "boolean");
+  checkKind("rounds", rounds, "count");
+  checkKind("longest", longest, "count");
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
   const say = /** @type {(what: string) => void} */ (onProgress ?? (() => {}));
   const { engine, signal, ...rest } = checkLoadOptions(others);
@@ -55,7 +55,6 @@ export async function benchWith(given, options, spawn) {
   const aborted = () => {
     if (signal?.aborted) throw new BiseError("aborted", "The bench was aborted.", { cause: signal.reason });
   };
-  const own = /** @type {import("./protocol.js").EngineBenchOptions} */ ({ ...(quick === undefined ? {} : { quick }), ...(rounds === undefined ? {} : { rounds }), ...(longest === undefined ? {} : { longest }) });
 
   /**
    * @template T
@@ -81,7 +80,8 @@ export async function benchWith(given, options, spawn) {
   };
 
   const expected = await loaded("cpu", "loading on the processor", (bridge) => bridge.call({ type: "logits" }));
-  return loaded("webgpu", "loading on the adapter", (bridge) => bridge.call({ type: "bench", expected, options: own }, {
+  const call = /** @type {import("./protocol.js").BenchCall} */ ({ type: "bench", expected, rounds, longest, quick });
+  return loaded("webgpu", "loading on the adapter", (bridge) => bridge.call(call, {
     onEvent: (event) => {
       if (event.type === "benching" && !signal?.aborted) say(event.what);
     },

@@ -276,8 +276,6 @@ export {};
  * @typedef {{ info: Info, deviation: number, figures: Figure[], notes: string[], hostBytes: number }} BenchReport
  */
 
-/** @typedef {{ rounds?: number, longest?: number, quick?: boolean }} EngineBenchOptions */
-
 /**
  * @typedef {{ type: "load", source: Source, options: EngineLoadOptions, name: string, cache: boolean,
  *   integrity: Record<string, string> | null }} LoadCall gives {@link Loaded}
@@ -290,7 +288,7 @@ export {};
  * @typedef {{ type: "outline", recipe: string }} OutlineCall gives {@link RecipeOutline}
  * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory
  * @typedef {{ type: "logits" }} LogitsCall gives the Float32Array that a bench compares its own with
- * @typedef {{ type: "bench", expected: Float32Array, options: EngineBenchOptions }} BenchCall gives {@link BenchReport}
+ * @typedef {{ type: "bench", expected: Float32Array, rounds: number, longest: number, quick: boolean }} BenchCall gives {@link BenchReport}
  * @typedef {{ type: "dispose" }} DisposeCall gives null
  * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | InspectCall | OutlineCall | MemoryCall | LogitsCall
  *   | BenchCall | DisposeCall} Call

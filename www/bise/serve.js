@@ -128,12 +128,10 @@ export function serve(port, wasm, platform) {
       }
       case "bench": {
         if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
-        const report = await engine.bench(
-          message.expected,
-          message.options,
-          (/** @type {string} */ what) => port.postMessage({ type: "benching", id, what }),
-          signal,
-        );
+        const { expected, rounds, longest, quick } = message;
+        const report = await engine.bench(expected, rounds, longest, quick, (/** @type {[string, number]} */ [what, at]) => {
+          port.postMessage({ type: "benching", id, what: at > 0 ? `${what} ${at}` : what });
+        }, signal);
         const name = await platform.adapterName();
         if (name !== "") report.info.adapter.name = name;
         return { ...report, hostBytes: wasm.wasm_memory() };

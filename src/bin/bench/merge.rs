@@ -8,12 +8,11 @@ use std::time::Instant;
 
 use bise::checkpoint::sink::FileSink;
 use bise::checkpoint::source::FileSource;
-use bise::engine::bench::{BenchOptions, BenchReport, Figure};
-use bise::merge::slerp::{Sums, blend_bf16, coefficients};
+use bise::engine::bench::{BenchOptions, BenchReport, Unit};
 use bise::kernels::probe::median;
+use bise::merge::slerp::{Sums, blend_bf16, coefficients};
 use bise::merge::{Merge, MergeOptions, Parent, Recipe};
 use pollster::block_on;
-
 
 /// Bytes of each of three arrays: more than caches hold.
 const BYTES: usize = 128 << 20;
@@ -44,15 +43,17 @@ pub fn measure(model: &Path, options: BenchOptions, report: &mut BenchReport) ->
     }
     drop((a, b, c));
     let [alone, together, slerp_alone, slerp_together] = rates;
-    let figures = &mut report.figures;
-    for (threads, adds, slerps) in [("one thread", &alone, &slerp_alone), ("all threads", &together, &slerp_together)] {
+    let (figures, unit) = (&mut report.figures, Unit::Times(1.0, "GB/s"));
+    for (threads, adds, slerps) in
+        [("one thread", &alone, &slerp_alone), ("all threads", &together, &slerp_together)]
+    {
         let name = format!("memory, two read and one written, {threads}");
-        figures.push(Figure::new("limit", &name, "GB/s", adds));
+        figures.add(("limit", &name, 0), unit, adds, 0.0);
         let name = format!("slerp of BF16 in memory, {threads}");
-        figures.push(Figure::new("merge", &name, "GB/s", slerps).of(median(adds)));
+        figures.add(("merge", &name, 0), unit, slerps, median(adds));
     }
     let whole = files(model, options)?;
-    figures.push(Figure::new("merge", "the model with itself, with files", "GB/s", &whole).of(median(&alone)));
+    figures.add(("merge", "the model with itself, with files", 0), unit, &whole, median(&alone));
     Ok(())
 }
 

@@ -62,7 +62,8 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     };
     let source = source(&args.model)?;
     let mut engine = block_on(Engine::load(&source, &load, &mut |_| (), &|| false))?;
-    let mut report = block_on(engine.bench(&expected, options, &mut |what| say(what), &|| false))?;
+    let mut report =
+        block_on(engine.bench(&expected, options, &mut |what, at| say(&format!("{what} {at}")), &|| false))?;
     drop(engine);
     say("the merge");
     merge::measure(&args.model, options, &mut report)?;
@@ -117,7 +118,7 @@ fn print(report: &BenchReport) -> std::io::Result<()> {
     let [weights, cache, rest] = [memory.weights, memory.kv_cache, memory.activations].map(mib);
     writeln!(out, "memory     weights {weights:.1} MiB, key/value cache {cache:.1}, activations {rest:.1}")?;
     let (kernels, rest): (Vec<&Figure>, Vec<&Figure>) =
-        report.figures.iter().partition(|figure| figure.kind == "kernel");
+        report.figures.0.iter().partition(|figure| figure.kind == "kernel");
     for figure in kernels.into_iter().chain(rest) {
         let at = if figure.at > 0 { format!(" at {}", figure.at) } else { String::new() };
         let name = format!("{:<11} {}{at}", figure.kind, figure.name);
