@@ -9,6 +9,9 @@ import { element, svg } from "../dom.js";
  * @typedef {{ label: string, share: number, amount: string }} Bar
  */
 
+/** Kinds of what is achieved, in the order of interest. @type {readonly Figure["kind"][]} */
+const ACHIEVED = Object.freeze(["decode", "prefill", "load", "merge"]);
+
 /** Pixels from one bar to the next: a line of text, the bar, and room. */
 const STEP = 40;
 const BAR = 10;
@@ -103,7 +106,7 @@ const spreadOf = ({ spread: [least, most], samples }) => (samples > 1 ? `${digit
  * @returns {HTMLElement[]}
  */
 export function achieved(figures) {
-  const shown = figures.filter(({ kind, ratio }) => ratio !== null && kind !== "kernel");
+  const shown = ACHIEVED.flatMap((kind) => figures.filter((figure) => figure.kind === kind && figure.ratio !== null));
   const bars = shown.map((figure) => ({
     label: title(figure),
     share: figure.ratio ?? 0,
@@ -114,7 +117,7 @@ export function achieved(figures) {
   ));
   return [
     barChart("Each figure as a share of what the adapter can do at most", bars),
-    table("Medians, beside the most that this adapter can do", ["", "median", "least to most", "limit", "ratio"], rows),
+    table("Medians, beside the most that this adapter can do", ["figure", "median", "least to most", "limit", "ratio"], rows),
   ];
 }
 
@@ -141,7 +144,7 @@ export function byKernel(figures) {
     return [
       element("h4", { textContent: `A token after ${context} others: ${all} dispatches, ${perLayer} per layer` }),
       barChart(`Kernels of a token after ${context} others`, bars),
-      table(`Kernels of a token after ${context} others`, ["", "dispatches", "time"], rows),
+      table(`Kernels of a token after ${context} others`, ["kernel", "dispatches", "time"], rows),
     ];
   });
 }
@@ -156,10 +159,10 @@ export function limits(figures) {
   const of = (/** @type {Figure["kind"]} */ kind) => figures.filter((figure) => figure.kind === kind);
   const kernels = of("kernel").map((figure) => [figure.name, amount(figure), spreadOf(figure), (figure.ratio ?? 0).toFixed(2)]);
   return [
-    table("The most that this adapter does", ["", "median", "least to most"], of("limit").map((figure) => [title(figure), amount(figure), spreadOf(figure)])),
+    table("The most that this adapter does", ["limit", "median", "least to most"], of("limit").map((figure) => [title(figure), amount(figure), spreadOf(figure)])),
     element("details", {}, [
       element("summary", { textContent: `All ${kernels.length} kernels that were tried` }),
-      table("Products on the model’s shapes", ["", "median", "least to most", "of the best"], kernels),
+      table("Products on the model’s shapes", ["kernel", "median", "least to most", "of the best"], kernels),
     ]),
   ];
 }
