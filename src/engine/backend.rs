@@ -115,6 +115,14 @@ impl Backend {
         }
     }
 
+    /// The WebGPU backend, where it is that.
+    pub fn webgpu(&mut self) -> Option<&mut WebGpu> {
+        match self {
+            Backend::Gpu(backend) => Some(backend),
+            Backend::Cpu(..) => None,
+        }
+    }
+
     /// What it runs on.
     pub fn adapter(&self) -> AdapterInfo {
         match self {

@@ -24,6 +24,9 @@ pub enum EngineError {
     /// A request that cannot be carried out as it stands.
     #[error("{0}")]
     BadRequest(String),
+    /// The adapter's logits are not those of the reference: nothing that it does is worth timing.
+    #[error("the adapter's logits are off the reference's by {0} of the largest: nothing was timed")]
+    WrongLogits(f32),
     /// The checkpoint's files.
     #[error(transparent)]
     Checkpoint(Box<CheckpointError>),
@@ -54,6 +57,7 @@ impl EngineError {
             EngineError::Aborted => "aborted",
             EngineError::NoModel { .. } => "bad-checkpoint",
             EngineError::BadRequest(_) => "bad-request",
+            EngineError::WrongLogits(_) => "integrity",
             EngineError::TextFile(TextError::UnsupportedTokenizer { .. }) => "unsupported-model",
             EngineError::TextFile(_) => "bad-checkpoint",
             // Numbers that are not numbers come from weights, not from a request.

@@ -2,11 +2,12 @@
 //! first, then memory is taken, then weights stream into it.
 
 use futures_util::future::join3;
+use web_time::Instant;
 
 use super::backend::Device;
 use super::cached::Kept;
 use super::fill::Target;
-use super::{Engine, EngineError, LoadOptions, Phase, Progress, WeightMode};
+use super::{Engine, EngineError, LoadOptions, Loading, Phase, Progress, WeightMode};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Manifest, SourceError};
@@ -125,6 +126,8 @@ impl Engine {
         };
         let stop = || if cancelled() { Err(EngineError::Aborted) } else { Ok(()) };
 
+        let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
+        let started = Instant::now();
         report(Phase::Adapter, 0, 1);
         let (mut device, mut reason) = Device::open(options).await?;
         stop()?;
@@ -170,14 +173,19 @@ impl Engine {
         stop()?;
 
         let total = manifest.total_bytes();
+        let streaming = Instant::now();
         let mut target = Target { plan: &plan, weights: &weights, backend: &mut backend };
         kept.fill(source, &manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
             .await?;
         // Before the last weights are waited for: those lie in the queue behind the shaders.
+        let mut weights_ms = ms(streaming);
         backend.compiled(&mut |done, total| report(Phase::Shaders, done, total)).await?;
+        let flushing = Instant::now();
         backend.flush().await?;
+        weights_ms += ms(flushing);
         stop()?;
         Ok(Engine {
+            loading: Loading { ms: ms(started), weights_ms, bytes: total },
             decoder: Decoder::new(backend, weights, cache, max_batch),
             config: side.config,
             generation: side.generation,

@@ -10,9 +10,11 @@
 //! cache     what is kept of one model: a pack and a journal
 //! generate  the token loop
 //! inspect   what a checkpoint holds and would take
+//! bench     how fast a loaded model runs, beside what its adapter can do at most
 //! ```
 
 mod backend;
+pub mod bench;
 pub mod cache;
 pub mod cached;
 mod error;
@@ -58,6 +60,18 @@ pub struct Engine {
     sha256: BTreeMap<String, String>,
     /// Of a request, so many tokens are chosen on the host even where the device could.
     host_tokens: usize,
+    loading: Loading,
+}
+
+/// How long the load took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Loading {
+    /// From the request for the adapter to the end, milliseconds.
+    ms: f64,
+    /// Of it, with weights on their way.
+    weights_ms: f64,
+    /// Bytes of weight files.
+    bytes: u64,
 }
 
 impl Engine {

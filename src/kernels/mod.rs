@@ -15,6 +15,7 @@ pub mod matmul;
 pub mod matvec;
 pub mod matvec_gated;
 pub mod merge;
+pub mod probe;
 pub mod rms_norm;
 pub mod rope_store;
 pub mod sample_adjust;

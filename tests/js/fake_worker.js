@@ -19,6 +19,8 @@ export class Trace {
   requests = [];
   /** What was to be written. @type {any[]} */
   merges = [];
+  /** What was to be timed. @type {any[]} */
+  benches = [];
   running = 0;
   mostRunning = 0;
   freed = 0;
@@ -111,6 +113,22 @@ export function fakeWasm(trace, faults = {}) {
         } finally {
           trace.running -= 1;
         }
+      }
+
+      async benchLogits() {
+        return new Float32Array([1, 2]);
+      }
+
+      /** @param {any[]} args */
+      async bench(...args) {
+        const [expected, rounds, longest, quick, onProgress, signal] = args;
+        trace.benches.push({ expected: [...expected], rounds, longest, quick });
+        onProgress(["comparing logits", 0]);
+        onProgress(["a prompt of", 16]);
+        await turn();
+        if (signal.aborted) throw failWith("aborted", "stopped");
+        if (faults.failure) throw faults.failure;
+        return { info: { adapter: { name: "" } }, deviation: 1e-4, figures: [], notes: [] };
       }
 
       free() {

@@ -4,7 +4,7 @@ import { BiseError, badRequest } from "./errors.js";
 
 /** @typedef {import("./protocol.js").Call} Call */
 /** @typedef {import("./protocol.js").FromWorker} FromWorker */
-/** @typedef {Extract<FromWorker, { type: "progress" | "merging" | "tensor" | "delta" | "keeping" }>} CallEvent */
+/** @typedef {Extract<FromWorker, { type: "progress" | "merging" | "tensor" | "delta" | "keeping" | "benching" }>} CallEvent */
 /**
  * @typedef {object} Waiting
  * @property {(value: any) => void} resolve
@@ -103,6 +103,7 @@ export class Bridge {
       case "progress":
       case "merging":
       case "tensor":
+      case "benching":
       case "delta":
       case "keeping":
         waiting.onEvent(message);

@@ -267,6 +267,28 @@ export {};
  */
 
 /**
+ * One figure of a bench: the median of its samples, in `unit`, with the least and the most of them. `at` is a number of
+ * tokens, of the prompt or before the decoded one, else 0. `limit` is what the adapter can do at most, as it was measured
+ * beside it, and `ratio` how close to that it is.
+ * @typedef {object} Figure
+ * @property {"limit" | "kernel" | "merge" | "load" | "first token" | "prefill" | "decode" | "submits" | "dispatches" | "time"} kind
+ * @property {string} name
+ * @property {number} at
+ * @property {number} value
+ * @property {string} unit
+ * @property {[number, number]} spread
+ * @property {number} samples
+ * @property {number | null} limit
+ * @property {number | null} ratio
+ */
+
+/**
+ * What a bench measured. `deviation` is that of the logits from the CPU backend's, of the largest; `notes` say what was
+ * left out, `hostBytes` is the wasm memory of the worker.
+ * @typedef {{ info: Info, deviation: number, figures: Figure[], notes: string[], hostBytes: number }} BenchReport
+ */
+
+/**
  * @typedef {{ type: "load", source: Source, options: EngineLoadOptions, name: string, cache: boolean,
  *   integrity: Record<string, string> | null }} LoadCall gives {@link Loaded}
  * @typedef {{ type: "generate", request: Request }} GenerateCall gives {@link Output}
@@ -277,8 +299,11 @@ export {};
  * @typedef {{ type: "inspect", source: PlainSource, options: EngineLoadOptions }} InspectCall gives {@link RawInspection}
  * @typedef {{ type: "outline", recipe: string }} OutlineCall gives {@link RecipeOutline}
  * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory
+ * @typedef {{ type: "logits" }} LogitsCall gives the Float32Array that a bench compares its own with
+ * @typedef {{ type: "bench", expected: Float32Array, rounds: number, longest: number, quick: boolean }} BenchCall gives {@link BenchReport}
  * @typedef {{ type: "dispose" }} DisposeCall gives null
- * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | InspectCall | OutlineCall | MemoryCall | DisposeCall} Call
+ * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | InspectCall | OutlineCall | MemoryCall | LogitsCall
+ *   | BenchCall | DisposeCall} Call
  */
 
 /**
@@ -294,10 +319,11 @@ export {};
  * @typedef {{ type: "tensor", id: number, tensor: TensorReport }} TensorEvent
  * @typedef {{ type: "progress", id: number, progress: Progress }} ProgressEvent
  * @typedef {{ type: "delta", id: number, delta: Delta }} DeltaEvent
+ * @typedef {{ type: "benching", id: number, what: string }} BenchingEvent what a bench is about to do
  * @typedef {{ type: "keeping", id: number }} KeepingEvent a model is kept, the first of this origin
  * @typedef {{ type: "done", id: number, value: any }} Done
  * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string },
  *   gpuLost?: boolean }} Failed `gpuLost`: it was the device that went, not the worker that broke
  * @typedef {{ type: "crashed", message: string }} Crashed
- * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | KeepingEvent | Done | Failed | Crashed} FromWorker
+ * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | KeepingEvent | BenchingEvent | Done | Failed | Crashed} FromWorker
  */

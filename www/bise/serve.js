@@ -133,6 +133,20 @@ export function serve(port, wasm, platform) {
           signal,
         );
       }
+      case "logits": {
+        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+        return engine.benchLogits();
+      }
+      case "bench": {
+        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+        const { expected, rounds, longest, quick } = message;
+        const report = await engine.bench(expected, rounds, longest, quick, (/** @type {[string, number]} */ [what, at]) => {
+          port.postMessage({ type: "benching", id, what: at > 0 ? `${what} ${at}` : what });
+        }, signal);
+        const name = await platform.adapterName();
+        if (name !== "") report.info.adapter.name = name;
+        return { ...report, hostBytes: wasm.wasm_memory() };
+      }
       case "inspect": {
         const gpu = askAdapter(message.options);
         await start(wasm);

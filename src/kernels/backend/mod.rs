@@ -2,7 +2,6 @@
 //! groups made once per step and matrix.
 
 mod buffers;
-#[cfg(not(target_arch = "wasm32"))]
 mod profile;
 mod sample;
 mod steps;
@@ -123,7 +122,6 @@ pub struct WebGpu {
     /// How the attention of this pass is cut, where it is one decoded token's.
     one: Option<OneTiling>,
     next_id: u32,
-    #[cfg(not(target_arch = "wasm32"))]
     profile: profile::Profile,
     shape: DecoderShape,
     gpu: Gpu,
@@ -199,7 +197,6 @@ impl WebGpu {
             norm: None,
             one: None,
             next_id: 0,
-            #[cfg(not(target_arch = "wasm32"))]
             profile: profile::Profile::default(),
             shape,
             gpu,
@@ -267,7 +264,7 @@ impl WebGpu {
         Ok(())
     }
 
-    fn decoder(&self, dtype: Dtype) -> Decoder {
+    pub(in crate::kernels) fn decoder(&self, dtype: Dtype) -> Decoder {
         self.decoders.get(&dtype).copied().unwrap_or(Decoder::Safe)
     }
 

@@ -34,6 +34,15 @@ impl WebGpu {
         self.stages.iter().filter(|(stage, _)| *stage == wanted).map(|(_, pipeline)| *pipeline).collect()
     }
 
+    /// Waits until tokens can be chosen here, which a chat does not: the host chooses its first ones.
+    ///
+    /// # Errors
+    /// What the compiler says.
+    pub async fn choosable(&mut self) -> Result<(), GpuError> {
+        let wanted: Vec<_> = [Stage::Decode, Stage::Choice].into_iter().flat_map(|s| self.stage(s)).collect();
+        self.kernels.wait(&wanted, &mut |_, _| ()).await
+    }
+
     /// Adds one dispatch to a pass.
     pub(super) fn encode_one(
         &self,
@@ -293,13 +302,10 @@ impl Steps for WebGpu {
         if self.planning {
             return Ok(None);
         }
-        #[cfg(not(target_arch = "wasm32"))]
         let (timed, mut encoder) = match self.encode_timed(&pass_list)? {
             Some(encoder) => (true, encoder),
             None => (false, self.encode(&pass_list)?),
         };
-        #[cfg(target_arch = "wasm32")]
-        let mut encoder = self.encode(&pass_list)?;
         let staging = &self.activations.logits_staging;
         if logits {
             let bytes = u64::from(self.shape.vocab) * 4;
@@ -311,7 +317,6 @@ impl Steps for WebGpu {
         } else {
             self.gpu.idle().await.map(|()| None)
         };
-        #[cfg(not(target_arch = "wasm32"))]
         if timed && result.is_ok() {
             self.read_times(&pass_list).await?;
         }
