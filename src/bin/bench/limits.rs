@@ -228,11 +228,10 @@ impl Limits {
                 }
                 for tile in Tile::candidates(sizes).iter().filter(|_| products) {
                     let grid = matmul::grid(rows, TOKENS, *tile);
+                    let Tile { across, down, rows: r, tokens: t, depth } = *tile;
                     let name = format!(
-                        "{} x {} threads, depth {}, {}",
-                        tile.across,
-                        tile.down,
-                        tile.depth * 4,
+                        "{across} x {down} threads of {r} x {t}, depth {}, {}",
+                        depth * 4,
                         decoder.name()
                     );
                     let flops = 2.0 * work * f64::from(TOKENS);

@@ -50,7 +50,7 @@ enum StepKey {
     Embed { table: u32 },
     RmsNorm { x: Slot, weight: u32, y: Slot },
     Linear { x: Slot, weight: u32, y: Slot, write: Write, prompt: bool },
-    Gated { x: Slot, gate: u32 },
+    Gated { x: Slot, gate: u32, prompt: bool },
     Up { x: Slot, up: u32, prompt: bool },
     Silu,
     RopeStore { layer: u32 },
