@@ -220,6 +220,63 @@ fn matmul() {
 }
 
 #[test]
+fn matmul_gated() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 5;
+    let mut random = Random::new(seed);
+    for (dtype, decoder) in runner.decoders() {
+        for (case, tile) in tiled_cases() {
+            let mut i = inputs(&mut random, dtype, case);
+            let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
+            let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
+            let up_scales = scales(&mut random, case);
+            let p = i.params;
+            let params = kernels::matmul_gated::Params {
+                first_row: p.first_row,
+                rows: p.rows,
+                loads: p.loads,
+                x_pitch: p.x_pitch,
+                y_pitch: p.y_pitch,
+                scale_blocks: p.scale_blocks,
+                loads_per_block: p.loads_per_block,
+                padding: 0,
+            };
+            let kernel = kernels::matmul_gated::kernel(&i.spec, decoder, tile).unwrap();
+            let mut run = |i: &Inputs| {
+                let [batch, _, x, gate, gate_scales, y] = i.contents();
+                let contents =
+                    [batch, uniform(&params), x, gate, gate_scales, &up_weights, bytes(&up_scales), y];
+                let grid = kernels::matmul_gated::grid(case.rows, i.batch.tokens, tile);
+                runner.run(kernel.clone(), &contents, grid).swap_remove(0)
+            };
+            let got = run(&i);
+            let mut want = i.y.clone();
+            reference::matmul_gated::matmul_gated(
+                &i.batch,
+                &params,
+                &i.x,
+                Weights::new(dtype, &i.weights).unwrap(),
+                &i.scales,
+                Weights::new(dtype, &up_weights).unwrap(),
+                &up_scales,
+                &mut want,
+            );
+            let tolerance =
+                Tolerance { abs: 8.0 * tolerance(case.cols).abs * (case.cols as f32).sqrt(), rel: 3e-5 };
+            check(&(seed, dtype, decoder, case, tile), &got, &want, tolerance);
+
+            // A token's result does not depend on those beside it.
+            let last = case.tokens - 1;
+            i.batch.tokens = 1;
+            i.x.drain(..(last * params.x_pitch * 4) as usize);
+            i.y.drain(..(last * params.y_pitch) as usize);
+            let together = &got[(last * params.y_pitch) as usize..];
+            assert_eq!(run(&i), together, "{:?}", (seed, dtype, decoder, case, tile));
+        }
+    }
+}
+
+#[test]
 fn matvec_gated() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 3;

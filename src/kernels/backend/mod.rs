@@ -59,7 +59,7 @@ enum StepKey {
     Embed { table: u32 },
     RmsNorm { x: Slot, weight: u32, y: Slot },
     Linear { x: Slot, norm: u32, weight: u32, y: Slot, write: Write, prompt: bool },
-    Gated { x: Slot, norm: u32, gate: u32 },
+    Gated { x: Slot, norm: u32, gate: u32, prompt: bool },
     Up { x: Slot, norm: u32, up: u32, prompt: bool },
     Silu,
     RopeStore { layer: u32 },

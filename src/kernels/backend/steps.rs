@@ -5,7 +5,8 @@ use crate::gpu::{GpuError, GpuMatrix, Pipeline, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
-    BatchUniform, Sizes, attend, attend_reduce, embed, matvec_gated, rms_norm, rope_store, silu_mul,
+    BatchUniform, Sizes, attend, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm, rope_store,
+    silu_mul,
 };
 use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
@@ -165,7 +166,10 @@ impl Steps for WebGpu {
         let (tokens, threads) = (self.batch.tokens, self.threads);
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
         let (prompt, id) = (self.prompt, self.norm_id(x));
-        let Some(norm) = self.norm_of(x).filter(|_| alike && !prompt) else {
+        if prompt && alike {
+            return self.gated_product(x, gate, up);
+        }
+        let Some(norm) = self.norm_of(x).filter(|_| alike) else {
             let (mlp, write) = (GpuBufferRef::Slot(Slot::Mlp), Write::Set);
             let key = StepKey::Linear { x, norm: id, weight: gate.id, y: Slot::Mlp, write, prompt };
             self.linear_to(key, x, gate, (mlp, 0), write)?;
@@ -205,7 +209,7 @@ impl Steps for WebGpu {
             }
             Ok(Some(bound))
         };
-        self.record(StepKey::Gated { x, norm: id, gate: gate.id }, bind, grids)
+        self.record(StepKey::Gated { x, norm: id, gate: gate.id, prompt: false }, bind, grids)
     }
 
     fn rope_store(&mut self, layer: u32) -> Result<(), GpuError> {
@@ -365,6 +369,34 @@ impl Steps for WebGpu {
 }
 
 impl WebGpu {
+    /// Gate, up and activation of many tokens.
+    fn gated_product(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
+        let (tokens, tile) = (self.batch.tokens, self.tile);
+        let grids = gate.parts.iter().map(|part| matmul_gated::grid(part.rows, tokens, tile));
+        let bind = |this: &mut Self| {
+            let kernel = matmul_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), tile);
+            let Some(pipeline) = this.pipeline("matmul_gated", kernel)? else { return Ok(None) };
+            let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
+            let mut bound = Vec::new();
+            for (part, up) in gate.parts.iter().zip(&up.parts) {
+                let params = this.uniform(&matmul_gated::Params::new(gate, part, x_pitch, y_pitch))?;
+                let buffers = [
+                    &this.activations.batch,
+                    this.params(&params)?,
+                    this.slot(x)?,
+                    &part.weights,
+                    &part.scales,
+                    &up.weights,
+                    &up.scales,
+                    this.slot(Slot::Mlp)?,
+                ];
+                bound.push(Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? });
+            }
+            Ok(Some(bound))
+        };
+        self.record(StepKey::Gated { x, norm: 0, gate: gate.id, prompt: true }, bind, grids)
+    }
+
     /// Begins a pass whose ids are in place, or will be by then.
     fn open_pass(&mut self, tokens: u32, position: u32, prompt: bool) -> Result<(), GpuError> {
         self.gpu.check().inspect_err(|_| self.forget())?;

@@ -187,11 +187,10 @@ impl Builder<'_> {
                 ));
             }
             for tile in Tile::candidates(sizes).iter().take(if many { most } else { 0 }) {
+                let Tile { across, down, rows: r, tokens: t, depth } = *tile;
                 let name = format!(
-                    "{} x {} threads, depth {}, {}",
-                    tile.across,
-                    tile.down,
-                    tile.depth * 4,
+                    "{across} x {down} threads of {r} x {t}, depth {}, {}",
+                    depth * 4,
                     decoder.name()
                 );
                 let kernel = matmul::kernel(spec, decoder, *tile);
