@@ -183,7 +183,11 @@ pub(super) fn dots<F: Format>(rows: [&[u8]; ROWS], x: &[[f32; STEP]]) -> [f32; R
     sums.map(|[even, odd]| total(add(even, odd)))
 }
 
-fn add_rests<F: Format>(mut sums: [[Lanes; 2]; ROWS], rests: [&[u8]; ROWS], x: [Lanes; 4]) -> [[Lanes; 2]; ROWS] {
+fn add_rests<F: Format>(
+    mut sums: [[Lanes; 2]; ROWS],
+    rests: [&[u8]; ROWS],
+    x: [Lanes; 4],
+) -> [[Lanes; 2]; ROWS] {
     for (sum, rest) in sums.iter_mut().zip(rests) {
         *sum = add_step::<F>(*sum, &F::pad(rest), x);
     }

@@ -88,7 +88,9 @@ fn matvec_of<F: Format>(matrix: Stored, x: &[f32], scratch: &mut Vec<[f32; STEP]
                 let from = block * matrix.scale_cols * F::BYTES;
                 let end = (from + matrix.scale_cols * F::BYTES).min(row_bytes);
                 let part = rows.map(|row| row.get(from..end).unwrap_or_default());
-                for ((sum, dot), scales) in sums.iter_mut().zip(dots::<F>(part, x)).zip(scales.chunks(per_row)) {
+                for ((sum, dot), scales) in
+                    sums.iter_mut().zip(dots::<F>(part, x)).zip(scales.chunks(per_row))
+                {
                     *sum += dot * scales.get(block).copied().unwrap_or_default();
                 }
             }

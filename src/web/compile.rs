@@ -27,10 +27,7 @@ extern "C" {
 }
 
 /// Compiles a kernel beside the queue; see [`CompileAhead`](crate::gpu::CompileAhead).
-pub fn ahead(
-    gpu: &Gpu,
-    kernel: &Kernel,
-) -> Pin<Box<dyn Future<Output = Result<HandOver, String>>>> {
+pub fn ahead(gpu: &Gpu, kernel: &Kernel) -> Pin<Box<dyn Future<Output = Result<HandOver, String>>>> {
     let device = gpu.device().as_webgpu().map(|device| JsValue::from(device.clone()));
     let started = device.ok_or(JsValue::UNDEFINED).and_then(|device| {
         let device = device.unchecked_into::<Device>();
