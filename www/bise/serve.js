@@ -143,8 +143,6 @@ export function serve(port, wasm, platform) {
         const report = await engine.bench(expected, rounds, longest, quick, (/** @type {[string, number]} */ [what, at]) => {
           port.postMessage({ type: "benching", id, what: at > 0 ? `${what} ${at}` : what });
         }, signal);
-        const name = await platform.adapterName();
-        if (name !== "") report.info.adapter.name = name;
         return { ...report, hostBytes: wasm.wasm_memory() };
       }
       case "inspect": {
