@@ -77,13 +77,7 @@ pub enum CheckpointError {
     #[error(
         "{file}: has the SHA-256 {found}, but {origin} {expected}; the file was damaged or exchanged on its way: {advice}"
     )]
-    Integrity {
-        file: String,
-        expected: String,
-        found: String,
-        origin: &'static str,
-        advice: &'static str,
-    },
+    Integrity { file: String, expected: String, found: String, origin: &'static str, advice: &'static str },
     #[error("integrity: there is no weight file {file:?}; this model has {files}")]
     IntegrityFile { file: String, files: String },
     #[error("{file}: tensor {tensor}: {source}")]

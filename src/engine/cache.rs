@@ -107,7 +107,8 @@ impl Cache {
     /// # Errors
     /// [`StorageError`].
     pub fn open(files: CacheFiles) -> Result<Cache, StorageError> {
-        let CacheFiles { pack, journal, free_bytes, point_bytes, identified, on_start, on_replace, .. } = files;
+        let CacheFiles { pack, journal, free_bytes, point_bytes, identified, on_start, on_replace, .. } =
+            files;
         let journal = Journal::open(journal)?;
         let bytes = journal.points().last().map_or(0, |last| last.pack_bytes);
         let pack = Pack::new(pack, journal.salt(), bytes);

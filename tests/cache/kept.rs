@@ -185,7 +185,10 @@ fn an_etag_that_changes_is_no_other_file_where_the_hash_is_known() {
             }
             Err(error) => {
                 assert!(flipped, "{error}");
-                assert!(error.to_string().contains(&last) && error.to_string().contains("SHA-256"), "{error}");
+                assert!(
+                    error.to_string().contains(&last) && error.to_string().contains("SHA-256"),
+                    "{error}"
+                );
             }
         }
     }
