@@ -133,7 +133,7 @@ export function serve(port, wasm, platform) {
         );
       }
       case "inspect": {
-        const gpu = askAdapter(message.options);
+        const gpu = askAdapter({}); // on the processor, too: it is told of
         await start(wasm);
         return wasm.inspect(message.source, { ...message.options, ...await gpu }, signal);
       }
