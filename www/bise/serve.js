@@ -146,7 +146,7 @@ export function serve(port, wasm, platform) {
         return { ...report, hostBytes: wasm.wasm_memory() };
       }
       case "inspect": {
-        const gpu = askAdapter(message.options);
+        const gpu = askAdapter({}); // on the processor, too: it is told of
         await start(wasm);
         const session = await platform.openKept(message, signal);
         try {
