@@ -281,8 +281,7 @@ pub fn quantize_row_i8(row: &[f32], out: &mut [u8], scales: &mut Vec<f32>) -> Re
             return Err(DtypeError::NotFinite { element });
         }
         let scale = absmax / I8_MAX;
-        let (scale, inverse) =
-            if scale < f32::MIN_POSITIVE { (1.0, 0.0) } else { (scale, I8_MAX / absmax) };
+        let (scale, inverse) = if scale < f32::MIN_POSITIVE { (1.0, 0.0) } else { (scale, I8_MAX / absmax) };
         scales.push(scale);
         for (step, codes) in steps.iter().zip(codes.as_chunks_mut::<LANES>().0) {
             *codes = quantize_block_i8(step, inverse);

@@ -180,7 +180,8 @@ fn quantiser_finds_what_is_not_finite() {
 fn rows_of_i8_are_rounded_within_their_blocks() {
     let mut random = Random::new(11);
     for len in [16, 128, 144, 272] {
-        let mut row: Vec<f32> = (0..len).map(|_| random.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5).collect();
+        let mut row: Vec<f32> =
+            (0..len).map(|_| random.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5).collect();
         // Blocks differ in size; in the last one nothing is beyond what rounds to 0.
         row.iter_mut().take(128).for_each(|w| *w *= 100.0);
         row[3] = -60.0;
@@ -206,8 +207,14 @@ fn rows_of_i8_are_rounded_within_their_blocks() {
     row[130] = f32::NAN;
     let error = quantize_row_i8(&row, &mut [0; 144], &mut Vec::new()).unwrap_err();
     assert_eq!(error, DtypeError::NotFinite { element: 130 });
-    assert!(matches!(quantize_row_i8(&[0.0; 16], &mut [0; 17], &mut Vec::new()), Err(DtypeError::Length { .. })));
-    assert!(matches!(quantize_row_i8(&[0.0; 17], &mut [0; 17], &mut Vec::new()), Err(DtypeError::Length { .. })));
+    assert!(matches!(
+        quantize_row_i8(&[0.0; 16], &mut [0; 17], &mut Vec::new()),
+        Err(DtypeError::Length { .. })
+    ));
+    assert!(matches!(
+        quantize_row_i8(&[0.0; 17], &mut [0; 17], &mut Vec::new()),
+        Err(DtypeError::Length { .. })
+    ));
 }
 
 #[test]

@@ -124,13 +124,13 @@ fn as_i8_on_the_cpu() {
         checked += 1;
         let logits = block_on(engine.logits(&prompt)).unwrap();
         let top = &case["checkpoint"]["top"];
-        let fp8: std::collections::HashMap<usize, f64> = serde_json::from_value::<Vec<(usize, f64)>>(
-            case["f8"]["top"].clone(),
-        )
-        .unwrap()
-        .into_iter()
-        .collect();
-        let (own, of_fp8) = (distance(|id| Some(f64::from(logits[id])), top), distance(|id| fp8.get(&id).copied(), top));
+        let fp8: std::collections::HashMap<usize, f64> =
+            serde_json::from_value::<Vec<(usize, f64)>>(case["f8"]["top"].clone())
+                .unwrap()
+                .into_iter()
+                .collect();
+        let (own, of_fp8) =
+            (distance(|id| Some(f64::from(logits[id])), top), distance(|id| fp8.get(&id).copied(), top));
         println!("{name}: {own:.3} off, FP8 {of_fp8:.3}");
         assert!(own < 0.75 * of_fp8, "{name}: {own} off, FP8 {of_fp8}");
         if name == "chat" {

@@ -40,9 +40,9 @@ impl Inputs {
                 self.scales.push(most / 32767.0);
                 let scaled = |four: &[f32; 4]| mul(load(four), splat(inverse));
                 let steps = block.as_chunks().0.iter();
-                self.steps.extend(steps.map(|[a, b, c, d]| {
-                    round_to_shorts([scaled(a), scaled(b), scaled(c), scaled(d)])
-                }));
+                self.steps.extend(
+                    steps.map(|[a, b, c, d]| round_to_shorts([scaled(a), scaled(b), scaled(c), scaled(d)])),
+                );
             }
         }
     }

@@ -137,7 +137,8 @@ mod portable {
     #[inline(always)]
     pub(in crate::cpu) fn add_products(sum: Ints, bytes: &[u8; 16], others: &[i16; 16]) -> Ints {
         let [mut a, mut b, mut c, mut d] = sum;
-        let products = bytes.iter().zip(others).map(|(byte, other)| i32::from(*byte as i8) * i32::from(*other));
+        let products =
+            bytes.iter().zip(others).map(|(byte, other)| i32::from(*byte as i8) * i32::from(*other));
         for (at, product) in products.enumerate() {
             // In pairs, as the other has it; the order does not matter.
             match at / 2 % 4 {

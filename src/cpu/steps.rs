@@ -2,9 +2,9 @@
 
 use super::attention::{self, attend};
 use super::formats::STEP;
+use super::int8;
 use super::lanes::{add, div, exp, load, mul, splat, store};
 use super::product::{Out, matmul, matvec, widen_row};
-use super::int8;
 use super::{Cpu, CpuError, CpuMatrix, CpuVector, layout, pitch, shape_error};
 use crate::dtype::Dtype;
 use crate::steps::{Batch, Slot, Steps, Write};

@@ -6,7 +6,8 @@
 use core::arch::wasm32::{
     f32x4_abs, f32x4_add, f32x4_div, f32x4_lt, f32x4_mul, f32x4_ne, f32x4_pmin, f32x4_splat,
     i8x16_narrow_i16x8, i16x8_narrow_i32x4, i32x4_add, i32x4_sub, u8x16_narrow_i16x8, u16x8_narrow_i32x4,
-    u32x4_extract_lane, u32x4_max, u32x4_min, u32x4_shl, u32x4_shr, u32x4_splat, v128, v128_and, v128_bitselect, v128_or,
+    u32x4_extract_lane, u32x4_max, u32x4_min, u32x4_shl, u32x4_shr, u32x4_splat, v128, v128_and,
+    v128_bitselect, v128_or,
 };
 
 use super::{E4M3_MAX, Halves, LANES};
@@ -83,10 +84,8 @@ pub(super) fn narrow_block_f16(block: &[f32; LANES]) -> Halves {
         let magnitude = f32x4_abs(value);
         let odd = v128_and(u32x4_shr(magnitude, 13), u32x4_splat(1));
         let rounded = i32x4_add(i32x4_add(magnitude, u32x4_splat((1 << 12) - 1)), odd);
-        let normal = u32x4_min(
-            i32x4_sub(u32x4_shr(rounded, 13), u32x4_splat((127 - 15) << 10)),
-            u32x4_splat(0x7c00),
-        );
+        let normal =
+            u32x4_min(i32x4_sub(u32x4_shr(rounded, 13), u32x4_splat((127 - 15) << 10)), u32x4_splat(0x7c00));
         let magic = f32x4_splat(0.5);
         let subnormal = i32x4_sub(f32x4_add(magnitude, magic), magic);
         let smallest_normal = f32x4_splat(f32::from_bits((127 - 14) << 23));

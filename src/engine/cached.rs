@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::cache::{Cache, CacheFiles, KnownFile, Read};
 use super::keeper::Keeper;
 use super::types::CacheReport;
-use crate::model::WeightPlan;
 use crate::checkpoint::{ByteSource, ByteStream, CheckpointError, Manifest, Opened, Shard, SourceError};
+use crate::model::WeightPlan;
 
 /// What the hashes of weight files are compared with: by file name, in lower-case hexadecimal.
 #[derive(Clone, Debug, Default, Deserialize)]

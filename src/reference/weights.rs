@@ -15,7 +15,11 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// A dtype that holds neither floats nor 8-bit integers.
     pub fn new(dtype: Dtype, bytes: &'a [u8]) -> Result<Weights<'a>, DtypeError> {
-        if dtype.is_float() || dtype == Dtype::I8 { Ok(Weights { dtype, bytes }) } else { Err(DtypeError::NotFloat(dtype)) }
+        if dtype.is_float() || dtype == Dtype::I8 {
+            Ok(Weights { dtype, bytes })
+        } else {
+            Err(DtypeError::NotFloat(dtype))
+        }
     }
 
     /// Elements of a 16-byte load.

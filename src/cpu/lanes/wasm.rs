@@ -4,8 +4,8 @@ use core::arch::wasm32::{
     f32x4_abs, f32x4_add, f32x4_convert_i32x4, f32x4_div, f32x4_extract_lane, f32x4_gt, f32x4_mul,
     f32x4_pmax, f32x4_pmin, f32x4_splat, i8x16_shuffle, i16x8_extend_high_i8x16, i16x8_extend_low_i8x16,
     i16x8_narrow_i32x4, i16x8_shl, i16x8_shr, i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8,
-    i32x4_extend_low_i16x8, i32x4_shl, i32x4_shr, i32x4_sub, u16x8_splat, u32x4_shuffle,
-    u32x4_splat, u64x2_shuffle, v128, v128_and,
+    i32x4_extend_low_i16x8, i32x4_shl, i32x4_shr, i32x4_sub, u16x8_splat, u32x4_shuffle, u32x4_splat,
+    u64x2_shuffle, v128, v128_and,
 };
 
 /// Four f32.
