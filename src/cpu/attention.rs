@@ -137,7 +137,7 @@ fn attend_head(
         {
             let tile = cache_bytes.get(cache.tile(kv_head, begin, tile_bytes)).unwrap_or_default();
             wide.clear();
-            wide.extend(F16::split(tile).0.iter().map(F16::widen));
+            wide.extend(F16::blocks(tile).iter().map(F16::widen));
         }
         let rows = queries.chunks_exact(head_dim).zip(sums.chunks_exact_mut(steps)).zip(states.iter_mut());
         for (index, ((query, sum), state)) in rows.enumerate() {

@@ -5,25 +5,23 @@
 //! other factor of a product, half of it before and half behind, so that nothing over- or underflows.
 
 use super::lanes::{
-    Lanes, add, from_bytes, load, mul, mul_add, splat, total, widen_bytes, widen_bytes_apart, widen_halves,
-    widen_halves_apart,
+    Lanes, add, from_bytes, load, mul_add, splat, to_lanes, totals_by_lane, widen_bytes, widen_bytes_apart,
+    widen_halves, widen_halves_apart, widen_ints,
 };
 
 /// Elements that are widened together.
 pub(super) const STEP: usize = 16;
 
+/// Rows that lie together, a step of each in turn: then memory is read in one stream.
+pub(super) const ROWS: usize = 4;
+
 /// How elements are stored.
 pub(super) trait Format {
     /// [`STEP`] elements.
     type Block;
-    /// Bytes of an element.
-    const BYTES: usize;
     /// `widen` gives values divided by this number, twice.
     const HALF: f32;
-    /// The whole blocks of `bytes`, and what is left.
-    fn split(bytes: &[u8]) -> (&[Self::Block], &[u8]);
-    /// Fewer elements than a block has, with zeros behind them.
-    fn pad(rest: &[u8]) -> Self::Block;
+    fn blocks(bytes: &[u8]) -> &[Self::Block];
     /// In their order.
     fn widen(block: &Self::Block) -> [Lanes; 4];
     /// In the order that takes least, to which [`Format::arrange`] brings what they are multiplied with.
@@ -36,10 +34,19 @@ pub(super) trait Format {
     }
 }
 
-fn padded<const N: usize>(rest: &[u8]) -> [u8; N] {
-    let mut block = [0; N];
-    block.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    block
+/// Puts rows of `per_row` elements each into their places, from row `first` on, in steps of `N` elements.
+pub(super) fn place<T: Copy, const N: usize>(rows: &[T], per_row: usize, first: usize, out: &mut [T]) {
+    let steps = per_row.div_ceil(N);
+    for (row, values) in (first..).zip(rows.chunks_exact(per_row.max(1))) {
+        let own = out.get_mut(row / ROWS * ROWS * steps * N..).unwrap_or_default();
+        let mut places = own.as_chunks_mut::<N>().0.iter_mut().skip(row % ROWS).step_by(ROWS);
+        let (whole, rest) = values.as_chunks();
+        // In this order: it takes no place that it does not fill.
+        whole.iter().zip(places.by_ref()).for_each(|(values, place)| *place = *values);
+        if let Some(place) = places.next().filter(|_| !rest.is_empty()) {
+            place.iter_mut().zip(rest).for_each(|(place, value)| *place = *value);
+        }
+    }
 }
 
 /// 2^n
@@ -54,16 +61,11 @@ impl<const SHIFT: u32, const MASK: u32, const HALF_EXPONENT: u32> Format
     for Bytes<SHIFT, MASK, HALF_EXPONENT>
 {
     type Block = [u8; STEP];
-    const BYTES: usize = 1;
     const HALF: f32 = power(HALF_EXPONENT);
 
     #[inline(always)]
-    fn split(bytes: &[u8]) -> (&[Self::Block], &[u8]) {
-        bytes.as_chunks()
-    }
-
-    fn pad(rest: &[u8]) -> Self::Block {
-        padded(rest)
+    fn blocks(bytes: &[u8]) -> &[Self::Block] {
+        bytes.as_chunks().0
     }
 
     #[inline(always)]
@@ -88,16 +90,11 @@ impl<const SHIFT: u32, const MASK: u32, const HALF_EXPONENT: u32> Format
     for Halves<SHIFT, MASK, HALF_EXPONENT>
 {
     type Block = [u8; 2 * STEP];
-    const BYTES: usize = 2;
     const HALF: f32 = power(HALF_EXPONENT);
 
     #[inline(always)]
-    fn split(bytes: &[u8]) -> (&[Self::Block], &[u8]) {
-        bytes.as_chunks()
-    }
-
-    fn pad(rest: &[u8]) -> Self::Block {
-        padded(rest)
+    fn blocks(bytes: &[u8]) -> &[Self::Block] {
+        bytes.as_chunks().0
     }
 
     #[inline(always)]
@@ -130,16 +127,11 @@ pub(super) struct Words;
 
 impl Format for Words {
     type Block = [u8; 4 * STEP];
-    const BYTES: usize = 4;
     const HALF: f32 = 1.0;
 
     #[inline(always)]
-    fn split(bytes: &[u8]) -> (&[Self::Block], &[u8]) {
-        bytes.as_chunks()
-    }
-
-    fn pad(rest: &[u8]) -> Self::Block {
-        padded(rest)
+    fn blocks(bytes: &[u8]) -> &[Self::Block] {
+        bytes.as_chunks().0
     }
 
     #[inline(always)]
@@ -156,42 +148,39 @@ pub(super) type E5m2 = Bytes<3, 0x8fe0_0000, 56>;
 pub(super) type F16 = Halves<3, 0x8fff_e000, 56>;
 pub(super) type Bf16 = Halves<0, 0xffff_0000, 0>;
 
-/// Rows that share the loads of `x`: so many streams memory delivers fastest.
-pub(super) const ROWS: usize = 4;
+/// 8-bit integers, where they are widened; `int8` multiplies them as they are.
+pub(super) struct Ints8;
 
-/// Sums of products of stored elements with `x`, for [`ROWS`] rows of equal length. `x` is already arranged
-/// and multiplied by `F::HALF`, the last step filled with zeros; the sums are still to be multiplied. A
-/// row's sum does not depend on those beside it.
-#[inline(always)]
-pub(super) fn dots<F: Format>(rows: [&[u8]; ROWS], x: &[[f32; STEP]]) -> [f32; ROWS] {
-    let [(a, a_rest), (b, b_rest), (c, c_rest), (d, d_rest)] = rows.map(F::split);
-    // Every sum has a name: in an array they would lie in memory.
-    let zero = [splat(0.0); 2];
-    let (mut a_sum, mut b_sum, mut c_sum, mut d_sum) = (zero, zero, zero, zero);
-    for ((a, b), ((c, d), x)) in a.iter().zip(b).zip(c.iter().zip(d).zip(x)) {
-        let x = step(x);
-        a_sum = add_step::<F>(a_sum, a, x);
-        b_sum = add_step::<F>(b_sum, b, x);
-        c_sum = add_step::<F>(c_sum, c, x);
-        d_sum = add_step::<F>(d_sum, d, x);
+impl Format for Ints8 {
+    type Block = [u8; STEP];
+    const HALF: f32 = 1.0;
+
+    #[inline(always)]
+    fn blocks(bytes: &[u8]) -> &[Self::Block] {
+        bytes.as_chunks().0
     }
-    let sums = [a_sum, b_sum, c_sum, d_sum];
-    let sums = match x.last() {
-        Some(x) if !a_rest.is_empty() => add_rests::<F>(sums, [a_rest, b_rest, c_rest, d_rest], step(x)),
-        _ => sums,
-    };
-    sums.map(|[even, odd]| total(add(even, odd)))
+
+    #[inline(always)]
+    fn widen(block: &Self::Block) -> [Lanes; 4] {
+        widen_ints(block).map(to_lanes)
+    }
 }
 
-fn add_rests<F: Format>(
-    mut sums: [[Lanes; 2]; ROWS],
-    rests: [&[u8]; ROWS],
-    x: [Lanes; 4],
-) -> [[Lanes; 2]; ROWS] {
-    for (sum, rest) in sums.iter_mut().zip(rests) {
-        *sum = add_step::<F>(*sum, &F::pad(rest), x);
+/// Sums of products of stored elements with `x`, a lane for each of [`ROWS`] rows. `x` is already arranged
+/// and multiplied by `F::HALF`; the sums are still to be.
+#[inline(always)]
+pub(super) fn dots<F: Format>(weights: &[[F::Block; ROWS]], x: &[[f32; STEP]]) -> Lanes {
+    // Every sum has a name: in an array they would lie in memory.
+    let zero = [splat(0.0); 2];
+    let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+    for ([w0, w1, w2, w3], x) in weights.iter().zip(x) {
+        let x = step(x);
+        a = add_step::<F>(a, w0, x);
+        b = add_step::<F>(b, w1, x);
+        c = add_step::<F>(c, w2, x);
+        d = add_step::<F>(d, w3, x);
     }
-    sums
+    totals_by_lane([a, b, c, d].map(|[even, odd]| add(even, odd)))
 }
 
 #[inline(always)]
@@ -206,23 +195,4 @@ fn step(x: &[f32; STEP]) -> [Lanes; 4] {
 fn add_step<F: Format>([even, odd]: [Lanes; 2], block: &F::Block, [i, j, k, l]: [Lanes; 4]) -> [Lanes; 2] {
     let [e, f, g, h] = F::widen_apart(block);
     [mul_add(mul_add(even, e, i), g, k), mul_add(mul_add(odd, f, j), h, l)]
-}
-
-/// The values of stored elements, times `scale`, into the first of `out`: four to one, and zeros up to a
-/// whole [`STEP`].
-#[inline(always)]
-pub(super) fn widen<F: Format>(row: &[u8], scale: f32, out: &mut [Lanes]) {
-    let (blocks, rest) = F::split(row);
-    let (exact, scale) = (splat(F::HALF * F::HALF), splat(scale));
-    let (outs, _) = out.as_chunks_mut::<4>();
-    let mut outs = outs.iter_mut();
-    // In this order: it takes no place out of `outs` that it does not fill.
-    for (block, out) in blocks.iter().zip(outs.by_ref()) {
-        *out = F::widen(block).map(|lanes| mul(mul(lanes, exact), scale));
-    }
-    if !rest.is_empty()
-        && let Some(out) = outs.next()
-    {
-        *out = F::widen(&F::pad(rest)).map(|lanes| mul(mul(lanes, exact), scale));
-    }
 }

@@ -1,19 +1,13 @@
 //! Products with 8-bit integers: inputs become 16-bit ones with a scale for each block of columns, and sums
 //! within a block are exact. Beside the rounding of the weights that of the inputs does not count.
-//!
-//! Weights lie in fours of rows, a step of each in turn, and so do their scales: then they are read in one
-//! stream, and four sums become the lanes of one.
 
-use super::formats::STEP;
+use super::formats::{ROWS, STEP};
 use super::lanes::{
     Ints, Lanes, abs, add_products, largest, load, max, mul, mul_add, no_ints, round_to_shorts, splat, store,
-    sums_by_lane, to_lanes, widen_ints,
+    sums_by_lane, to_lanes,
 };
-use super::product::Out;
+use super::product::{Out, Stored};
 use crate::dtype::I8_BLOCK;
-
-/// Rows that lie together.
-pub(super) const ROWS: usize = 4;
 
 /// Steps of a block: their sums fit 32 bits.
 const BLOCK: usize = I8_BLOCK / STEP;
@@ -32,23 +26,6 @@ pub(super) struct Inputs {
 
 /// One token of them.
 type Input<'a> = (&'a [[i16; STEP]], &'a [f32]);
-
-/// `(rows, cols)` and `(rows, ceil(cols / I8_BLOCK))`; columns are whole steps, rows up to whole fours.
-#[derive(Clone, Copy)]
-pub(super) struct Weights<'a> {
-    pub bytes: &'a [u8],
-    pub scales: &'a [f32],
-    pub cols: usize,
-}
-
-/// Puts rows of `row.len()` elements each into their places, from `first` on.
-pub(super) fn place<T: Copy, const N: usize>(rows: &[T], per_row: usize, first: usize, out: &mut [T]) {
-    for (row, values) in (first..).zip(rows.chunks_exact(per_row.max(1))) {
-        let own = out.get_mut(row / ROWS * ROWS * per_row..).unwrap_or_default();
-        let places = own.as_chunks_mut::<N>().0.iter_mut().skip(row % ROWS).step_by(ROWS);
-        places.zip(values.as_chunks().0).for_each(|(place, values)| *place = *values);
-    }
-}
 
 impl Inputs {
     /// `x (T, pitch)`, of which `cols` are taken.
@@ -71,9 +48,9 @@ impl Inputs {
     }
 }
 
-/// `y` of some tokens. `x (T, x_pitch)`. Sums of a token do not depend on how many are beside it.
+/// `y` of some tokens, from a matrix of I8 whose columns are whole steps. `x (T, x_pitch)`. Sums of a token do not depend on how many are beside it.
 pub(super) fn product(
-    weights: Weights,
+    weights: Stored,
     (x, x_pitch): (&[f32], usize),
     tokens: usize,
     inputs: &mut Inputs,
@@ -153,16 +130,4 @@ fn two(weights: &[Four], scales: &[[f32; ROWS]], [first, second]: [Input; 2]) ->
         second_sum = mul_add(second_sum, to_lanes(sums_by_lane([e, f, g, h])), scale(y_scale));
     }
     [first_sum, second_sum]
-}
-
-/// A row as f32, a step in four lanes.
-pub(super) fn widen_row(weights: Weights, row: usize, out: &mut [Lanes]) {
-    let (steps, blocks) = (weights.cols / STEP, weights.cols.div_ceil(I8_BLOCK));
-    let skip = |per_row: usize| row / ROWS * ROWS * per_row + row % ROWS;
-    let codes = weights.bytes.as_chunks::<STEP>().0.iter().skip(skip(steps)).step_by(ROWS).take(steps);
-    let scales = weights.scales.iter().skip(skip(blocks)).step_by(ROWS);
-    let scales = scales.flat_map(|scale| std::iter::repeat_n(scale, BLOCK));
-    for ((codes, scale), out) in codes.zip(scales).zip(out.as_chunks_mut::<4>().0) {
-        *out = widen_ints(codes).map(|ints| mul(to_lanes(ints), splat(*scale)));
-    }
 }

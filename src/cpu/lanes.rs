@@ -107,6 +107,12 @@ mod portable {
         [[a, c, e, g], [b, d, f, h]]
     }
 
+    /// The total of each, in a lane of its own.
+    #[inline(always)]
+    pub(in crate::cpu) fn totals_by_lane(each: [Lanes; 4]) -> Lanes {
+        each.map(|[a, b, c, d]| (a + c) + (b + d))
+    }
+
     /// Four i32.
     pub(in crate::cpu) type Ints = [i32; 4];
 

@@ -24,6 +24,7 @@ mod steps;
 use std::collections::HashMap;
 use std::pin::Pin;
 
+use formats::{STEP, place};
 use lanes::Lanes;
 use product::{Stored, TOKENS};
 
@@ -31,7 +32,7 @@ use crate::dtype::{Dtype, I8_BLOCK};
 use crate::steps::{DecoderShape, MatrixSpec, Slot, Store};
 
 /// Rows of activations start at multiples of this many f32; the padding is zero.
-const PITCH: u32 = formats::STEP as u32;
+const PITCH: u32 = STEP as u32;
 
 /// Most tokens of a prompt in one pass.
 const MAX_BATCH: u32 = 128;
@@ -100,7 +101,7 @@ pub struct CpuVector(usize);
 
 struct Matrix {
     spec: MatrixSpec,
-    /// `(rows, cols)`
+    /// `(rows, cols)`, in fours of rows.
     bytes: Vec<u8>,
     /// `(rows, ceil(cols / scale_cols))`
     scales: Vec<f32>,
@@ -137,7 +138,7 @@ pub struct Cpu {
 /// What stays allocated between steps.
 #[derive(Default)]
 struct Scratch {
-    arranged: Vec<[f32; formats::STEP]>,
+    arranged: Vec<[f32; STEP]>,
     inputs: int8::Inputs,
     wide: Vec<Lanes>,
     attention: attention::Scratch,
@@ -241,20 +242,14 @@ fn zeros<T: Clone + Default>(label: &str, count: u64) -> Result<Vec<T>, CpuError
     Ok(values)
 }
 
-/// Whole rows of `to` from `first_row` on, as many as `count` elements fill.
-fn rows_of<'a, T>(
-    spec: &MatrixSpec,
-    to: &'a mut [T],
-    per_row: usize,
-    first_row: u32,
-    count: usize,
-) -> Result<&'a mut [T], CpuError> {
-    let begin = per_row.saturating_mul(first_row as usize);
-    let (whole, rows) = (per_row != 0 && count.is_multiple_of(per_row), count / per_row.max(1));
-    let fits = whole && rows as u64 + u64::from(first_row) <= u64::from(spec.rows);
-    to.get_mut(begin..begin.saturating_add(count)).filter(|_| fits).ok_or_else(|| {
-        shape_error(&spec.label, format!("{count} elements from row {first_row} of {} on", spec.rows))
-    })
+/// Whether `count` elements are whole rows, and fit from `first_row` on.
+fn check_rows(spec: &MatrixSpec, per_row: usize, first_row: u32, count: usize) -> Result<(), CpuError> {
+    let rows = (count / per_row.max(1)) as u64;
+    let whole = per_row != 0 && count.is_multiple_of(per_row);
+    if whole && rows + u64::from(first_row) <= u64::from(spec.rows) {
+        return Ok(());
+    }
+    Err(shape_error(&spec.label, format!("{count} elements from row {first_row} of {} on", spec.rows)))
 }
 
 impl Store for Cpu {
@@ -277,12 +272,9 @@ impl Store for Cpu {
             let detail = format!("I8 has {} columns in blocks of {}", spec.cols, spec.scale_cols);
             return Err(shape_error(&spec.label, detail));
         }
-        let rows = match spec.dtype {
-            Dtype::I8 => u64::from(spec.rows).next_multiple_of(int8::ROWS as u64),
-            _ => u64::from(spec.rows),
-        };
-        let bytes =
-            zeros(&spec.label, (rows * u64::from(spec.cols)).saturating_mul(spec.dtype.size_bytes()))?;
+        let rows = u64::from(spec.rows).next_multiple_of(formats::ROWS as u64);
+        let cols = u64::from(spec.cols).next_multiple_of(STEP as u64);
+        let bytes = zeros(&spec.label, (rows * cols).saturating_mul(spec.dtype.size_bytes()))?;
         let scales = zeros(&spec.label, rows * u64::from(per_row))?;
         self.matrices.push(Matrix { spec: spec.clone(), bytes, scales });
         Ok(CpuMatrix(self.matrices.len() - 1))
@@ -291,11 +283,12 @@ impl Store for Cpu {
     fn write_rows(&mut self, matrix: &CpuMatrix, first_row: u32, bytes: &[u8]) -> Result<(), CpuError> {
         let Some(Matrix { spec, bytes: own, .. }) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
         let row_bytes = spec.cols as usize * spec.dtype.size_bytes() as usize;
-        let place = rows_of(spec, own, row_bytes, first_row, bytes.len())?;
-        if spec.dtype == Dtype::I8 {
-            int8::place::<_, { formats::STEP }>(bytes, row_bytes, first_row as usize, own);
-        } else {
-            place.copy_from_slice(bytes);
+        check_rows(spec, row_bytes, first_row, bytes.len())?;
+        let first_row = first_row as usize;
+        match spec.dtype.size_bytes() {
+            1 => place::<_, STEP>(bytes, row_bytes, first_row, own),
+            2 => place::<_, { 2 * STEP }>(bytes, row_bytes, first_row, own),
+            _ => place::<_, { 4 * STEP }>(bytes, row_bytes, first_row, own),
         }
         Ok(())
     }
@@ -303,12 +296,8 @@ impl Store for Cpu {
     fn write_scales(&mut self, matrix: &CpuMatrix, first_row: u32, scales: &[f32]) -> Result<(), CpuError> {
         let Some(Matrix { spec, scales: own, .. }) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
         let per_row = spec.cols.div_ceil(spec.scale_cols.max(1)) as usize;
-        let place = rows_of(spec, own, per_row, first_row, scales.len())?;
-        if spec.dtype == Dtype::I8 {
-            int8::place::<_, 1>(scales, per_row, first_row as usize, own);
-        } else {
-            place.copy_from_slice(scales);
-        }
+        check_rows(spec, per_row, first_row, scales.len())?;
+        place::<_, 1>(scales, per_row, first_row as usize, own);
         Ok(())
     }
 

@@ -1,20 +1,20 @@
 //! `y = x W^T` from rows as they are stored.
 
-use super::formats::{Bf16, E4m3, E5m2, F16, Format, ROWS as DOT_ROWS, STEP, Words, dots, widen};
-use super::int8;
-use super::lanes::{Lanes, load, mul_add, splat, total};
+use super::formats::{Bf16, E4m3, E5m2, F16, Format, Ints8, ROWS as FOUR, STEP, Words, dots};
+use super::lanes::{Lanes, load, mul, mul_add, splat, store, total};
 use crate::dtype::Dtype;
 
 /// Tokens whose sums are kept side by side, and rows of W.
 pub(super) const TOKENS: usize = 4;
 const ROWS: usize = 2;
 
-/// A stored matrix: rows tightly packed, a scale per block of `scale_cols` columns, or none.
+/// A stored matrix: a scale per block of `scale_cols` columns, or none. Rows lie in fours, a step of each in
+/// turn, and so do their scales; steps and fours are filled up with zeros.
 #[derive(Clone, Copy)]
 pub(super) struct Stored<'a> {
     pub dtype: Dtype,
     pub cols: usize,
-    /// `(rows, cols)`; I8 as `int8` has it, scales as well.
+    /// `(rows, cols)`
     pub bytes: &'a [u8],
     /// `(rows, ceil(cols / scale_cols))`
     pub scales: &'a [f32],
@@ -68,38 +68,21 @@ fn matvec_of<F: Format>(matrix: Stored, x: &[f32], scratch: &mut Vec<[f32; STEP]
         F::arrange(step)
     }));
     let x = scratch.as_slice();
-    let (per_row, add) = (matrix.scales_per_row(), out.add);
-    let row_bytes = (matrix.cols * F::BYTES).max(1);
-    let mut scales = matrix.scales.chunks(per_row.max(1) * DOT_ROWS);
-    let outs = out.y.get_mut(out.first..).unwrap_or_default().chunks_mut(DOT_ROWS);
-    for (bytes, out) in matrix.bytes.chunks(row_bytes * DOT_ROWS).zip(outs) {
-        // The last rows may be fewer: what is missing is the first of them again, and goes nowhere.
-        let first = bytes.get(..row_bytes).unwrap_or_default();
-        let row = |at: usize| bytes.get(at * row_bytes..(at + 1) * row_bytes).unwrap_or(first);
-        let rows = [first, row(1), row(2), row(3)];
-        let scales = scales.next().unwrap_or_default();
-        let sums = if per_row <= 1 {
-            let mut sums = dots::<F>(rows, x);
-            sums.iter_mut().zip(scales).for_each(|(sum, scale)| *sum *= scale);
-            sums
-        } else {
-            let mut sums = [0.0; DOT_ROWS];
-            for (block, x) in x.chunks(matrix.scale_cols / STEP).enumerate() {
-                let from = block * matrix.scale_cols * F::BYTES;
-                let end = (from + matrix.scale_cols * F::BYTES).min(row_bytes);
-                let part = rows.map(|row| row.get(from..end).unwrap_or_default());
-                for ((sum, dot), scales) in
-                    sums.iter_mut().zip(dots::<F>(part, x)).zip(scales.chunks(per_row))
-                {
-                    *sum += dot * scales.get(block).copied().unwrap_or_default();
-                }
+    let (per_row, block) = (matrix.scales_per_row(), matrix.scale_cols / STEP);
+    let mut scales = matrix.scales.as_chunks::<FOUR>().0.chunks_exact(per_row.max(1));
+    let fours = F::blocks(matrix.bytes).as_chunks::<FOUR>().0.chunks_exact(x.len().max(1));
+    for (row, weights) in (0..).step_by(FOUR).zip(fours) {
+        let sums = match scales.next().unwrap_or_default() {
+            [] => dots::<F>(weights, x),
+            [scale] => mul(dots::<F>(weights, x), load(scale)),
+            scales => {
+                let blocks = weights.chunks(block).zip(x.chunks(block)).zip(scales);
+                blocks.fold(splat(0.0), |sum, ((weights, x), scale)| {
+                    mul_add(sum, dots::<F>(weights, x), load(scale))
+                })
             }
-            sums
         };
-        for (out, sum) in out.iter_mut().zip(sums).take(bytes.len() / row_bytes) {
-            let sum = sum * F::HALF;
-            *out = if add { *out + sum } else { sum };
-        }
+        out.put_four(0, row, store(mul(sums, splat(F::HALF))));
     }
 }
 
@@ -116,7 +99,7 @@ pub(super) fn matmul(
     wide.clear();
     wide.resize(lanes * ROWS, splat(0.0));
     let (first, second) = wide.split_at_mut(lanes);
-    let rows = matrix.bytes.len() / matrix.row_bytes().max(1);
+    let rows = out.rows;
     for row in (0..rows).step_by(ROWS) {
         widen_row(matrix, row, first);
         widen_row(matrix, row + 1, second);
@@ -132,10 +115,10 @@ pub(super) fn matmul(
     }
 }
 
-/// A row with its scales; nothing where there is no such row.
+/// A row with its scales.
 pub(super) fn widen_row(matrix: Stored, row: usize, out: &mut [Lanes]) {
     match matrix.dtype {
-        Dtype::I8 => int8::widen_row(matrix.int8(), row, out),
+        Dtype::I8 => widen_row_of::<Ints8>(matrix, row, out),
         Dtype::F8E4m3 => widen_row_of::<E4m3>(matrix, row, out),
         Dtype::F8E5m2 => widen_row_of::<E5m2>(matrix, row, out),
         Dtype::F16 => widen_row_of::<F16>(matrix, row, out),
@@ -145,16 +128,18 @@ pub(super) fn widen_row(matrix: Stored, row: usize, out: &mut [Lanes]) {
 }
 
 fn widen_row_of<F: Format>(matrix: Stored, row: usize, out: &mut [Lanes]) {
-    let (bytes, scales) = matrix.row(row);
-    match scales {
-        [scale] => widen::<F>(bytes, *scale, out),
-        [] => widen::<F>(bytes, 1.0, out),
-        scales => {
-            let outs = out.chunks_mut(matrix.scale_cols / 4);
-            for ((bytes, out), scale) in bytes.chunks(matrix.scale_cols * F::BYTES).zip(outs).zip(scales) {
-                widen::<F>(bytes, *scale, out);
-            }
-        }
+    let (steps, per_row) = (matrix.cols.div_ceil(STEP), matrix.scales_per_row());
+    let first = |per_row: usize| row / FOUR * FOUR * per_row + row % FOUR;
+    let scale_steps = if per_row > 1 { matrix.scale_cols / STEP } else { steps };
+    let scales = matrix.scales.get(first(per_row)..).unwrap_or_default();
+    let blocks = F::blocks(matrix.bytes).iter().skip(first(steps)).step_by(FOUR);
+    for (step, (block, out)) in blocks.zip(out.as_chunks_mut::<4>().0).enumerate() {
+        let scale = match per_row {
+            0 => 1.0,
+            _ => scales.get(step / scale_steps.max(1) * FOUR).copied().unwrap_or_default(),
+        };
+        let scale = splat(scale);
+        *out = F::widen(block).map(|lanes| mul(mul(lanes, splat(F::HALF * F::HALF)), scale));
     }
 }
 
@@ -183,24 +168,7 @@ fn tile_sums([first, second]: [&[Lanes]; ROWS], x: &[f32], x_pitch: usize) -> [[
     [[total(a0), total(a1), total(a2), total(a3)], [total(b0), total(b1), total(b2), total(b3)]]
 }
 
-impl<'a> Stored<'a> {
-    /// The same, if it is I8.
-    pub fn int8(&self) -> int8::Weights<'a> {
-        int8::Weights { bytes: self.bytes, scales: self.scales, cols: self.cols }
-    }
-
-    /// A row and its scales; nothing where there is no such row.
-    fn row(&self, row: usize) -> (&[u8], &[f32]) {
-        let (row_bytes, per_row) = (self.row_bytes(), self.scales_per_row());
-        let bytes = self.bytes.get(row * row_bytes..(row + 1) * row_bytes);
-        let scales = self.scales.get(row * per_row..(row + 1) * per_row);
-        (bytes.unwrap_or_default(), scales.unwrap_or_default())
-    }
-
-    fn row_bytes(&self) -> usize {
-        self.cols * self.dtype.size_bytes() as usize
-    }
-
+impl Stored<'_> {
     fn scales_per_row(&self) -> usize {
         if self.scale_cols == 0 { 0 } else { self.cols.div_ceil(self.scale_cols) }
     }

@@ -50,7 +50,7 @@ impl Cpu {
         let many = self.prompt && y != Slot::Logits;
         let (x, tokens) = ((self.slot(x), self.pitch(x)), if many { self.ids.len() } else { 1 });
         match matrix.dtype {
-            Dtype::I8 => int8::product(matrix.int8(), x, tokens, &mut scratch.inputs, &mut out),
+            Dtype::I8 => int8::product(matrix, x, tokens, &mut scratch.inputs, &mut out),
             _ if many => matmul(matrix, x, tokens, &mut scratch.wide, &mut out),
             _ => matvec(matrix, x.0, &mut scratch.arranged, &mut out),
         }

@@ -71,6 +71,13 @@ pub(in crate::cpu) fn from_bytes(bytes: &[u8; 16]) -> Lanes {
     bytemuck::pod_read_unaligned(bytes)
 }
 
+#[inline(always)]
+pub(in crate::cpu) fn totals_by_lane([a, b, c, d]: [Lanes; 4]) -> Lanes {
+    let halves = |a, b| f32x4_add(u32x4_shuffle::<0, 4, 1, 5>(a, b), u32x4_shuffle::<2, 6, 3, 7>(a, b));
+    let (ab, cd) = (halves(a, b), halves(c, d));
+    f32x4_add(u64x2_shuffle::<0, 2>(ab, cd), u64x2_shuffle::<1, 3>(ab, cd))
+}
+
 /// Four i32.
 pub(in crate::cpu) type Ints = v128;
 
