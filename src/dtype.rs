@@ -235,7 +235,7 @@ const LANES: usize = 16;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-use wasm::{absmax_bits, quantize_block};
+use wasm::{absmax_bits, any_carry, quantize_block, quantize_block_i8};
 
 /// Bits of the largest magnitude. For magnitudes the order of the bits is the order of the values,
 /// with infinity and NaN on top: one integer maximum finds absmax and what is not finite.
@@ -254,6 +254,44 @@ fn absmax_bits(blocks: &[[f32; LANES]]) -> u32 {
 fn quantize_block(values: &[f32; LANES], scale: f32) -> [u8; LANES] {
     values.map(|w| round_to_f8::<3, 7>(w / scale, E4M3_MAX))
 }
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+fn quantize_block_i8(values: &[f32; LANES], inverse: f32) -> [u8; LANES] {
+    values.map(|w| (w * inverse).round_ties_even() as i8 as u8)
+}
+
+/// Columns that share a scale in rows of I8.
+pub const I8_BLOCK: usize = 128;
+
+/// Quantises one row to I8 in blocks of [`I8_BLOCK`]: appends `scale = absmax / 127` of each to `scales`,
+/// and writes `q = round(w / scale)`, so that `w ~ q * scale`. What is too small for that becomes zeros
+/// with a scale of 1. The row is whole steps of 16.
+///
+/// # Errors
+/// A NaN or infinity in the row, or `out` of another length.
+pub fn quantize_row_i8(row: &[f32], out: &mut [u8], scales: &mut Vec<f32>) -> Result<(), DtypeError> {
+    if row.len() != out.len() || !row.len().is_multiple_of(LANES) {
+        return Err(DtypeError::Length { values: row.len(), slots: out.len() });
+    }
+    for (values, codes) in row.chunks(I8_BLOCK).zip(out.chunks_mut(I8_BLOCK)) {
+        let (steps, _) = values.as_chunks::<LANES>();
+        let absmax = f32::from_bits(absmax_bits(steps));
+        if !absmax.is_finite() {
+            let element = row.iter().position(|w| !w.is_finite()).unwrap_or(0);
+            return Err(DtypeError::NotFinite { element });
+        }
+        let scale = absmax / I8_MAX;
+        let (scale, inverse) = if scale < f32::MIN_POSITIVE { (1.0, 0.0) } else { (scale, I8_MAX / absmax) };
+        scales.push(scale);
+        for (step, codes) in steps.iter().zip(codes.as_chunks_mut::<LANES>().0) {
+            *codes = quantize_block_i8(step, inverse);
+        }
+    }
+    Ok(())
+}
+
+/// Largest magnitude of a code.
+const I8_MAX: f32 = 127.0;
 
 /// Quantises one row to F8_E4M3: returns `scale = absmax / 448` and writes
 /// `q = encode_e4m3(w / scale)`, so that `w ~ q * scale`. The scale is 1 where absmax / 448 is
@@ -286,6 +324,48 @@ pub fn quantize_row_e4m3(row: &[f32], out: &mut [u8]) -> Result<f32, DtypeError>
     Ok(scale)
 }
 
+/// [`LANES`] elements of 16 bits.
+type Halves = [[u8; 2]; LANES];
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use wasm::{narrow_block_bf16, narrow_block_f16};
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+use portable::{narrow_block_bf16, narrow_block_f16};
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+mod portable {
+    use super::{Halves, LANES, f32_to_bf16, f32_to_f16};
+
+    pub(super) fn narrow_block_bf16(block: &[f32; LANES]) -> Halves {
+        block.map(f32_to_bf16)
+    }
+
+    pub(super) fn narrow_block_f16(block: &[f32; LANES]) -> Halves {
+        block.map(f32_to_f16)
+    }
+}
+
+fn narrow_halves(
+    values: &[f32],
+    out: &mut Vec<u8>,
+    block: impl Fn(&[f32; LANES]) -> Halves,
+    each: impl Fn(f32) -> [u8; 2],
+) {
+    let begin = out.len();
+    out.resize(begin + values.len() * 2, 0);
+    let slots = out.get_mut(begin..).unwrap_or_default().as_chunks_mut().0;
+    let (slots, slots_rest) = slots.as_chunks_mut();
+    let (blocks, rest) = values.as_chunks();
+    slots.iter_mut().zip(blocks).for_each(|(slot, values)| *slot = block(values));
+    slots_rest.iter_mut().zip(rest).for_each(|(slot, value)| *slot = each(*value));
+}
+
+/// The nearest F16 element, ties to even.
+fn f32_to_f16(value: f32) -> [u8; 2] {
+    f16::from_f32(value).to_le_bytes()
+}
+
 /// Appends the values of `bytes` to `out`; F64 is rounded to f32.
 ///
 /// # Errors
@@ -297,7 +377,11 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> Result<(), Dtype
     check_float(dtype, bytes)?;
     match dtype {
         Dtype::F64 => append(bytes, out, |b| f64::from_le_bytes(b) as f32),
-        Dtype::F32 => append(bytes, out, f32::from_le_bytes),
+        Dtype::F32 => match bytemuck::try_cast_slice(bytes) {
+            Ok(values) => out.extend_from_slice(values),
+            // Not aligned.
+            Err(_) => append(bytes, out, f32::from_le_bytes),
+        },
         Dtype::F16 => append(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
         Dtype::Bf16 => append(bytes, out, bf16_to_f32),
         Dtype::F8E4m3 => append(bytes, out, |[code]| decode_e4m3(code)),
@@ -321,9 +405,9 @@ pub fn narrow(dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<(), Dty
     }
     match dtype {
         Dtype::F64 => append(values, out, |v| f64::from(v).to_le_bytes()),
-        Dtype::F32 => append(values, out, f32::to_le_bytes),
-        Dtype::F16 => append(values, out, |v| f16::from_f32(v).to_le_bytes()),
-        Dtype::Bf16 => append(values, out, f32_to_bf16),
+        Dtype::F32 => out.extend_from_slice(bytemuck::cast_slice(values)),
+        Dtype::F16 => narrow_halves(values, out, narrow_block_f16, f32_to_f16),
+        Dtype::Bf16 => narrow_halves(values, out, narrow_block_bf16, f32_to_bf16),
         Dtype::F8E4m3 => append(values, out, |v| [encode_e4m3(v)]),
         Dtype::F8E5m2 => append(values, out, |v| [encode_e5m2(v)]),
         _ => return Err(DtypeError::NotFloat(dtype)),
@@ -388,16 +472,22 @@ pub fn find_non_finite(dtype: Dtype, bytes: &[u8]) -> Result<Option<usize>, Dtyp
     let (mask, lowest, sign) = (bits * each, lowest * each, (bits + lowest) * each);
     let carry = |word: u64| ((word & mask) + lowest) & sign;
     // Blocks first, since a loop without early exit is the faster one.
-    let words = bytes.as_chunks::<8>().0;
-    let any = |block: &[[u8; 8]]| block.iter().fold(0, |any, word| any | carry(u64::from_le_bytes(*word)));
-    let block = words.chunks(256).position(|block| any(block) != 0);
-    let from = block.map_or(words.len(), |block| block * 256) * 8;
+    let words = bytes.as_chunks::<16>().0;
+    let block = words.chunks(128).position(|block| any_carry(block, [mask, lowest, sign]));
+    let from = block.map_or(words.len(), |block| block * 128) * 16;
     let mut rest = bytes.get(from..).unwrap_or_default().chunks_exact(size);
     let within = rest.position(|element| {
         let word = element.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
         carry(word) != 0
     });
     Ok(within.map(|within| from / size + within))
+}
+
+/// Whether in any half of these words, masked, adding the lowest bits reaches the sign bits.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+fn any_carry(words: &[[u8; 16]], [mask, lowest, sign]: [u64; 3]) -> bool {
+    let halves = words.as_flattened().as_chunks::<8>().0;
+    halves.iter().fold(0, |any, half| any | (((u64::from_le_bytes(*half) & mask) + lowest) & sign)) != 0
 }
 
 fn check_float(dtype: Dtype, bytes: &[u8]) -> Result<(), DtypeError> {

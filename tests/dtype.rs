@@ -177,6 +177,47 @@ fn quantiser_finds_what_is_not_finite() {
 }
 
 #[test]
+fn rows_of_i8_are_rounded_within_their_blocks() {
+    let mut random = Random::new(11);
+    for len in [16, 128, 144, 272] {
+        let mut row: Vec<f32> =
+            (0..len).map(|_| random.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5).collect();
+        // Blocks differ in size; in the last one nothing is beyond what rounds to 0.
+        row.iter_mut().take(128).for_each(|w| *w *= 100.0);
+        row[3] = -60.0;
+        if len == 272 {
+            row[256..].fill(1e-38);
+        }
+        let (mut codes, mut scales) = (vec![1; len], Vec::new());
+        quantize_row_i8(&row, &mut codes, &mut scales).unwrap();
+        assert_eq!(scales.len(), len.div_ceil(I8_BLOCK));
+        for ((block, codes), scale) in row.chunks(I8_BLOCK).zip(codes.chunks(I8_BLOCK)).zip(&scales) {
+            let largest = block.iter().fold(0f32, |most, w| most.max(w.abs()));
+            let expected = if largest < 1e-37 { 1.0 } else { largest / 127.0 };
+            assert_eq!(*scale, expected, "{len}");
+            for (w, code) in block.iter().zip(codes) {
+                let off = (f32::from(*code as i8) * scale - w).abs();
+                assert!(off <= scale * 0.500_01, "{len}: {w} became {code} times {scale}");
+            }
+        }
+        // The comparison is as narrow as can be: with one code more it fails.
+        assert!((f32::from(codes[5] as i8 + 1) * scales[0] - row[5]).abs() > scales[0] * 0.500_01);
+    }
+    let mut row = [1.0; 144];
+    row[130] = f32::NAN;
+    let error = quantize_row_i8(&row, &mut [0; 144], &mut Vec::new()).unwrap_err();
+    assert_eq!(error, DtypeError::NotFinite { element: 130 });
+    assert!(matches!(
+        quantize_row_i8(&[0.0; 16], &mut [0; 17], &mut Vec::new()),
+        Err(DtypeError::Length { .. })
+    ));
+    assert!(matches!(
+        quantize_row_i8(&[0.0; 17], &mut [0; 17], &mut Vec::new()),
+        Err(DtypeError::Length { .. })
+    ));
+}
+
+#[test]
 fn widening_and_narrowing_are_inverse_on_stored_values() {
     let floats = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4m3, Dtype::F8E5m2];
     for dtype in floats {

@@ -95,6 +95,53 @@ fn as_stored_on_the_cpu() {
     }
 }
 
+/// Root mean square of what logits are off the recorded ones.
+fn distance(of: impl Fn(usize) -> Option<f64>, recorded: &serde_json::Value) -> f64 {
+    let pairs = recorded.as_array().unwrap().iter();
+    let squares: Vec<f64> = pairs
+        .filter_map(|pair| Some(of(pair[0].as_u64().unwrap() as usize)? - pair[1].as_f64().unwrap()))
+        .map(|off| off * off)
+        .collect();
+    assert!(squares.len() >= 18, "{} logits to compare", squares.len());
+    (squares.iter().sum::<f64>() / squares.len() as f64).sqrt()
+}
+
+/// 8-bit integers are closer to what was stored than FP8 is, by transformers' values of both.
+#[test]
+fn as_i8_on_the_cpu() {
+    if !wanted() {
+        return;
+    }
+    let vectors = json("tests/fixtures/vectors/smollm2.json");
+    let mut engine = load_on_cpu(MODEL, WeightMode::Auto);
+    assert_eq!(engine.info().weights, WeightMode::I8, "the default on the CPU");
+    let mut checked = 0;
+    for case in vectors["cases"].as_array().unwrap() {
+        let (name, prompt) = (case["name"].as_str().unwrap(), ids(&case["ids"]));
+        if prompt.len() > SHORT {
+            continue;
+        }
+        checked += 1;
+        let logits = block_on(engine.logits(&prompt)).unwrap();
+        let top = &case["checkpoint"]["top"];
+        let fp8: std::collections::HashMap<usize, f64> =
+            serde_json::from_value::<Vec<(usize, f64)>>(case["f8"]["top"].clone())
+                .unwrap()
+                .into_iter()
+                .collect();
+        let (own, of_fp8) =
+            (distance(|id| Some(f64::from(logits[id])), top), distance(|id| fp8.get(&id).copied(), top));
+        println!("{name}: {own:.3} off, FP8 {of_fp8:.3}");
+        assert!(own < 0.75 * of_fp8, "{name}: {own} off, FP8 {of_fp8}");
+        if name == "chat" {
+            let greedy_ids = ids(&case["checkpoint"]["greedy"]);
+            let output = run(&mut engine, &greedy(Prompt::Ids(prompt), greedy_ids.len() as u32)).unwrap();
+            assert_eq!(output.ids, greedy_ids, "{name}");
+        }
+    }
+    assert!(checked >= 2, "{checked} prompts");
+}
+
 #[test]
 fn as_f8_on_the_cpu() {
     if wanted() {

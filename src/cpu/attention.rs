@@ -1,24 +1,35 @@
 //! Softmax attention over the rolling cache, one tile of keys at a time for all queries of a batch.
+//!
+//! The cache lies in tiles, in the order in which it is read: of the keys one element of all, then the
+//! next, so that a lane is a key and a score needs no sum across lanes; of the values 16 elements of each.
 
-use super::formats::{F16, STEP, widen};
-use super::lanes::{Lanes, add, load, mul, mul_add, splat, store, total};
+use half::f16;
+
+use super::formats::{F16, Format, STEP};
+use super::lanes::{Lanes, add, exp, largest, load, max, mul, mul_add, splat, store, total};
 
 /// Keys that are widened together. Tiles begin at multiples of it, so that a query's sums do not depend
 /// on the batch that it came in.
-const TILE: usize = 32;
+pub(super) const TILE: usize = 32;
+
+/// Sizes of a layer's cache.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Positions that it holds, a multiple of [`TILE`].
+    pub slots: usize,
+}
 
 /// Sizes of one pass.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
+    pub cache: Layout,
     pub tokens: usize,
     /// Position of the first of them.
     pub position: usize,
-    pub kv_heads: usize,
     /// Query heads of a key head.
     pub group: usize,
-    pub head_dim: usize,
-    /// Positions that the cache holds.
-    pub slots: usize,
     /// Keys that a query sees, itself included.
     pub window: usize,
     pub qkv_pitch: usize,
@@ -28,24 +39,69 @@ pub(super) struct Shape {
 /// What stays allocated between calls.
 #[derive(Default)]
 pub(super) struct Scratch {
-    queries: Vec<Lanes>,
-    keys: Vec<Lanes>,
-    values: Vec<Lanes>,
-    sums: Vec<Lanes>,
+    /// `(T * group, head_dim)`, scaled.
+    queries: Vec<f32>,
+    /// `(head_dim, TILE)`
+    keys: Vec<[Lanes; 4]>,
+    /// `(head_dim / STEP, TILE, STEP)`
+    values: Vec<[Lanes; 4]>,
+    /// `(T * group, head_dim)`, up to whole steps.
+    sums: Vec<[Lanes; 4]>,
     /// Largest score and sum of weights so far.
     states: Vec<[f32; 2]>,
 }
 
-/// Caches `(slots, kv_heads, head_dim)` of f16, `qkv (T, qkv_pitch)`, `out (T, out_pitch)`.
-pub(super) fn attend(
-    shape: Shape,
-    qkv: &[f32],
-    [keys, values]: [&[u8]; 2],
-    scratch: &mut Scratch,
-    out: &mut [f32],
-) {
-    for kv_head in 0..shape.kv_heads {
-        attend_head(shape, kv_head, qkv, [keys, values], scratch, out);
+impl Layout {
+    /// Steps of a value.
+    fn steps(&self) -> usize {
+        self.head_dim.div_ceil(STEP)
+    }
+
+    /// Bytes of a tile of one head: of its keys, and of its values.
+    fn tile_bytes(&self) -> [usize; 2] {
+        [self.head_dim, self.steps() * STEP].map(|width| width * TILE * 2)
+    }
+
+    /// Bytes of keys and of values.
+    pub fn bytes(&self) -> [u64; 2] {
+        let tiles = (self.slots / TILE) as u64 * self.kv_heads as u64;
+        self.tile_bytes().map(|bytes| tiles * bytes as u64)
+    }
+
+    /// Where a tile of a head lies, of those of `bytes`.
+    fn tile(&self, head: usize, position: usize, bytes: usize) -> std::ops::Range<usize> {
+        let at = (head * self.slots + position % self.slots) / TILE * bytes;
+        at..at + bytes
+    }
+
+    /// Writes a token's keys and values, `(kv_heads, head_dim)` each, rounded to f16.
+    pub fn write(&self, position: usize, [key, value]: [&[f32]; 2], [keys, values]: [&mut [u8]; 2]) {
+        let [key_bytes, value_bytes] = self.tile_bytes();
+        let within = position % TILE;
+        let heads = key.chunks_exact(self.head_dim).zip(value.chunks_exact(self.head_dim));
+        for (head, (key, value)) in heads.enumerate() {
+            let tile = keys.get_mut(self.tile(head, position, key_bytes)).unwrap_or_default();
+            let slots = tile.as_chunks_mut::<2>().0.iter_mut().skip(within).step_by(TILE);
+            slots.zip(key).for_each(|(slot, element)| *slot = narrow(*element));
+            let tile = values.get_mut(self.tile(head, position, value_bytes)).unwrap_or_default();
+            let rows = tile.chunks_exact_mut(STEP * 2).skip(within).step_by(TILE);
+            for (row, part) in rows.zip(value.chunks(STEP)) {
+                let slots = row.as_chunks_mut::<2>().0.iter_mut();
+                slots.zip(part).for_each(|(slot, element)| *slot = narrow(*element));
+            }
+        }
+    }
+}
+
+/// Rounds to f16; beyond its largest value a stored one would become infinite.
+fn narrow(value: f32) -> [u8; 2] {
+    f16::from_f32(value.clamp(-65504.0, 65504.0)).to_le_bytes()
+}
+
+/// `qkv (T, qkv_pitch)`, `out (T, out_pitch)`.
+pub(super) fn attend(shape: Shape, qkv: &[f32], caches: [&[u8]; 2], scratch: &mut Scratch, out: &mut [f32]) {
+    for kv_head in 0..shape.cache.kv_heads {
+        attend_head(shape, kv_head, qkv, caches, scratch, out);
     }
 }
 
@@ -57,115 +113,127 @@ fn attend_head(
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    let Shape { tokens, position, group, head_dim, window, .. } = shape;
-    let lanes = head_dim.next_multiple_of(STEP) / 4;
+    let Shape { cache, tokens, position, group, window, .. } = shape;
+    let (head_dim, steps) = (cache.head_dim, cache.steps());
     let heads = kv_head * group..(kv_head + 1) * group;
-    let scale = (head_dim as f32).powf(-0.5);
+    let scale = (head_dim as f32).powf(-0.5) * F16::HALF;
     let Scratch { queries, keys, values, sums, states } = scratch;
 
     queries.clear();
     for row in qkv.chunks_exact(shape.qkv_pitch.max(1)).take(tokens) {
-        for query in row.chunks_exact(head_dim).take(heads.end).skip(heads.start) {
-            let (fours, rest) = query.as_chunks::<4>();
-            let end = queries.len() + lanes;
-            queries.extend(fours.iter().map(|four| mul(load(four), splat(scale))));
-            if let [a, b] = *rest {
-                queries.push(load(&[a * scale, b * scale, 0.0, 0.0]));
-            }
-            queries.resize(end, splat(0.0));
-        }
+        let own = row.get(heads.start * head_dim..heads.end * head_dim).unwrap_or_default();
+        queries.extend(own.iter().map(|element| element * scale));
     }
     states.clear();
     states.resize(tokens * group, [f32::NEG_INFINITY, 0.0]);
     sums.clear();
-    sums.resize(tokens * group * lanes, splat(0.0));
+    sums.resize(tokens * group * steps, [splat(0.0); 4]);
 
     let first_of = |token: usize| (position + token + 1).saturating_sub(window);
     let (first, last) = (first_of(0), position + tokens - 1);
-    for tile in first / TILE..=last / TILE {
-        let range = (tile * TILE).max(first)..((tile + 1) * TILE).min(last + 1);
-        widen_tile(shape, kv_head, range.clone(), caches[0], keys);
-        widen_tile(shape, kv_head, range.clone(), caches[1], values);
-        let each_query = queries.chunks_exact(lanes).zip(sums.chunks_exact_mut(lanes)).zip(states.iter_mut());
-        for (index, ((query, sum), state)) in each_query.enumerate() {
+    for begin in (first / TILE * TILE..=last).step_by(TILE) {
+        for ((cache_bytes, tile_bytes), wide) in
+            caches.into_iter().zip(cache.tile_bytes()).zip([&mut *keys, &mut *values])
+        {
+            let tile = cache_bytes.get(cache.tile(kv_head, begin, tile_bytes)).unwrap_or_default();
+            wide.clear();
+            wide.extend(F16::split(tile).0.iter().map(F16::widen));
+        }
+        let rows = queries.chunks_exact(head_dim).zip(sums.chunks_exact_mut(steps)).zip(states.iter_mut());
+        for (index, ((query, sum), state)) in rows.enumerate() {
             let token = index / group;
-            let seen = range.start.max(first_of(token))..range.end.min(position + token + 1);
-            if seen.is_empty() {
-                continue;
+            let seen = first_of(token).max(begin)..(position + token + 1).min(begin + TILE);
+            if !seen.is_empty() {
+                let seen = seen.start - begin..seen.end - begin;
+                take_in(query, keys.as_chunks().0, values, seen, sum, state);
             }
-            let within = (seen.start - range.start) * lanes..(seen.end - range.start) * lanes;
-            let keys = keys.get(within.clone()).unwrap_or_default();
-            let values = values.get(within).unwrap_or_default();
-            take_in(query, keys.chunks_exact(lanes), values.chunks_exact(lanes), sum, state);
         }
     }
 
-    let mut results = sums.chunks_exact(lanes).zip(states.iter());
+    let mut results = sums.chunks_exact(steps).zip(states.iter());
     for row in out.chunks_exact_mut(shape.out_pitch.max(1)).take(tokens) {
         for out in row.chunks_exact_mut(head_dim).take(heads.end).skip(heads.start) {
             let Some((sum, [_, norm])) = results.next() else { return };
-            for (out, sum) in out.chunks_mut(4).zip(sum) {
-                let sum = store(mul(*sum, splat(1.0 / norm)));
-                out.iter_mut().zip(sum).for_each(|(out, sum)| *out = sum);
+            let scale = splat(F16::HALF / norm);
+            for (out, sum) in out.chunks_mut(4).zip(sum.as_flattened()) {
+                out.iter_mut().zip(store(mul(*sum, scale))).for_each(|(out, sum)| *out = sum);
             }
         }
     }
 }
 
-/// Rows of one head's keys or values, `(keys, lanes)`.
-fn widen_tile(
-    shape: Shape,
-    kv_head: usize,
-    range: std::ops::Range<usize>,
-    cache: &[u8],
-    out: &mut Vec<Lanes>,
+/// One query and a tile, of which it sees the keys `seen`. Keys and values are as they were widened.
+fn take_in(
+    query: &[f32],
+    keys: &[[[Lanes; 4]; 2]],
+    values: &[[Lanes; 4]],
+    seen: std::ops::Range<usize>,
+    sum: &mut [[Lanes; 4]],
+    [most, norm]: &mut [f32; 2],
 ) {
-    let (head_bytes, lanes) = (shape.head_dim * 2, shape.head_dim.next_multiple_of(STEP) / 4);
-    out.resize(TILE * lanes, splat(0.0));
-    for (key, out) in range.zip(out.chunks_exact_mut(lanes)) {
-        let at = (key % shape.slots * shape.kv_heads + kv_head) * head_bytes;
-        widen::<F16>(cache.get(at..at + head_bytes).unwrap_or_default(), 1.0, out);
+    let mut scores = scores(query, keys);
+    if seen != (0..TILE) {
+        for (first, four) in (0..).step_by(4).zip(&mut scores) {
+            let mut each = store(*four);
+            let hidden = each.iter_mut().zip(first..).filter(|(_, key)| !seen.contains(key));
+            hidden.for_each(|(score, _)| *score = f32::NEG_INFINITY);
+            *four = load(&each);
+        }
     }
-}
-
-/// One query and the keys of a tile that it sees.
-fn take_in<'a>(
-    query: &[Lanes],
-    keys: impl Iterator<Item = &'a [Lanes]>,
-    values: impl Iterator<Item = &'a [Lanes]>,
-    sum: &mut [Lanes],
-    [largest, norm]: &mut [f32; 2],
-) {
-    let mut scores = [0.0; TILE];
-    let mut count = 0;
-    let mut most = *largest;
-    for (score, key) in scores.iter_mut().zip(keys) {
-        *score = product(query, key);
-        most = most.max(*score);
-        count += 1;
-    }
+    let before = *most;
+    *most = before.max(largest(scores.iter().copied().fold(splat(f32::NEG_INFINITY), max)));
     // At first there is nothing to shrink: exp(-inf) is 0.
-    let shrink = (*largest - most).exp();
-    *largest = most;
-    *norm *= shrink;
-    sum.iter_mut().for_each(|sum| *sum = mul(*sum, splat(shrink)));
-    for (score, value) in scores.iter().take(count).zip(values) {
-        let weight = (score - most).exp();
-        *norm += weight;
-        for (sum, value) in sum.iter_mut().zip(value) {
-            *sum = mul_add(*sum, *value, splat(weight));
+    let shrink = (before - *most).exp();
+    let (mut weights, mut all) = ([0.0; TILE], splat(0.0));
+    for (weights, four) in weights.as_chunks_mut::<4>().0.iter_mut().zip(scores) {
+        let four = exp(add(four, splat(-*most)));
+        all = add(all, four);
+        *weights = store(mul(four, splat(F16::HALF)));
+    }
+    *norm = *norm * shrink + total(all);
+    for (sum, values) in sum.iter_mut().zip(values.chunks_exact(TILE)) {
+        for (sum, tile) in sum.iter_mut().zip(weighted(&weights, values)) {
+            *sum = mul_add(tile, *sum, splat(shrink));
         }
     }
 }
 
-fn product(a: &[Lanes], b: &[Lanes]) -> f32 {
+/// Products of a query with all keys of a tile. Every sum has a name: in an array they would lie in memory.
+fn scores(query: &[f32], keys: &[[[Lanes; 4]; 2]]) -> [Lanes; 8] {
     let zero = splat(0.0);
-    let (mut s0, mut s1, mut s2, mut s3) = (zero, zero, zero, zero);
-    for ([a0, a1, a2, a3], [b0, b1, b2, b3]) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-        s0 = mul_add(s0, *a0, *b0);
-        s1 = mul_add(s1, *a1, *b1);
-        s2 = mul_add(s2, *a2, *b2);
-        s3 = mul_add(s3, *a3, *b3);
+    let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+    let (mut e, mut f, mut g, mut h) = (zero, zero, zero, zero);
+    for (query, [[k0, k1, k2, k3], [k4, k5, k6, k7]]) in query.iter().zip(keys) {
+        let query = splat(*query);
+        a = mul_add(a, *k0, query);
+        b = mul_add(b, *k1, query);
+        c = mul_add(c, *k2, query);
+        d = mul_add(d, *k3, query);
+        e = mul_add(e, *k4, query);
+        f = mul_add(f, *k5, query);
+        g = mul_add(g, *k6, query);
+        h = mul_add(h, *k7, query);
     }
-    total(add(add(s0, s1), add(s2, s3)))
+    [a, b, c, d, e, f, g, h].map(|lanes| mul(lanes, splat(F16::HALF)))
+}
+
+/// The sum of a step of all values of a tile, each times its weight.
+fn weighted(weights: &[f32; TILE], values: &[[Lanes; 4]]) -> [Lanes; 4] {
+    let zero = splat(0.0);
+    let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+    let (mut e, mut f, mut g, mut h) = (zero, zero, zero, zero);
+    for ([even, odd], [[v0, v1, v2, v3], [v4, v5, v6, v7]]) in
+        weights.as_chunks().0.iter().zip(values.as_chunks().0)
+    {
+        let (even, odd) = (splat(*even), splat(*odd));
+        a = mul_add(a, *v0, even);
+        b = mul_add(b, *v1, even);
+        c = mul_add(c, *v2, even);
+        d = mul_add(d, *v3, even);
+        e = mul_add(e, *v4, odd);
+        f = mul_add(f, *v5, odd);
+        g = mul_add(g, *v6, odd);
+        h = mul_add(h, *v7, odd);
+    }
+    [add(a, e), add(b, f), add(c, g), add(d, h)]
 }

@@ -1,10 +1,13 @@
 //! Stored weights to f32 lanes, 16 elements at a time.
 //!
 //! The bits of a narrow float, moved to where an f32 has its own, are that value times a power of two,
-//! subnormals included: one shuffle, one shift and one mask widen four elements. The power goes into the
+//! subnormals included: shifts and masks widen them. The power goes into the
 //! other factor of a product, half of it before and half behind, so that nothing over- or underflows.
 
-use super::lanes::{Lanes, add, from_bytes, load, mul, mul_add, splat, total, widen_bytes, widen_halves};
+use super::lanes::{
+    Lanes, add, from_bytes, load, mul, mul_add, splat, total, widen_bytes, widen_bytes_apart, widen_halves,
+    widen_halves_apart,
+};
 
 /// Elements that are widened together.
 pub(super) const STEP: usize = 16;
@@ -21,7 +24,16 @@ pub(super) trait Format {
     fn split(bytes: &[u8]) -> (&[Self::Block], &[u8]);
     /// Fewer elements than a block has, with zeros behind them.
     fn pad(rest: &[u8]) -> Self::Block;
+    /// In their order.
     fn widen(block: &Self::Block) -> [Lanes; 4];
+    /// In the order that takes least, to which [`Format::arrange`] brings what they are multiplied with.
+    #[inline(always)]
+    fn widen_apart(block: &Self::Block) -> [Lanes; 4] {
+        Self::widen(block)
+    }
+    fn arrange(x: [f32; STEP]) -> [f32; STEP] {
+        x
+    }
 }
 
 fn padded<const N: usize>(rest: &[u8]) -> [u8; N] {
@@ -58,6 +70,15 @@ impl<const SHIFT: u32, const MASK: u32, const HALF_EXPONENT: u32> Format
     fn widen(block: &Self::Block) -> [Lanes; 4] {
         widen_bytes::<SHIFT, MASK>(block)
     }
+
+    #[inline(always)]
+    fn widen_apart(block: &Self::Block) -> [Lanes; 4] {
+        widen_bytes_apart::<SHIFT, MASK>(block)
+    }
+
+    fn arrange([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]: [f32; STEP]) -> [f32; STEP] {
+        [a, e, i, m, b, f, j, n, c, g, k, o, d, h, l, p]
+    }
 }
 
 /// 16-bit floats, likewise.
@@ -87,6 +108,20 @@ impl<const SHIFT: u32, const MASK: u32, const HALF_EXPONENT: u32> Format
             _ => [zero; 2],
         };
         [a, b, c, d]
+    }
+
+    #[inline(always)]
+    fn widen_apart(block: &Self::Block) -> [Lanes; 4] {
+        let zero = [splat(0.0); 2];
+        let [[a, b], [c, d]] = match block.as_chunks().0 {
+            [low, high] => [widen_halves_apart::<SHIFT, MASK>(low), widen_halves_apart::<SHIFT, MASK>(high)],
+            _ => [zero; 2],
+        };
+        [a, b, c, d]
+    }
+
+    fn arrange([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]: [f32; STEP]) -> [f32; STEP] {
+        [a, c, e, g, b, d, f, h, i, k, m, o, j, l, n, p]
     }
 }
 
@@ -121,34 +156,42 @@ pub(super) type E5m2 = Bytes<3, 0x8fe0_0000, 56>;
 pub(super) type F16 = Halves<3, 0x8fff_e000, 56>;
 pub(super) type Bf16 = Halves<0, 0xffff_0000, 0>;
 
-/// Rows that share the loads of `x`.
+/// Rows that share the loads of `x`: so many streams memory delivers fastest.
 pub(super) const ROWS: usize = 4;
 
-/// Sums of products of stored elements with `x`, for [`ROWS`] rows of equal length. `x` is already
-/// multiplied by `F::HALF`; the sums are still to be. A row's sum does not depend on those beside it.
+/// Sums of products of stored elements with `x`, for [`ROWS`] rows of equal length. `x` is already arranged
+/// and multiplied by `F::HALF`, the last step filled with zeros; the sums are still to be multiplied. A
+/// row's sum does not depend on those beside it.
 #[inline(always)]
-pub(super) fn dots<F: Format>(rows: [&[u8]; ROWS], x: &[f32]) -> [f32; ROWS] {
-    let (steps, x_rest) = x.as_chunks::<STEP>();
+pub(super) fn dots<F: Format>(rows: [&[u8]; ROWS], x: &[[f32; STEP]]) -> [f32; ROWS] {
     let [(a, a_rest), (b, b_rest), (c, c_rest), (d, d_rest)] = rows.map(F::split);
     // Every sum has a name: in an array they would lie in memory.
-    let (zero, mut x_end) = ([splat(0.0); 2], [0.0; STEP]);
+    let zero = [splat(0.0); 2];
     let (mut a_sum, mut b_sum, mut c_sum, mut d_sum) = (zero, zero, zero, zero);
-    for ((a, b), ((c, d), x)) in a.iter().zip(b).zip(c.iter().zip(d).zip(steps)) {
+    for ((a, b), ((c, d), x)) in a.iter().zip(b).zip(c.iter().zip(d).zip(x)) {
         let x = step(x);
         a_sum = add_step::<F>(a_sum, a, x);
         b_sum = add_step::<F>(b_sum, b, x);
         c_sum = add_step::<F>(c_sum, c, x);
         d_sum = add_step::<F>(d_sum, d, x);
     }
-    if !a_rest.is_empty() {
-        x_end.iter_mut().zip(x_rest).for_each(|(to, from)| *to = *from);
-        let x = step(&x_end);
-        a_sum = add_step::<F>(a_sum, &F::pad(a_rest), x);
-        b_sum = add_step::<F>(b_sum, &F::pad(b_rest), x);
-        c_sum = add_step::<F>(c_sum, &F::pad(c_rest), x);
-        d_sum = add_step::<F>(d_sum, &F::pad(d_rest), x);
+    let sums = [a_sum, b_sum, c_sum, d_sum];
+    let sums = match x.last() {
+        Some(x) if !a_rest.is_empty() => add_rests::<F>(sums, [a_rest, b_rest, c_rest, d_rest], step(x)),
+        _ => sums,
+    };
+    sums.map(|[even, odd]| total(add(even, odd)))
+}
+
+fn add_rests<F: Format>(
+    mut sums: [[Lanes; 2]; ROWS],
+    rests: [&[u8]; ROWS],
+    x: [Lanes; 4],
+) -> [[Lanes; 2]; ROWS] {
+    for (sum, rest) in sums.iter_mut().zip(rests) {
+        *sum = add_step::<F>(*sum, &F::pad(rest), x);
     }
-    [a_sum, b_sum, c_sum, d_sum].map(|[even, odd]| total(add(even, odd)))
+    sums
 }
 
 #[inline(always)]
@@ -161,7 +204,7 @@ fn step(x: &[f32; STEP]) -> [Lanes; 4] {
 
 #[inline(always)]
 fn add_step<F: Format>([even, odd]: [Lanes; 2], block: &F::Block, [i, j, k, l]: [Lanes; 4]) -> [Lanes; 2] {
-    let [e, f, g, h] = F::widen(block);
+    let [e, f, g, h] = F::widen_apart(block);
     [mul_add(mul_add(even, e, i), g, k), mul_add(mul_add(odd, f, j), h, l)]
 }
 

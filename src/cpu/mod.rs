@@ -3,7 +3,9 @@
 //! ```text
 //! lanes      four f32 side by side: portable, and WebAssembly's SIMD
 //! formats    stored weights to lanes, and sums of products with them
+//! memory     what a model takes, and whether there is as much
 //! product    y = x W^T, for one token and for prompts
+//! int8       the same with 8-bit integers and a scale per block
 //! attention  softmax attention over the key/value cache
 //! steps      the interface of the decoder
 //! ```
@@ -13,7 +15,9 @@
 
 mod attention;
 mod formats;
+mod int8;
 mod lanes;
+mod memory;
 mod product;
 mod steps;
 
@@ -23,7 +27,7 @@ use std::pin::Pin;
 use lanes::Lanes;
 use product::{Stored, TOKENS};
 
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, I8_BLOCK};
 use crate::steps::{DecoderShape, MatrixSpec, Slot, Store};
 
 /// Rows of activations start at multiples of this many f32; the padding is zero.
@@ -50,6 +54,24 @@ pub enum CpuError {
         label: String,
         /// Its size.
         bytes: u64,
+    },
+    /// More than there is, known before any of it arrived.
+    #[error(
+        "this model takes {needed} bytes of memory on the processor ({weights} for weights, {kv_cache} for the \
+         key/value cache, {activations} for activations), and there are {limit}; use f8 weights, a shorter context, \
+         a smaller model, or WebGPU"
+    )]
+    TooLarge {
+        /// In all.
+        needed: u64,
+        /// For weights and their scales.
+        weights: u64,
+        /// For the key/value cache.
+        kv_cache: u64,
+        /// For activations.
+        activations: u64,
+        /// What there is.
+        limit: u64,
     },
     /// Data that do not fit the tensor or batch they are for.
     #[error("{label}: {detail}")]
@@ -99,15 +121,24 @@ pub struct Cpu {
     vectors: Vec<Vec<f32>>,
     /// `(rows, pitch(slot))` each, rows up to whole tiles of tokens.
     slots: HashMap<Slot, Vec<f32>>,
-    /// Keys and values by layer, `(slots, kv_heads, head_dim)` of f16.
+    /// Keys and values by layer, of f16; `attention` has their order.
     caches: Vec<[Vec<u8>; 2]>,
     ids: Vec<u32>,
     position: u32,
+    /// Of the batch, `(T, head_dim / 2)`.
+    rope: Vec<[f32; 2]>,
     prompt: bool,
     planning: bool,
     turn: Option<Turn>,
     up: Vec<f32>,
-    scaled: Vec<f32>,
+    scratch: Scratch,
+}
+
+/// What stays allocated between steps.
+#[derive(Default)]
+struct Scratch {
+    arranged: Vec<[f32; formats::STEP]>,
+    inputs: int8::Inputs,
     wide: Vec<Lanes>,
     attention: attention::Scratch,
 }
@@ -137,11 +168,11 @@ impl Cpu {
         for slot in all {
             slots.insert(slot, zeros(label, elements(slot))?);
         }
-        let bytes = u64::from(shape.cache_slots()) * u64::from(shape.kv_width()) * 2;
+        let [key_bytes, value_bytes] = layout(&shape).bytes();
         let mut caches = Vec::new();
         for _ in 0..shape.layers {
             let label = "the key/value cache";
-            caches.push([zeros(label, bytes)?, zeros(label, bytes)?]);
+            caches.push([zeros(label, key_bytes)?, zeros(label, value_bytes)?]);
         }
         Ok(Cpu {
             up: zeros(label, elements(Slot::Mlp))?,
@@ -151,12 +182,11 @@ impl Cpu {
             caches,
             ids: Vec::new(),
             position: 0,
+            rope: Vec::new(),
             prompt: false,
             planning: false,
             turn,
-            scaled: Vec::new(),
-            wide: Vec::new(),
-            attention: attention::Scratch::default(),
+            scratch: Scratch::default(),
             shape,
         })
     }
@@ -192,6 +222,12 @@ fn pitch(shape: &DecoderShape, slot: Slot) -> u32 {
     shape.width(slot).next_multiple_of(PITCH)
 }
 
+/// How the cache of a layer lies: with more positions than asked for, up to whole tiles.
+fn layout(shape: &DecoderShape) -> attention::Layout {
+    let slots = (shape.cache_slots().max(1) as usize).next_multiple_of(attention::TILE);
+    attention::Layout { kv_heads: shape.kv_heads as usize, head_dim: shape.head_dim as usize, slots }
+}
+
 /// Memory that may be refused: a browser gives a page 4 GiB at most, and often less.
 fn zeros<T: Clone + Default>(label: &str, count: u64) -> Result<Vec<T>, CpuError> {
     let refused = || {
@@ -214,8 +250,9 @@ fn rows_of<'a, T>(
     count: usize,
 ) -> Result<&'a mut [T], CpuError> {
     let begin = per_row.saturating_mul(first_row as usize);
-    let whole = per_row != 0 && count.is_multiple_of(per_row);
-    to.get_mut(begin..begin.saturating_add(count)).filter(|_| whole).ok_or_else(|| {
+    let (whole, rows) = (per_row != 0 && count.is_multiple_of(per_row), count / per_row.max(1));
+    let fits = whole && rows as u64 + u64::from(first_row) <= u64::from(spec.rows);
+    to.get_mut(begin..begin.saturating_add(count)).filter(|_| fits).ok_or_else(|| {
         shape_error(&spec.label, format!("{count} elements from row {first_row} of {} on", spec.rows))
     })
 }
@@ -226,7 +263,7 @@ impl Store for Cpu {
     type Error = CpuError;
 
     fn matrix(&mut self, spec: &MatrixSpec) -> Result<CpuMatrix, CpuError> {
-        let known = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4m3, Dtype::F8E5m2];
+        let known = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4m3, Dtype::F8E5m2, Dtype::I8];
         if !known.contains(&spec.dtype) {
             return Err(shape_error(&spec.label, format!("{} cannot be multiplied", spec.dtype)));
         }
@@ -235,7 +272,15 @@ impl Store for Cpu {
             let detail = format!("blocks of {} columns are no multiple of {PITCH}", spec.scale_cols);
             return Err(shape_error(&spec.label, detail));
         }
-        let rows = u64::from(spec.rows);
+        let whole = spec.cols.is_multiple_of(PITCH) && spec.scale_cols as usize == I8_BLOCK;
+        if spec.dtype == Dtype::I8 && !whole {
+            let detail = format!("I8 has {} columns in blocks of {}", spec.cols, spec.scale_cols);
+            return Err(shape_error(&spec.label, detail));
+        }
+        let rows = match spec.dtype {
+            Dtype::I8 => u64::from(spec.rows).next_multiple_of(int8::ROWS as u64),
+            _ => u64::from(spec.rows),
+        };
         let bytes =
             zeros(&spec.label, (rows * u64::from(spec.cols)).saturating_mul(spec.dtype.size_bytes()))?;
         let scales = zeros(&spec.label, rows * u64::from(per_row))?;
@@ -244,16 +289,26 @@ impl Store for Cpu {
     }
 
     fn write_rows(&mut self, matrix: &CpuMatrix, first_row: u32, bytes: &[u8]) -> Result<(), CpuError> {
-        let Some(matrix) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
-        let row_bytes = matrix.spec.cols as usize * matrix.spec.dtype.size_bytes() as usize;
-        rows_of(&matrix.spec, &mut matrix.bytes, row_bytes, first_row, bytes.len())?.copy_from_slice(bytes);
+        let Some(Matrix { spec, bytes: own, .. }) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
+        let row_bytes = spec.cols as usize * spec.dtype.size_bytes() as usize;
+        let place = rows_of(spec, own, row_bytes, first_row, bytes.len())?;
+        if spec.dtype == Dtype::I8 {
+            int8::place::<_, { formats::STEP }>(bytes, row_bytes, first_row as usize, own);
+        } else {
+            place.copy_from_slice(bytes);
+        }
         Ok(())
     }
 
     fn write_scales(&mut self, matrix: &CpuMatrix, first_row: u32, scales: &[f32]) -> Result<(), CpuError> {
-        let Some(matrix) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
-        let per_row = matrix.spec.cols.div_ceil(matrix.spec.scale_cols.max(1)) as usize;
-        rows_of(&matrix.spec, &mut matrix.scales, per_row, first_row, scales.len())?.copy_from_slice(scales);
+        let Some(Matrix { spec, scales: own, .. }) = self.matrices.get_mut(matrix.0) else { return Ok(()) };
+        let per_row = spec.cols.div_ceil(spec.scale_cols.max(1)) as usize;
+        let place = rows_of(spec, own, per_row, first_row, scales.len())?;
+        if spec.dtype == Dtype::I8 {
+            int8::place::<_, 1>(scales, per_row, first_row as usize, own);
+        } else {
+            place.copy_from_slice(scales);
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! `y = x W^T` from rows as they are stored.
 
 use super::formats::{Bf16, E4m3, E5m2, F16, Format, ROWS as DOT_ROWS, STEP, Words, dots, widen};
+use super::int8;
 use super::lanes::{Lanes, load, mul_add, splat, total};
 use crate::dtype::Dtype;
 
@@ -13,7 +14,7 @@ const ROWS: usize = 2;
 pub(super) struct Stored<'a> {
     pub dtype: Dtype,
     pub cols: usize,
-    /// `(rows, cols)`
+    /// `(rows, cols)`; I8 as `int8` has it, scales as well.
     pub bytes: &'a [u8],
     /// `(rows, ceil(cols / scale_cols))`
     pub scales: &'a [f32],
@@ -21,11 +22,12 @@ pub(super) struct Stored<'a> {
     pub scale_cols: usize,
 }
 
-/// Where sums go: `(T, pitch)`, from column `first` on.
+/// Where sums go: `(T, pitch)`, `rows` of them from column `first` on.
 pub(super) struct Out<'a> {
     pub y: &'a mut [f32],
     pub pitch: usize,
     pub first: usize,
+    pub rows: usize,
     pub add: bool,
 }
 
@@ -35,10 +37,19 @@ impl Out<'_> {
             *at = if self.add { *at + value } else { value };
         }
     }
+
+    pub fn put_four(&mut self, token: usize, row: usize, values: [f32; 4]) {
+        // Of the next part of the row, or the next token, nothing may be touched.
+        let at = token * self.pitch + self.first + row;
+        let end = (at + 4).min(token * self.pitch + self.first + self.rows);
+        for (at, value) in self.y.get_mut(at..end).unwrap_or_default().iter_mut().zip(values) {
+            *at = if self.add { *at + value } else { value };
+        }
+    }
 }
 
 /// `y` of one token. `x (cols)`; `scratch` keeps its size between calls.
-pub(super) fn matvec(matrix: Stored, x: &[f32], scratch: &mut Vec<f32>, out: &mut Out) {
+pub(super) fn matvec(matrix: Stored, x: &[f32], scratch: &mut Vec<[f32; STEP]>, out: &mut Out) {
     match matrix.dtype {
         Dtype::F8E4m3 => matvec_of::<E4m3>(matrix, x, scratch, out),
         Dtype::F8E5m2 => matvec_of::<E5m2>(matrix, x, scratch, out),
@@ -48,31 +59,46 @@ pub(super) fn matvec(matrix: Stored, x: &[f32], scratch: &mut Vec<f32>, out: &mu
     }
 }
 
-fn matvec_of<F: Format>(matrix: Stored, x: &[f32], scratch: &mut Vec<f32>, out: &mut Out) {
+fn matvec_of<F: Format>(matrix: Stored, x: &[f32], scratch: &mut Vec<[f32; STEP]>, out: &mut Out) {
+    let x = x.get(..matrix.cols).unwrap_or_default();
     scratch.clear();
-    scratch.extend(x.iter().take(matrix.cols).map(|x| x * F::HALF));
+    scratch.extend(x.chunks(STEP).map(|from| {
+        let mut step = [0.0; STEP];
+        step.iter_mut().zip(from).for_each(|(to, x)| *to = x * F::HALF);
+        F::arrange(step)
+    }));
     let x = scratch.as_slice();
-    let per_row = matrix.scales_per_row();
+    let (per_row, add) = (matrix.scales_per_row(), out.add);
     let row_bytes = (matrix.cols * F::BYTES).max(1);
-    for (tile, bytes) in (0..).step_by(DOT_ROWS).zip(matrix.bytes.chunks(row_bytes * DOT_ROWS)) {
+    let mut scales = matrix.scales.chunks(per_row.max(1) * DOT_ROWS);
+    let outs = out.y.get_mut(out.first..).unwrap_or_default().chunks_mut(DOT_ROWS);
+    for (bytes, out) in matrix.bytes.chunks(row_bytes * DOT_ROWS).zip(outs) {
         // The last rows may be fewer: what is missing is the first of them again, and goes nowhere.
-        let mut rows = [bytes.get(..row_bytes).unwrap_or_default(); DOT_ROWS];
-        rows.iter_mut().zip(bytes.chunks_exact(row_bytes)).for_each(|(to, row)| *to = row);
-        let mut sums = [0.0; DOT_ROWS];
-        if per_row <= 1 {
-            sums = dots::<F>(rows, x);
+        let first = bytes.get(..row_bytes).unwrap_or_default();
+        let row = |at: usize| bytes.get(at * row_bytes..(at + 1) * row_bytes).unwrap_or(first);
+        let rows = [first, row(1), row(2), row(3)];
+        let scales = scales.next().unwrap_or_default();
+        let sums = if per_row <= 1 {
+            let mut sums = dots::<F>(rows, x);
+            sums.iter_mut().zip(scales).for_each(|(sum, scale)| *sum *= scale);
+            sums
         } else {
-            for (block, x) in x.chunks(matrix.scale_cols).enumerate() {
+            let mut sums = [0.0; DOT_ROWS];
+            for (block, x) in x.chunks(matrix.scale_cols / STEP).enumerate() {
                 let from = block * matrix.scale_cols * F::BYTES;
-                let part = rows.map(|row| row.get(from..from + x.len() * F::BYTES).unwrap_or_default());
-                for ((row, sum), dot) in (tile..).zip(&mut sums).zip(dots::<F>(part, x)) {
-                    *sum += dot * matrix.scales.get(row * per_row + block).copied().unwrap_or_default();
+                let end = (from + matrix.scale_cols * F::BYTES).min(row_bytes);
+                let part = rows.map(|row| row.get(from..end).unwrap_or_default());
+                for ((sum, dot), scales) in
+                    sums.iter_mut().zip(dots::<F>(part, x)).zip(scales.chunks(per_row))
+                {
+                    *sum += dot * scales.get(block).copied().unwrap_or_default();
                 }
             }
-        }
-        for (row, sum) in (tile..).zip(sums).take(bytes.len() / row_bytes) {
-            let scale = if per_row == 1 { matrix.scales.get(row).copied().unwrap_or_default() } else { 1.0 };
-            out.put(0, row, sum * scale * F::HALF);
+            sums
+        };
+        for (out, sum) in out.iter_mut().zip(sums).take(bytes.len() / row_bytes) {
+            let sum = sum * F::HALF;
+            *out = if add { *out + sum } else { sum };
         }
     }
 }
@@ -109,6 +135,7 @@ pub(super) fn matmul(
 /// A row with its scales; nothing where there is no such row.
 pub(super) fn widen_row(matrix: Stored, row: usize, out: &mut [Lanes]) {
     match matrix.dtype {
+        Dtype::I8 => int8::widen_row(matrix.int8(), row, out),
         Dtype::F8E4m3 => widen_row_of::<E4m3>(matrix, row, out),
         Dtype::F8E5m2 => widen_row_of::<E5m2>(matrix, row, out),
         Dtype::F16 => widen_row_of::<F16>(matrix, row, out),
@@ -118,12 +145,11 @@ pub(super) fn widen_row(matrix: Stored, row: usize, out: &mut [Lanes]) {
 }
 
 fn widen_row_of<F: Format>(matrix: Stored, row: usize, out: &mut [Lanes]) {
-    let bytes = matrix.bytes.chunks_exact(matrix.row_bytes().max(1)).nth(row).unwrap_or_default();
-    let per_row = matrix.scales_per_row();
-    match matrix.scales.get(row * per_row..(row + 1) * per_row) {
-        Some([scale]) => widen::<F>(bytes, *scale, out),
-        None | Some([]) => widen::<F>(bytes, 1.0, out),
-        Some(scales) => {
+    let (bytes, scales) = matrix.row(row);
+    match scales {
+        [scale] => widen::<F>(bytes, *scale, out),
+        [] => widen::<F>(bytes, 1.0, out),
+        scales => {
             let outs = out.chunks_mut(matrix.scale_cols / 4);
             for ((bytes, out), scale) in bytes.chunks(matrix.scale_cols * F::BYTES).zip(outs).zip(scales) {
                 widen::<F>(bytes, *scale, out);
@@ -157,7 +183,20 @@ fn tile_sums([first, second]: [&[Lanes]; ROWS], x: &[f32], x_pitch: usize) -> [[
     [[total(a0), total(a1), total(a2), total(a3)], [total(b0), total(b1), total(b2), total(b3)]]
 }
 
-impl Stored<'_> {
+impl<'a> Stored<'a> {
+    /// The same, if it is I8.
+    pub fn int8(&self) -> int8::Weights<'a> {
+        int8::Weights { bytes: self.bytes, scales: self.scales, cols: self.cols }
+    }
+
+    /// A row and its scales; nothing where there is no such row.
+    fn row(&self, row: usize) -> (&[u8], &[f32]) {
+        let (row_bytes, per_row) = (self.row_bytes(), self.scales_per_row());
+        let bytes = self.bytes.get(row * row_bytes..(row + 1) * row_bytes);
+        let scales = self.scales.get(row * per_row..(row + 1) * per_row);
+        (bytes.unwrap_or_default(), scales.unwrap_or_default())
+    }
+
     fn row_bytes(&self) -> usize {
         self.cols * self.dtype.size_bytes() as usize
     }

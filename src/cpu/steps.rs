@@ -1,12 +1,12 @@
 //! The steps of a layer.
 
-use half::f16;
-
 use super::attention::{self, attend};
 use super::formats::STEP;
-use super::lanes::{splat, store};
+use super::int8;
+use super::lanes::{add, div, exp, load, mul, splat, store};
 use super::product::{Out, matmul, matvec, widen_row};
-use super::{Cpu, CpuError, CpuMatrix, CpuVector, pitch, shape_error};
+use super::{Cpu, CpuError, CpuMatrix, CpuVector, layout, pitch, shape_error};
+use crate::dtype::Dtype;
 use crate::steps::{Batch, Slot, Steps, Write};
 
 impl Cpu {
@@ -41,17 +41,20 @@ impl Cpu {
         out: &mut [f32],
         write: Write,
     ) -> Result<(), CpuError> {
-        let (mut scaled, mut wide) = (std::mem::take(&mut self.scaled), std::mem::take(&mut self.wide));
-        let matrix = self.matrix_of(weight)?.stored();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let matrix = self.matrix_of(weight)?;
+        let (rows, matrix) = (matrix.spec.rows as usize, matrix.stored());
         let add = write == Write::Add;
-        let mut out = Out { y: out, pitch: self.pitch(y), first: first as usize, add };
+        let mut out = Out { y: out, pitch: self.pitch(y), first: first as usize, rows, add };
         // One row is a matrix-vector product even in a prompt.
-        if self.prompt && y != Slot::Logits {
-            matmul(matrix, (self.slot(x), self.pitch(x)), self.ids.len(), &mut wide, &mut out);
-        } else {
-            matvec(matrix, self.slot(x), &mut scaled, &mut out);
+        let many = self.prompt && y != Slot::Logits;
+        let (x, tokens) = ((self.slot(x), self.pitch(x)), if many { self.ids.len() } else { 1 });
+        match matrix.dtype {
+            Dtype::I8 => int8::product(matrix.int8(), x, tokens, &mut scratch.inputs, &mut out),
+            _ if many => matmul(matrix, x, tokens, &mut scratch.wide, &mut out),
+            _ => matvec(matrix, x.0, &mut scratch.arranged, &mut out),
         }
-        (self.scaled, self.wide) = (scaled, wide);
+        self.scratch = scratch;
         Ok(())
     }
 }
@@ -77,6 +80,7 @@ impl Steps for Cpu {
         self.ids.clear();
         self.ids.extend_from_slice(batch.ids);
         (self.position, self.prompt) = (batch.position, batch.prompt);
+        self.rope = self.shape.rope_table(batch.position, tokens);
         Ok(())
     }
 
@@ -129,8 +133,11 @@ impl Steps for Cpu {
                 .product(x, *gate, (Slot::Mlp, 0), mlp, Write::Set)
                 .and_then(|()| this.product(x, *up, (Slot::Mlp, 0), &mut up_out, Write::Set));
             let used = this.pitch(Slot::Mlp) * this.ids.len();
-            for (gate, up) in mlp.iter_mut().zip(&up_out).take(used) {
-                *gate = *gate / (1.0 + (-*gate).exp()) * up;
+            let gates = mlp.as_chunks_mut::<4>().0.iter_mut();
+            for (gate, up) in gates.zip(up_out.as_chunks::<4>().0).take(used / 4) {
+                let lanes = load(gate);
+                let divisor = add(splat(1.0), exp(mul(lanes, splat(-1.0))));
+                *gate = store(mul(div(lanes, divisor), load(up)));
             }
             this.up = up_out;
             both
@@ -142,20 +149,17 @@ impl Steps for Cpu {
             let shape = &this.shape;
             let (half, head_dim) = ((shape.head_dim / 2) as usize, shape.head_dim as usize);
             let (q_width, kv_width) = (shape.q_width() as usize, shape.kv_width() as usize);
-            let rope = shape.rope_table(this.position, this.ids.len() as u32);
-            let slots = shape.cache_slots() as usize;
-            let (pitch, position) = (this.pitch(Slot::Qkv), this.position as usize);
+            let (pitch, layout) = (this.pitch(Slot::Qkv), layout(shape));
             let Some([keys, values]) = this.caches.get_mut(layer as usize) else { return Ok(()) };
-            let rows = qkv.chunks_exact_mut(pitch.max(1)).zip(rope.chunks_exact(half.max(1)));
-            for (index, (row, rope)) in rows.enumerate() {
+            let rows = qkv.chunks_exact_mut(pitch.max(1)).zip(this.rope.chunks_exact(half.max(1)));
+            for (position, (row, rope)) in (this.position as usize..).zip(rows) {
                 let Some((rotated, rest)) = row.split_at_mut_checked(q_width + kv_width) else { continue };
                 for head in rotated.chunks_exact_mut(head_dim.max(1)) {
                     rotate(head, rope);
                 }
-                let at = (position + index) % slots.max(1) * kv_width * 2;
-                let place = at..at + kv_width * 2;
-                narrow(rotated.get(q_width..).unwrap_or_default(), keys.get_mut(place.clone()));
-                narrow(rest.get(..kv_width).unwrap_or_default(), values.get_mut(place));
+                let key = rotated.get(q_width..).unwrap_or_default();
+                let value = rest.get(..kv_width).unwrap_or_default();
+                layout.write(position, [key, value], [keys, values]);
             }
             Ok(())
         })
@@ -163,14 +167,12 @@ impl Steps for Cpu {
 
     fn attend(&mut self, layer: u32) -> Result<(), CpuError> {
         self.fill(Slot::AttnOut, |this, out| {
-            let mut scratch = std::mem::take(&mut this.attention);
+            let mut scratch = std::mem::take(&mut this.scratch.attention);
             let shape = attention::Shape {
+                cache: layout(&this.shape),
                 tokens: this.ids.len(),
                 position: this.position as usize,
-                kv_heads: this.shape.kv_heads as usize,
                 group: (this.shape.heads / this.shape.kv_heads.max(1)) as usize,
-                head_dim: this.shape.head_dim as usize,
-                slots: this.shape.cache_slots().max(1) as usize,
                 window: this.shape.window.unwrap_or(u32::MAX) as usize,
                 qkv_pitch: this.pitch(Slot::Qkv),
                 out_pitch: this.pitch(Slot::AttnOut),
@@ -178,7 +180,7 @@ impl Steps for Cpu {
             if let Some([keys, values]) = this.caches.get(layer as usize) {
                 attend(shape, this.slot(Slot::Qkv), [keys, values], &mut scratch, out);
             }
-            this.attention = scratch;
+            this.scratch.attention = scratch;
             Ok(())
         })
     }
@@ -199,13 +201,5 @@ fn rotate(head: &mut [f32], rope: &[[f32; 2]]) {
     let (low, high) = head.split_at_mut(head.len() / 2);
     for ((a, b), [cos, sin]) in low.iter_mut().zip(high).zip(rope) {
         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-    }
-}
-
-/// Rounds to f16; beyond its largest value a stored one would become infinite.
-fn narrow(values: &[f32], out: Option<&mut [u8]>) {
-    let slots = out.unwrap_or_default().as_chunks_mut::<2>().0;
-    for (slot, value) in slots.iter_mut().zip(values) {
-        *slot = f16::from_f32(value.clamp(-65504.0, 65504.0)).to_le_bytes();
     }
 }

@@ -17,6 +17,7 @@ pub mod matmul_gated;
 pub mod matvec;
 pub mod matvec_gated;
 pub mod merge;
+pub mod probe;
 pub mod rms_norm;
 pub mod rope_store;
 pub mod sample_adjust;
@@ -90,7 +91,8 @@ pub fn compositions() -> Vec<Kernel> {
                 for sizes in Sizes::ALL {
                     for threads in Threads::candidates(sizes) {
                         all.extend(matvec::kernel(&spec, decoder, *threads));
-                        all.extend(matvec_gated::kernel(&spec, decoder, *threads));
+                        all.extend(matvec::normed(&spec, decoder, *threads, 1e-5));
+                        all.extend(matvec_gated::kernel(&spec, decoder, *threads, 1e-5));
                     }
                     for tile in Tile::candidates(sizes) {
                         all.extend(matmul::kernel(&spec, decoder, *tile));

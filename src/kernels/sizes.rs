@@ -3,8 +3,8 @@
 use crate::gpu::DeviceTier;
 use crate::steps::MatrixSpec;
 
-use super::{Grid, linear};
 use super::weights::per_load;
+use super::{Grid, linear};
 
 /// What workgroups are sized for. The mathematics is the same; sizes are override constants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,8 @@ impl Tile {
 
     /// Override constants, a thread having that many rows.
     pub(super) fn constants(self, spec: &MatrixSpec, rows: u32) -> Vec<(&'static str, f64)> {
-        let mut constants = vec![("R", rows), ("T", self.tokens), ("ACROSS", self.across), ("DOWN", self.down)];
+        let mut constants =
+            vec![("R", rows), ("T", self.tokens), ("ACROSS", self.across), ("DOWN", self.down)];
         if self.depth > 0 {
             // An odd distance against bank conflicts.
             constants.extend([("DEPTH", self.depth), ("STRIDE", self.depth + 1)]);

@@ -3,7 +3,7 @@
 //! SLERP takes two passes: [`Sums`] over both tensors, then [`combine`] with the two
 //! [`coefficients`] that follow from them. Neither shows how the tensors were cut into chunks.
 
-use super::bulk::{AddRows, LANES, Lanes, add_rows, add_rows_bf16, blend_rows_bf16};
+use super::bulk::{AddRows, LANES, Lanes, add_rows, add_rows_bf16, blend_rows, blend_rows_bf16};
 use crate::dtype::{bf16_to_f32, f32_to_bf16};
 
 /// Beyond this cosine the angle is too small to divide by its sine: the blend is linear.
@@ -116,7 +116,13 @@ pub fn combine(terms: &[(f32, &[f32])], out: &mut Vec<f32>) {
         [] => {}
         [(factor, values)] => out.extend(values.iter().map(|v| factor * v)),
         [(c0, a), (c1, b), ref rest @ ..] => {
-            out.extend(a.iter().zip(b).map(|(a, b)| c0 * a + c1 * b));
+            out.resize(a.len().min(b.len()), 0.0);
+            let ((a_rows, a_tail), (b_rows, b_tail)) = (a.as_chunks(), b.as_chunks());
+            let (rows, tail) = out.as_chunks_mut();
+            blend_rows([c0, c1], a_rows, b_rows, rows);
+            for ((out, a), b) in tail.iter_mut().zip(a_tail).zip(b_tail) {
+                *out = c0 * a + c1 * b;
+            }
             for (factor, values) in rest {
                 out.iter_mut().zip(*values).for_each(|(sum, v)| *sum += factor * v);
             }

@@ -262,8 +262,11 @@ impl<'a, B: Store> WeightLoader<'a, B> {
         self.codes.resize(self.values.len(), 0);
         self.scales.clear();
         for (values, codes) in self.values.chunks_exact(cols).zip(self.codes.chunks_exact_mut(cols)) {
-            let scale = dtype::quantize_row_e4m3(values, codes).map_err(|e| bad(file, chunk, e))?;
-            self.scales.push(scale);
+            let quantized = match conversion {
+                Conversion::QuantizeToI8 => dtype::quantize_row_i8(values, codes, &mut self.scales),
+                _ => dtype::quantize_row_e4m3(values, codes).map(|scale| self.scales.push(scale)),
+            };
+            quantized.map_err(|e| bad(file, chunk, e))?;
         }
         self.put(backend, Part::Rows(&self.codes), role, row)?;
         self.put(backend, Part::Scales(&self.scales), role, row)

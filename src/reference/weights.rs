@@ -13,9 +13,13 @@ impl<'a> Weights<'a> {
     /// Weights of `dtype`.
     ///
     /// # Errors
-    /// A dtype that holds no floats.
+    /// A dtype that holds neither floats nor 8-bit integers.
     pub fn new(dtype: Dtype, bytes: &'a [u8]) -> Result<Weights<'a>, DtypeError> {
-        if dtype.is_float() { Ok(Weights { dtype, bytes }) } else { Err(DtypeError::NotFloat(dtype)) }
+        if dtype.is_float() || dtype == Dtype::I8 {
+            Ok(Weights { dtype, bytes })
+        } else {
+            Err(DtypeError::NotFloat(dtype))
+        }
     }
 
     /// Elements of a 16-byte load.
@@ -27,6 +31,9 @@ impl<'a> Weights<'a> {
     pub fn row(&self, row: u32, loads: u32) -> Vec<f32> {
         let row_bytes = loads as usize * 16;
         let bytes = &self.bytes[row as usize * row_bytes..][..row_bytes];
+        if self.dtype == Dtype::I8 {
+            return bytes.iter().map(|byte| f32::from(*byte as i8)).collect();
+        }
         let mut values = Vec::new();
         // `new` has refused what `widen` refuses.
         let _ = widen(self.dtype, bytes, &mut values);

@@ -2,29 +2,24 @@
 //! own vectorisation off. Native tests reach only the portable twins; change both together.
 
 use core::arch::wasm32::{
-    f32x4, f32x4_add, f32x4_mul, f32x4_ne, f32x4_splat, f64x2, f64x2_add, f64x2_extract_lane, f64x2_mul,
+    f32x4_add, f32x4_mul, f32x4_ne, f32x4_splat, f64x2, f64x2_add, f64x2_extract_lane, f64x2_mul,
     f64x2_promote_low_f32x4, i32x4_add, u16x8_narrow_i32x4, u32x4_extend_high_u16x8, u32x4_extend_low_u16x8,
-    u32x4_shl, u32x4_shr, u32x4_shuffle, u32x4_splat, u64x2, u64x2_extract_lane, v128, v128_and,
-    v128_bitselect, v128_or,
+    u32x4_shl, u32x4_shr, u32x4_shuffle, u32x4_splat, v128, v128_and, v128_bitselect, v128_or,
 };
 
 use super::{LANES, Lanes, RowBf16};
 
-/// Written out, it compiles to two plain loads.
+/// Vectors as they lie. Named element by element, they would be loaded so where the compiler narrows what
+/// takes them.
 #[inline(always)]
 fn load(row: &[f32; LANES]) -> [v128; 2] {
-    let [a, b, c, d, e, f, g, h] = *row;
-    [f32x4(a, b, c, d), f32x4(e, f, g, h)]
+    bytemuck::pod_read_unaligned(bytemuck::bytes_of(row))
 }
 
-/// Two loads, and the values in f32. Named byte by byte, they would be loaded so: the compiler narrows what
-/// the widening takes.
+/// The values in f32.
 #[inline(always)]
 fn load_bf16(row: &RowBf16) -> [v128; 2] {
-    let row = match bytemuck::cast_ref::<_, [u8; 16]>(row).as_chunks().0 {
-        [low, high] => u64x2(u64::from_le_bytes(*low), u64::from_le_bytes(*high)),
-        _ => u32x4_splat(0),
-    };
+    let row: v128 = bytemuck::pod_read_unaligned(bytemuck::bytes_of(row));
     [u32x4_shl(u32x4_extend_low_u16x8(row), 16), u32x4_shl(u32x4_extend_high_u16x8(row), 16)]
 }
 
@@ -74,6 +69,21 @@ fn add<T>(lanes: &mut Lanes, a: &[T], b: &[T], load: impl Fn(&T) -> [v128; 2]) {
     *lanes = [aa, bb, ab].map(singles);
 }
 
+/// `out = c0 * a + c1 * b`.
+pub(in crate::merge) fn blend_rows(
+    factors: [f32; 2],
+    a: &[[f32; LANES]],
+    b: &[[f32; LANES]],
+    out: &mut [[f32; LANES]],
+) {
+    let [c0, c1] = factors.map(|factor| f32x4_splat(factor));
+    let blend = |a: v128, b: v128| f32x4_add(f32x4_mul(c0, a), f32x4_mul(c1, b));
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        let ([a0, a1], [b0, b1]) = (load(a), load(b));
+        *out = bytemuck::cast([blend(a0, b0), blend(a1, b1)]);
+    }
+}
+
 /// `out = c0 * a + c1 * b`, rounded to BF16.
 pub(in crate::merge) fn blend_rows_bf16(
     factors: [f32; 2],
@@ -86,11 +96,7 @@ pub(in crate::merge) fn blend_rows_bf16(
     for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
         let ([a0, a1], [b0, b1]) = (load_bf16(a), load_bf16(b));
         let codes = u16x8_narrow_i32x4(blend(a0, b0), blend(a1, b1));
-        let (low, high) = (u64x2_extract_lane::<0>(codes), u64x2_extract_lane::<1>(codes));
-        if let [out_low, out_high] = bytemuck::cast_mut::<_, [u8; 16]>(out).as_chunks_mut().0 {
-            *out_low = low.to_le_bytes();
-            *out_high = high.to_le_bytes();
-        }
+        *out = bytemuck::cast(codes);
     }
 }
 
