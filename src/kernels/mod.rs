@@ -4,6 +4,7 @@
 //! kernel has a plain-Rust twin of the same name in `reference`.
 
 pub mod attend;
+pub mod attend_many;
 pub mod attend_one;
 pub mod attend_reduce;
 mod backend;
@@ -75,6 +76,7 @@ pub fn compositions() -> Vec<Kernel> {
         for head_dim in [2, 64, 128, 514, attend::MAX_HEAD_DIM] {
             let shape = DecoderShape { heads: 4, kv_heads: 2, head_dim, ..DecoderShape::default() };
             all.extend([true, false].map(|prompt| attend::Tiling::new(&shape, prompt, sizes).kernel(&shape)));
+            all.extend(attend_many::ManyTiling::new(&shape, sizes).map(|tiling| tiling.kernel()));
             all.extend(attend_one::OneTiling::new(&shape, sizes).map(|tiling| tiling.kernel(&shape)));
         }
     }

@@ -184,7 +184,7 @@ impl WebGpu {
             decoders,
             sizes,
             threads: Threads::of(sizes),
-            tile: Tile::of(sizes),
+            tile: Tile::for_device(gpu.tier()),
             uploader: Uploader::default(),
             allocation_scope: None,
             planning: false,
