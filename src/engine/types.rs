@@ -52,6 +52,9 @@ pub struct LoadOptions {
     pub context_length: Option<u32>,
     /// Where to compute.
     pub backend: BackendChoice,
+    /// Whether to time on the device how it decodes fastest, while weights stream: absent, on GPUs; `true`,
+    /// also on software adapters, where it delays the first token.
+    pub autotune: Option<bool>,
     /// The device to open; native callers and tests set it.
     #[serde(skip)]
     pub gpu: GpuOptions,
@@ -257,6 +260,9 @@ pub struct AdapterInfo {
     pub max_binding_bytes: u64,
     /// Which FP8 decoder its self-test allows: `fast` or `safe`.
     pub fp8_decoder: String,
+    /// Of a matrix-vector product, the threads of a workgroup and those that share a row, at most; on the CPU
+    /// none.
+    pub threads: Option<[u32; 2]>,
 }
 
 /// Bytes on the device, by purpose.

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::{CompileAhead, GpuError};
 use super::adapter::{DeviceTier, GpuOptions, features, find_adapter, required_limits};
+use super::{CompileAhead, GpuError};
 
 /// What a buffer is for: memory is reported by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

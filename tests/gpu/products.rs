@@ -173,9 +173,7 @@ fn matvec_normed() {
             let want = |epsilon: f32, gain: &[f32]| {
                 let (mut y, norm) = (i.y.clone(), (case.cols, epsilon));
                 let weights = Weights::new(dtype, &i.weights).unwrap();
-                reference::matvec::normed(
-                    &i.batch, &i.params, norm, &i.x, weights, &i.scales, &mut y, gain,
-                );
+                reference::matvec::normed(&i.batch, &i.params, norm, &i.x, weights, &i.scales, &mut y, gain);
                 y
             };
             let tolerance = Tolerance { abs: 4.0 * tolerance(case.cols).abs, rel: 1e-5 };

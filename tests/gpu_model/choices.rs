@@ -184,7 +184,10 @@ fn a_kernel_that_cannot_be_compiled_is_named() {
     let gpu = GpuOptions { compile_ahead: Some(broken), ..gpu(limits()) };
     let mut engine = load_with("www/models/tale", &LoadOptions { gpu, ..LoadOptions::default() });
     engine.sample_on_host(true);
-    assert_eq!(run(&mut engine, &Request { max_tokens: Some(1), ..request(&json!({})) }).unwrap().ids.len(), 1);
+    assert_eq!(
+        run(&mut engine, &Request { max_tokens: Some(1), ..request(&json!({})) }).unwrap().ids.len(),
+        1
+    );
     let error = run(&mut engine, &request(&json!({}))).unwrap_err().to_string();
     assert!(error.contains("no registers left"), "{error}");
 }
