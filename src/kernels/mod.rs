@@ -25,10 +25,12 @@ pub mod sample_pick;
 pub mod silu_mul;
 pub mod sizes;
 pub mod slerp_sums;
+mod tune;
 pub mod weights;
 
 pub use backend::{BackendInfo, WebGpu};
 pub use sizes::{Sizes, Threads, Tile};
+pub use tune::Tuner;
 
 use crate::gpu::Kernel;
 use crate::steps::{DecoderShape, MatrixSpec};

@@ -1,8 +1,8 @@
 //! The whole decoder: against the reference, and prompts cut in different ways.
 
 use bise::dtype::Dtype;
-use bise::kernels::WebGpu;
 use bise::kernels::weights::Decoder as WeightDecoder;
+use bise::kernels::{Sizes, Threads, WebGpu};
 use bise::reference::{Reference, ReferenceError};
 use bise::steps::{Batch, MatrixSpec, Slot, Steps, Store};
 
@@ -50,7 +50,12 @@ fn decoder_agrees_with_the_reference() {
             backend.set_decoder(Dtype::F8E4m3, WeightDecoder::Safe);
             assert_eq!(backend.info().fp8_decoder, WeightDecoder::Safe);
         }
+        // Each model with other threads, as tuning may choose them.
+        let candidates = Sizes::ALL.map(Threads::candidates).concat();
+        let threads = candidates[model.seed as usize * 3 % candidates.len()];
+        backend.tuned(Some(threads));
         let mut on_gpu = model.decoder(backend);
+        assert_eq!(on_gpu.backend().threads(), threads);
         let mut reference = model.decoder(Reference::new(model.shape()));
         let (prompt, rest) = (ids(model.seed, model.context - 6), ids(model.seed + 100, 6));
         // A full pass, one of one token, full ones, and what is left.

@@ -67,6 +67,9 @@ impl WebGpu {
 impl Steps for WebGpu {
     fn plan(&mut self) {
         self.planning = true;
+        self.planned.clear();
+        self.stages.clear();
+        self.products.clear();
     }
 
     fn compile(&mut self) {
@@ -187,6 +190,7 @@ impl Steps for WebGpu {
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
         };
+        self.note_product(&gate.spec, 2);
         let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
             let (decoder, epsilon) = (this.decoder(gate.spec.dtype), this.shape.norm_epsilon);
