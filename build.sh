@@ -10,8 +10,9 @@ usage: ./build.sh [COMMAND]
   serve [--port N] build, then serve the site on http://localhost:8000
   site [DIR]       write a folder that any static host serves (default: target/site)
   bench            speed of the embedded model in Chromium, against the limit it must keep
-  bench native [MODEL]
-                   a model beside its adapter's own limits (default: www/models/tale; mistral-7b: layers of its shape)
+  bench --browser chromium|firefox|native [MODEL] [--quick] [--json]
+                   a model beside its adapter's own limits, kernel by kernel (default: www/models/tale; mistral-7b: layers
+                   of its shape); bench native for short
   bench merge      speed of a merge, natively and in Chromium, beside mergekit's (downloads 3 GB, once)
   bench cache      a first visit on a slow line against one with the model kept
   bench chat       what the turns of a chat compute, with the key/value cache kept between them
@@ -21,7 +22,7 @@ usage: ./build.sh [COMMAND]
   bench load       how fast weights reach the device, against a bare loop of fetch and writeBuffer
   test [STAGE...]  every check, or the stages named (./build.sh test --list)
   test --seven-billion
-                   a checkpoint of Mistral 7B's shape in Chromium: half an hour, 11 GiB of free memory
+                   a checkpoint of Mistral 7B's shape in Chromium: an hour, 11 GiB of free memory, 10 GB of disk
   clean            remove what was built; installed tools stay
 TEXT
 }
@@ -239,9 +240,15 @@ bench() {
             node tests/browser/bench.js
             ;;
         native)
-            need_rust
-            cargo build --profile native --bin bise
-            "$TARGET/native/bise" bench "${2:-www/models/tale}" "${@:3}"
+            bench --browser native "${@:2}"
+            ;;
+        --browser)
+            local browser=${2:-} model=www/models/tale
+            if [ $# -gt 2 ] && [ "${3#-}" = "$3" ]; then
+                model=$3
+                set -- "${@:1:2}" "${@:4}"
+            fi
+            bench_adapter "$browser" "$model" "${@:3}"
             ;;
         merge)
             need_smollm2
@@ -275,7 +282,29 @@ bench() {
             site
             node tests/browser/bench_load.js "$TARGET"
             ;;
-        *) die "there is no bench $1; there are: bench, bench --backend cpu, bench native, bench merge, bench cache, bench chat, bench cpu, bench load" ;;
+        *) die "there is no bench $1; there are: bench, bench --backend cpu, bench --browser, bench native, bench merge, bench cache, bench chat, bench cpu, bench load" ;;
+    esac
+}
+
+# A model beside its adapter's limits, natively or in a browser.
+bench_adapter() {
+    local where=$1 model=$2 layers=target/models/mistral-7b-layers
+    shift 2
+    case $where in
+        native)
+            need_rust
+            if [ "$model" = mistral-7b ]; then
+                node tests/browser/bench_adapter.js --write "$layers"
+                model=$layers
+            fi
+            cargo build --profile native --bin bise
+            "$TARGET/native/bise" bench "$model" "$@"
+            ;;
+        chromium | firefox)
+            site
+            node tests/browser/bench_adapter.js "$where" "$model" "$@"
+            ;;
+        *) die "bench --browser takes chromium, firefox or native, not '$where'" ;;
     esac
 }
 

@@ -235,7 +235,7 @@ const LANES: usize = 16;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-use wasm::{absmax_bits, quantize_block, quantize_block_i8};
+use wasm::{absmax_bits, any_carry, quantize_block, quantize_block_i8};
 
 /// Bits of the largest magnitude. For magnitudes the order of the bits is the order of the values,
 /// with infinity and NaN on top: one integer maximum finds absmax and what is not finite.
@@ -472,16 +472,22 @@ pub fn find_non_finite(dtype: Dtype, bytes: &[u8]) -> Result<Option<usize>, Dtyp
     let (mask, lowest, sign) = (bits * each, lowest * each, (bits + lowest) * each);
     let carry = |word: u64| ((word & mask) + lowest) & sign;
     // Blocks first, since a loop without early exit is the faster one.
-    let words = bytes.as_chunks::<8>().0;
-    let any = |block: &[[u8; 8]]| block.iter().fold(0, |any, word| any | carry(u64::from_le_bytes(*word)));
-    let block = words.chunks(256).position(|block| any(block) != 0);
-    let from = block.map_or(words.len(), |block| block * 256) * 8;
+    let words = bytes.as_chunks::<16>().0;
+    let block = words.chunks(128).position(|block| any_carry(block, [mask, lowest, sign]));
+    let from = block.map_or(words.len(), |block| block * 128) * 16;
     let mut rest = bytes.get(from..).unwrap_or_default().chunks_exact(size);
     let within = rest.position(|element| {
         let word = element.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
         carry(word) != 0
     });
     Ok(within.map(|within| from / size + within))
+}
+
+/// Whether in any half of these words, masked, adding the lowest bits reaches the sign bits.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+fn any_carry(words: &[[u8; 16]], [mask, lowest, sign]: [u64; 3]) -> bool {
+    let halves = words.as_flattened().as_chunks::<8>().0;
+    halves.iter().fold(0, |any, half| any | (((u64::from_le_bytes(*half) & mask) + lowest) & sign)) != 0
 }
 
 fn check_float(dtype: Dtype, bytes: &[u8]) -> Result<(), DtypeError> {

@@ -7,7 +7,7 @@
 pub mod sampling;
 
 use crate::dtype::Dtype;
-use sampling::{Rules, Sampled};
+use sampling::{Past, Rules, Sampled};
 
 /// Activations of one forward pass, all f32, row-major. T = tokens of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -228,8 +228,13 @@ pub trait Steps: Store {
     /// Ends planning and starts to compile what was noted.
     fn compile(&mut self);
 
-    /// Waits for the compilation; `progress` hears how many kernels are done, of how many.
+    /// Waits for what prompts need; `progress` hears how many kernels are done, of how many.
     async fn compiled(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Self::Error>;
+
+    /// Waits for what passes over one decoded token need besides.
+    async fn decodable(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// Starts a forward pass.
     fn begin(&mut self, batch: &Batch) -> Result<(), Self::Error>;
@@ -264,14 +269,14 @@ pub trait Steps: Store {
     async fn finish(&mut self, logits: bool) -> Result<Option<Vec<f32>>, Self::Error>;
 
     /// Prepares to choose tokens where the logits are. `bias`: what is added to logits, each token at
-    /// most once; `prompt`: tokens that the repetition penalty takes as seen. Returns how many passes
-    /// are worth having under way, or `None`, without effect, from a backend that leaves the choice to its
-    /// caller: only after `Some` are the methods below called.
+    /// most once; `past`: tokens that the penalties take as seen. Returns how many passes are worth having
+    /// under way, or `None`, without effect, from a backend that leaves the choice to its caller, or does so
+    /// until its kernels are compiled: only after `Some` are the methods below called.
     fn start_sampling(
         &mut self,
         _rules: &Rules,
         _bias: &[(u32, f32)],
-        _prompt: &[u32],
+        _past: Past,
     ) -> Result<Option<usize>, Self::Error> {
         Ok(None)
     }

@@ -159,12 +159,17 @@ fn inspect_describes_a_checkpoint() {
     // The same limits that a load meets.
     let mut command = Command::new(env!("CARGO_BIN_EXE_bise"));
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env("BISE_LIMITS", "600");
-    let output = command.args(["inspect", TALE, "--context", "64", "--json"]).output().unwrap();
+    let output =
+        command.args(["inspect", TALE, "--context", "64", "--backend", "webgpu", "--json"]).output().unwrap();
     let tight: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let problems = tight["problems"].to_string();
     assert!(problems.contains("a row of model.layers.0.mlp.down_proj.weight needs 1024 bytes"), "{problems}");
     assert!(problems.contains("keys of 4 at most") && problems.contains("an activation needs"), "{problems}");
+    assert_eq!(tight["backend"], "webgpu");
     assert!(String::from_utf8(bise(&["inspect", TALE]).stdout).unwrap().contains("3148224"));
+    let on_cpu = json(&["inspect", TALE, "--backend", "cpu", "--json"]);
+    assert_eq!((&on_cpu["backend"], &on_cpu["backend_reason"]), (&"cpu".into(), &serde_json::Value::Null));
+    assert_eq!(on_cpu["problems"], serde_json::json!([]));
 }
 
 #[test]

@@ -15,8 +15,8 @@ mod support;
 use std::cell::Cell;
 
 use bise::checkpoint::source::FileSource;
-use bise::engine::{BackendChoice, Engine, EngineError, LoadOptions, Prompt, WeightMode};
-use bise::gpu::{GpuOptions, LimitChoice};
+use bise::engine::{BackendChoice, Engine, EngineError, LoadOptions, Prompt, WeightMode, inspect};
+use bise::gpu::{DeviceTier, GpuOptions};
 use pollster::block_on;
 
 use support::{check_golden, from_top, greedy, load_on_cpu, merge, run};
@@ -86,14 +86,81 @@ fn a_merge_goes_into_its_weights() {
     assert_eq!(block_on(loaded.logits(&[1, 2, 3])).unwrap(), after);
 }
 
-/// An adapter that was named must be there; without a name the CPU steps in, which needs a machine
-/// without any adapter to see (the browser's tests have one).
+/// Foretold from headers, and taken: the same bytes.
+#[test]
+fn inspect_tells_what_a_load_takes() {
+    for weights in [WeightMode::Checkpoint, WeightMode::F8] {
+        for context_length in [None, Some(64)] {
+            let options = LoadOptions {
+                weights,
+                context_length,
+                backend: BackendChoice::Cpu,
+                ..LoadOptions::default()
+            };
+            let memory = load(&options).unwrap().info().memory;
+            let source = FileSource::new(from_top("www/models/tale"));
+            let told = block_on(inspect(&source, &options, None)).unwrap();
+            let stored = if weights == WeightMode::F8 { told.device_bytes_f8 } else { told.device_bytes };
+            assert_eq!(
+                (stored, told.kv_cache_bytes, told.activation_bytes, told.total_bytes),
+                (memory.weights, memory.kv_cache, memory.activations, memory.total)
+            );
+            assert_eq!((told.backend.as_str(), told.problems), ("cpu", vec![]));
+        }
+    }
+}
+
+/// Left the choice, an inspection judges by what a load would take.
+#[test]
+fn inspect_chooses_as_a_load_does() {
+    let source = FileSource::new(from_top("www/models/tale"));
+    let backend_of = |options: &LoadOptions, tier: Option<&DeviceTier>| {
+        let told = block_on(inspect(&source, options, tier)).unwrap();
+        (told.backend, told.backend_reason)
+    };
+    let (free, hardware) = (LoadOptions::default(), DeviceTier::at_default_limits());
+    let software = DeviceTier { name: "llvmpipe".into(), software: true, ..hardware.clone() };
+    let named = GpuOptions { adapter: Some("llvm".into()), ..GpuOptions::default() };
+    let asked = LoadOptions { backend: BackendChoice::Webgpu, ..LoadOptions::default() };
+    let (backend, reason) = backend_of(&free, Some(&software));
+    assert!(
+        backend == "cpu" && reason.as_ref().is_some_and(|reason| reason.contains("llvmpipe")),
+        "{reason:?}"
+    );
+    assert_eq!(backend_of(&free, None).0, "cpu");
+    assert_eq!(backend_of(&free, Some(&hardware)).0, "webgpu");
+    assert_eq!(backend_of(&LoadOptions { gpu: named, ..free }, Some(&software)), ("webgpu".into(), None));
+    assert_eq!(backend_of(&asked, None), ("webgpu".into(), None));
+}
+
+/// On the software adapter of a test machine as without any, the CPU steps in, and says why.
+#[test]
+fn auto_takes_webgpu_on_hardware_alone() {
+    let hardware = block_on(DeviceTier::probe(&GpuOptions::default())).is_ok_and(|tier| !tier.software);
+    let info = load(&LoadOptions::default()).unwrap().info();
+    let reason = info.backend_reason.unwrap();
+    println!("{}: {reason}", info.backend);
+    if hardware {
+        assert_eq!(info.backend, "webgpu");
+        assert!(reason.contains("graphics adapter"), "{reason}");
+    } else {
+        assert_eq!((info.backend.as_str(), info.adapter.name.as_str()), ("cpu", "CPU, one thread"));
+        assert!(reason.contains("is software") || reason.contains("no WebGPU adapter"), "{reason}");
+    }
+}
+
+/// An adapter that was named must be there, and is taken though it be software.
 #[test]
 fn an_adapter_that_was_named_is_not_replaced() {
-    let gpu = GpuOptions { adapter: Some("no such adapter".into()), limits: LimitChoice::Adapter };
+    let gpu = GpuOptions { adapter: Some("no such adapter".into()), ..GpuOptions::default() };
     for backend in [BackendChoice::Auto, BackendChoice::Webgpu] {
         let error = load(&LoadOptions { backend, gpu: gpu.clone(), ..LoadOptions::default() }).err().unwrap();
         assert_eq!(error.code(), "no-webgpu", "{error}");
     }
     load(&LoadOptions { backend: BackendChoice::Cpu, gpu, ..LoadOptions::default() }).unwrap();
+    if let Ok(name) = std::env::var("BISE_ADAPTER") {
+        let gpu = GpuOptions { adapter: Some(name), ..GpuOptions::default() };
+        let info = load(&LoadOptions { gpu, ..LoadOptions::default() }).unwrap().info();
+        assert_eq!((info.backend.as_str(), info.backend_reason), ("webgpu", None));
+    }
 }

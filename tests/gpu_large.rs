@@ -12,7 +12,7 @@ mod common;
 
 use bise::checkpoint::Manifest;
 use bise::checkpoint::source::read_all;
-use bise::engine::{Engine, LoadOptions, WeightMode};
+use bise::engine::{BackendChoice, Engine, LoadOptions, WeightMode};
 use bise::gpu::{Gpu, GpuMatrix, GpuOptions, LimitChoice};
 use bise::kernels::WebGpu;
 use bise::model::{Config, Precision, WeightPlan, Weights};
@@ -29,13 +29,14 @@ const WIDE_LOGITS: &str = include_str!("fixtures/synthetic/wide_logits.json");
 const MIB: u64 = 1 << 20;
 
 fn gpu(limits: LimitChoice) -> GpuOptions {
-    GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits }
+    GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits, ..GpuOptions::default() }
 }
 
 fn load(source: &SyntheticSource, limits: LimitChoice, context: u32) -> Engine {
     let options = LoadOptions {
         weights: WeightMode::F8,
         context_length: Some(context),
+        backend: BackendChoice::Webgpu,
         gpu: gpu(limits),
         ..LoadOptions::default()
     };

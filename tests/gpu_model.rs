@@ -10,6 +10,8 @@
 
 mod common;
 
+#[path = "gpu_model/bench.rs"]
+mod bench;
 #[path = "gpu_model/choices.rs"]
 mod choices;
 #[path = "gpu_model/golden.rs"]

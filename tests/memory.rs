@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bise::checkpoint::error::{HEADER_LIMIT_BYTES, TENSOR_LIMIT};
 use bise::checkpoint::source::MemorySource;
 use bise::checkpoint::{CheckpointError, Event, Manifest, ShardStream};
-use bise::engine::{Engine, LoadOptions, WeightMode};
+use bise::engine::{BackendChoice, Engine, LoadOptions};
 use bise::gpu::GpuOptions;
 use bise::text::Tokenizer;
 use common::synthetic::SyntheticSource;
@@ -127,8 +127,8 @@ fn two_gigabytes_load_onto_the_device_in_96_mib() {
     assert!(source.total_bytes() > 2_000_000_000);
     let peak = peak_bytes(|| {
         let gpu = GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), ..GpuOptions::default() };
-        let options =
-            LoadOptions { weights: WeightMode::F8, context_length: Some(64), gpu, ..LoadOptions::default() };
+        let backend = BackendChoice::Webgpu;
+        let options = LoadOptions { context_length: Some(64), backend, gpu, ..LoadOptions::default() };
         let mut engine = pollster::block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap();
         let weights = engine.info().memory.weights;
         assert!(weights > 1_000_000_000, "{weights} bytes of weights on the device");

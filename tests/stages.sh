@@ -5,7 +5,7 @@
 STAGES=(needs fmt clippy doc structure wgsl native-lavapipe native-limits native-swiftshader build tsc js browser-chromium browser-firefox transformers)
 FIREFOX_AT_LEAST=141 # the first with WebGPU
 SMOLLM2=target/models/smollm2-135m
-# Run by `./build.sh test --seven-billion` alone: half an hour, and 11 GiB of free memory.
+# Run by `./build.sh test --seven-billion` alone: an hour, 11 GiB of free memory, 10 GB of disk.
 SEVEN_BILLION=seven-billion
 
 # --- needs -------------------------------------------------------------------

@@ -1,6 +1,7 @@
 /** Wiring only: each panel does its own part. */
 
 import { BiseError } from "./pkg/index.js";
+import { BackendPanel } from "./panels/backend.js";
 import { BlendPanel } from "./panels/blend.js";
 import { ChatPanel } from "./panels/chat.js";
 import { byId } from "./panels/dom.js";
@@ -21,32 +22,38 @@ const chat = new ChatPanel({
   status: new StatusPanel(),
   sampling,
   message,
-  lost: () => models.unload(),
+  lost: () => {
+    backend.show(null);
+    models.unload();
+  },
   reload: () => models.reload(),
 });
 const blend = new BlendPanel({ chat, message });
 
-const models = new ModelsPanel({
-  onUnload: async () => {
+const backend = new BackendPanel(() => models.reload());
+const models = new ModelsPanel(backend, {
+  onUnload: async (isAgain) => {
     message.clear();
+    backend.show(null);
     const old = loaded;
     loaded = null;
     blend.attach(null, null);
     save.attach(null);
-    await chat.attach(null, "");
+    await chat.attach(null, "", isAgain);
     await old?.engine.dispose();
   },
-  onLoaded: (engine, name, model) => {
+  onLoaded: (engine, name, model, isAgain) => {
     loaded = { engine, model };
-    void chat.attach(engine, name);
+    void chat.attach(engine, name, isAgain);
+    backend.show(engine.info);
     blend.attach(engine, model);
     save.attach({ engine, name, model });
   },
   onFailed: (error, retry) => {
     const again = { label: "Try again", run: retry };
     const other = { label: "Choose another model", run: () => models.openPanel() };
-    const hopeless = error instanceof BiseError && error.code === "no-webgpu";
-    message.error(error, hopeless ? [again] : [again, other]);
+    const others = error instanceof BiseError ? backend.waysOut(error.code) : [];
+    message.error(error, [again, ...others, other]);
   },
 });
 
@@ -62,6 +69,7 @@ const save = new SavePanel({
 const merge = new MergePanel({
   sampling,
   models,
+  backend,
   loaded: () => loaded,
   unload: () => models.close(),
   showChat: () => views.show("chat"),

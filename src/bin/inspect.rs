@@ -9,7 +9,7 @@ use bise::engine::{Inspection, LoadOptions, inspect as inspect_source};
 use bise::gpu::DeviceTier;
 use pollster::block_on;
 
-use crate::run::{Weights, gpu_options, print_json, source};
+use crate::run::{Backend, Weights, gpu_options, print_json, source};
 
 /// Arguments of `inspect`.
 #[derive(clap::Args)]
@@ -22,6 +22,9 @@ pub struct Args {
     /// Precision of the weights on the device.
     #[arg(long, value_enum, default_value = "checkpoint")]
     weights: Weights,
+    /// Where it would run.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
     /// Print exactly one JSON object.
     #[arg(long)]
     json: bool,
@@ -38,6 +41,7 @@ pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
     let options = LoadOptions {
         weights: args.weights.into(),
         context_length: args.context,
+        backend: args.backend.into(),
         gpu,
         ..LoadOptions::default()
     };
@@ -76,8 +80,13 @@ pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
     writeln!(out, "memory, kv cache  {} bytes", inspection.kv_cache_bytes)?;
     writeln!(out, "memory, other     {} bytes", inspection.activation_bytes)?;
     writeln!(out, "memory, in all    {} bytes", inspection.total_bytes)?;
-    let adapter = inspection.adapter.as_deref().unwrap_or("none here; WebGPU's default limits assumed");
-    writeln!(out, "adapter           {adapter}")?;
+    let reason =
+        inspection.backend_reason.as_ref().map_or_else(String::new, |reason| format!(", since {reason}"));
+    writeln!(out, "runs on           {}{reason}", inspection.backend)?;
+    if inspection.backend == "webgpu" {
+        let adapter = inspection.adapter.as_deref().unwrap_or("none here; WebGPU's default limits assumed");
+        writeln!(out, "adapter           {adapter}")?;
+    }
     if inspection.problems.is_empty() {
         writeln!(out, "its limits        hold this model")?;
     }

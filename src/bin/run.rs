@@ -37,7 +37,8 @@ impl From<Weights> for WeightMode {
 /// Where to compute.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Backend {
-    /// On WebGPU where there is an adapter, else on the CPU; an adapter that BISE_ADAPTER names must be there.
+    /// On WebGPU where there is an adapter that is no software, else on the CPU; one that BISE_ADAPTER names must
+    /// be there, and is taken.
     Auto,
     /// On WebGPU.
     Webgpu,
@@ -177,7 +178,7 @@ pub fn gpu_options() -> Result<GpuOptions, Box<dyn Error>> {
                 format!("BISE_LIMITS is {bytes:?}, not adapter, default or a number of bytes")
             })?),
         };
-    Ok(GpuOptions { adapter, limits })
+    Ok(GpuOptions { adapter, limits, ..GpuOptions::default() })
 }
 
 fn load(args: &ModelArgs) -> Result<Engine, Box<dyn Error>> {
@@ -186,7 +187,7 @@ fn load(args: &ModelArgs) -> Result<Engine, Box<dyn Error>> {
         context_length: args.context,
         backend: args.backend.into(),
         gpu: gpu_options()?,
-        turn: None,
+        ..LoadOptions::default()
     };
     Ok(block_on(Engine::load(&source(&args.model)?, &options, &mut |_| (), &|| false))?)
 }

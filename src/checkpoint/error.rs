@@ -75,9 +75,9 @@ pub enum CheckpointError {
     )]
     NotFinite { file: String, tensor: String, dtype: Dtype, element: u64 },
     #[error(
-        "{file}: has the SHA-256 {found}, but {origin} {expected}; the file was damaged or exchanged on its way: load it again"
+        "{file}: has the SHA-256 {found}, but {origin} {expected}; the file was damaged or exchanged on its way: {advice}"
     )]
-    Integrity { file: String, expected: String, found: String, origin: &'static str },
+    Integrity { file: String, expected: String, found: String, origin: &'static str, advice: &'static str },
     #[error("integrity: there is no weight file {file:?}; this model has {files}")]
     IntegrityFile { file: String, files: String },
     #[error("{file}: tensor {tensor}: {source}")]

@@ -10,7 +10,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::checkpoint::hash::STATE_BYTES;
+use crate::checkpoint::hash::{FileHash, STATE_BYTES};
 use crate::checkpoint::pack::take;
 use crate::checkpoint::storage::{StorageError, StoredFile};
 
@@ -37,6 +37,15 @@ pub struct Point {
     pub complete: bool,
     /// The hash of the file so far; `None` at its beginning.
     pub hash: Option<[u8; STATE_BYTES]>,
+}
+
+impl Point {
+    /// Whether a load can go on from here: the rest of a file cannot be checked without the hash of its
+    /// beginning.
+    pub fn goes_on(&self) -> bool {
+        let starts = (self.tensor, self.offset) == (0, 0);
+        self.hash.map_or(starts, |state| FileHash::from_state(state).is_some())
+    }
 }
 
 /// The file.

@@ -51,6 +51,8 @@ pub(super) struct State<P> {
     held: Cell<u64>,
     /// Since when nothing has come, milliseconds, while something is waited for.
     pub(super) waiting_since: Cell<Option<u64>>,
+    /// For how long the network was waited for until now, milliseconds.
+    waited_ms: Cell<u64>,
     /// Set to give the connection up.
     pub(super) stalled: Cell<bool>,
     /// The wait before the next attempt, until somebody has heard of it.
@@ -81,7 +83,8 @@ impl<P: Piece> State<P> {
         shared: &Shared<T>,
         work: impl Future<Output = Result<O, SourceError>>,
     ) -> Result<O, Stopped> {
-        self.waiting_since.set(Some(shared.transport.now_ms()));
+        let since = shared.transport.now_ms();
+        self.waiting_since.set(Some(since));
         let mut work = pin!(work);
         let result = poll_fn(|context| match self.stalled.take() {
             true => Poll::Ready(Err(Stopped::Stalled)),
@@ -89,6 +92,8 @@ impl<P: Piece> State<P> {
         });
         let result = result.await;
         self.waiting_since.set(None);
+        let waited_ms = shared.transport.now_ms().saturating_sub(since);
+        self.waited_ms.set(self.waited_ms.get().saturating_add(waited_ms));
         result
     }
 }
@@ -131,6 +136,7 @@ impl<T: Transport> Lane<T> {
             pieces: RefCell::default(),
             held: Cell::new(0),
             waiting_since: Cell::new(None),
+            waited_ms: Cell::new(0),
             stalled: Cell::new(false),
             pause: RefCell::default(),
         });
@@ -224,6 +230,8 @@ async fn attempt<T: Transport>(
         if *at >= end {
             if flow.whole {
                 shared.park(flow);
+            } else {
+                shared.adapt(end - state.start, state.waited_ms.get());
             }
             return Ok(Some(Outcome::Complete));
         }

@@ -1,6 +1,7 @@
 //! The line to one server: what all transfers from it share.
 
 use std::cell::{Cell, RefCell};
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use crate::checkpoint::retry::Network;
@@ -8,6 +9,11 @@ use crate::checkpoint::transport::{Body, Transport};
 
 /// Connections up to which the body of a whole file is kept for whoever reads on.
 const PARKED: usize = 3;
+
+/// A lane that is waited for less than this is followed by longer ones, and one that is waited for longer
+/// than that by shorter ones, milliseconds.
+const QUICK_MS: u64 = 100;
+const SLOW_MS: u64 = 600;
 
 /// A connection, counted while it may be open.
 pub(super) struct Slot(Rc<Cell<usize>>);
@@ -54,7 +60,10 @@ pub(super) struct Flow<B: Body> {
 pub(super) struct Shared<T: Transport> {
     pub(super) transport: T,
     pub(super) network: Network,
-    pub(super) lane_bytes: u64,
+    /// Bytes of the next lane.
+    pub(super) lane_bytes: Cell<u64>,
+    /// Those of the shortest and of the longest.
+    lane_range: RangeInclusive<u64>,
     /// Lanes of all sources that use the same connections.
     pub(super) lanes: Rc<Cell<usize>>,
     /// Whether the server sends ranges, once that was seen.
@@ -69,11 +78,17 @@ pub(super) struct Shared<T: Transport> {
 }
 
 impl<T: Transport> Shared<T> {
-    pub(super) fn new(transport: T, network: Network, lane_bytes: u64, lanes: Rc<Cell<usize>>) -> Shared<T> {
+    pub(super) fn new(
+        transport: T,
+        network: Network,
+        lane_range: RangeInclusive<u64>,
+        lanes: Rc<Cell<usize>>,
+    ) -> Shared<T> {
         Shared {
             transport,
             network,
-            lane_bytes: lane_bytes.max(1),
+            lane_bytes: Cell::new((*lane_range.start()).max(1)),
+            lane_range,
             lanes,
             ranges: Cell::new(None),
             heard: Cell::new(false),
@@ -81,6 +96,18 @@ impl<T: Transport> Shared<T> {
             versions: RefCell::default(),
             parked: RefCell::default(),
         }
+    }
+
+    /// A lane of so many bytes has come to its end, and was waited for so long: where that is no time, asking
+    /// for the next one would count.
+    pub(super) fn adapt(&self, bytes: u64, waited_ms: u64) {
+        let now = self.lane_bytes.get();
+        let next = match waited_ms {
+            ..QUICK_MS if bytes >= now => now.saturating_mul(2),
+            SLOW_MS.. => now / 2,
+            _ => now,
+        };
+        self.lane_bytes.set(next.min(*self.lane_range.end()).max(*self.lane_range.start()).max(1));
     }
 
     /// Whether an answer is about the file that earlier ones were about, as far as both tell.

@@ -125,6 +125,10 @@ impl Pack {
         if magic != MAGIC || length > PAYLOAD_LIMIT_BYTES || next > end {
             return Err(damaged());
         }
+        // The length is not checked yet: memory is taken only for what is there.
+        if length as usize > payload.capacity() && next > self.file.bytes()? {
+            return Err(damaged());
+        }
         payload.resize(length as usize, 0);
         let tag = Tag { kind, part, layer, row };
         let whole = self.file.read_at(at + HEAD_BYTES, payload)? == payload.len();

@@ -64,6 +64,9 @@ pub trait ByteSource {
     async fn list(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// Lets what is on its way arrive, where that takes a turn of somebody's event loop.
+    async fn turn(&self) {}
 }
 
 impl<S: ByteSource> ByteSource for &S {
@@ -76,6 +79,10 @@ impl<S: ByteSource> ByteSource for &S {
     async fn list(&self) -> Vec<String> {
         (**self).list().await
     }
+
+    async fn turn(&self) {
+        (**self).turn().await;
+    }
 }
 
 impl<S: ByteSource> ByteSource for Rc<S> {
@@ -87,6 +94,10 @@ impl<S: ByteSource> ByteSource for Rc<S> {
 
     async fn list(&self) -> Vec<String> {
         (**self).list().await
+    }
+
+    async fn turn(&self) {
+        (**self).turn().await;
     }
 }
 

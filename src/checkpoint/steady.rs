@@ -12,7 +12,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -26,9 +26,9 @@ use crate::checkpoint::transport::{Piece, Transport};
 /// Lanes at the same time, over all streams that share a count, beyond those that are read from:
 /// browsers allow six connections to a host over HTTP/1.1, a merge reads from three at a time.
 const LANES: usize = 4;
-/// Bytes of a lane: long enough that asking for the next one does not count. What lanes hold is lost
-/// when a load is interrupted.
-pub const LANE_BYTES: u64 = 8 << 20;
+/// Bytes of a lane: long enough that asking for the next one does not count. On a line that delivers at once
+/// it does, and lanes become longer; what they hold, which is lost when a load is interrupted, does not.
+pub const LANE_BYTES: RangeInclusive<u64> = 8 << 20..=64 << 20;
 /// Bytes handed out at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -38,9 +38,14 @@ pub struct Steady<T: Transport> {
 }
 
 impl<T: Transport> Steady<T> {
-    /// A source that reads in lanes of `lane_bytes`, as far as `lanes`, a count shared by all sources
+    /// A source that reads in lanes of `lane_bytes`, at first the least of them, as far as `lanes`, a count shared by all sources
     /// that use the same connections, allows.
-    pub fn new(transport: T, network: Network, lane_bytes: u64, lanes: Rc<Cell<usize>>) -> Steady<T> {
+    pub fn new(
+        transport: T,
+        network: Network,
+        lane_bytes: RangeInclusive<u64>,
+        lanes: Rc<Cell<usize>>,
+    ) -> Steady<T> {
         let shared = Shared::new(transport, network, lane_bytes, lanes);
         Steady { shared: Rc::new(shared) }
     }
@@ -81,7 +86,7 @@ impl<T: Transport> SteadyStream<T> {
     fn new(shared: Rc<Shared<T>>, file: &str, range: Option<Range<u64>>) -> SteadyStream<T> {
         let ranged = range.is_some();
         let rest = range.unwrap_or(0..u64::MAX);
-        let bulk = ranged && rest.end.saturating_sub(rest.start) > shared.lane_bytes;
+        let bulk = ranged && rest.end.saturating_sub(rest.start) > shared.lane_bytes.get();
         let lanes = VecDeque::new();
         SteadyStream { shared, file: file.into(), lanes, rest, ranged, bulk, piece: None, alarm: None }
     }
@@ -89,16 +94,20 @@ impl<T: Transport> SteadyStream<T> {
     /// Opens lanes: one to read from, and more ahead where the server sends ranges.
     fn fill(&mut self) {
         let Shared { ranges, lanes, lane_bytes, .. } = &*self.shared;
+        let lane_bytes = lane_bytes.get();
         while !self.rest.is_empty() {
             let first = self.lanes.is_empty();
             let whole = self.lanes.front().is_some_and(|lane| lane.state.whole.get());
-            if !first && (whole || ranges.get() != Some(true) || lanes.get() >= LANES) {
+            // Of several streams none takes all: whoever has most of them waits.
+            let (own, all) = (self.lanes.len(), lanes.get());
+            let is_greedy = own < all && own > all - own;
+            if !first && (whole || ranges.get() != Some(true) || all >= LANES || is_greedy) {
                 return;
             }
             let Range { start, end: stream_end } = self.rest;
             // Where servers send whole files, or all is asked for, there is one lane.
             let single = !self.ranged || ranges.get() == Some(false);
-            let end = match start.checked_add(*lane_bytes) {
+            let end = match start.checked_add(lane_bytes) {
                 // A short last part is not worth a request of its own.
                 Some(end) if !single && stream_end.saturating_sub(end) > lane_bytes / 4 => end,
                 _ => stream_end,

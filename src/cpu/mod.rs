@@ -3,6 +3,7 @@
 //! ```text
 //! lanes      four f32 side by side: portable, and WebAssembly's SIMD
 //! formats    stored weights to lanes, and sums of products with them
+//! memory     what a model takes, and whether there is as much
 //! product    y = x W^T, for one token and for prompts
 //! int8       the same with 8-bit integers and a scale per block
 //! attention  softmax attention over the key/value cache
@@ -16,6 +17,7 @@ mod attention;
 mod formats;
 mod int8;
 mod lanes;
+mod memory;
 mod product;
 mod steps;
 
@@ -53,6 +55,24 @@ pub enum CpuError {
         label: String,
         /// Its size.
         bytes: u64,
+    },
+    /// More than there is, known before any of it arrived.
+    #[error(
+        "this model takes {needed} bytes of memory on the processor ({weights} for weights, {kv_cache} for the \
+         key/value cache, {activations} for activations), and there are {limit}; use f8 weights, a shorter context, \
+         a smaller model, or WebGPU"
+    )]
+    TooLarge {
+        /// In all.
+        needed: u64,
+        /// For weights and their scales.
+        weights: u64,
+        /// For the key/value cache.
+        kv_cache: u64,
+        /// For activations.
+        activations: u64,
+        /// What there is.
+        limit: u64,
     },
     /// Data that do not fit the tensor or batch they are for.
     #[error("{label}: {detail}")]

@@ -1,11 +1,13 @@
 //! The two backends as one, so that decoder, loader and caches exist once in the wasm.
 
-use super::types::{AdapterInfo, BackendChoice, WeightMode};
+use super::room::{HARDWARE, Room};
+use super::types::{AdapterInfo, BackendChoice};
 use super::{EngineError, LoadOptions};
 use crate::cpu::{Cpu, CpuError, CpuMatrix, CpuVector};
-use crate::gpu::{DeviceTier, Gpu, GpuError, GpuMatrix, Traffic};
+use crate::gpu::{DeviceTier, Gpu, GpuError, GpuMatrix, GpuOptions, Traffic};
 use crate::kernels::WebGpu;
-use crate::steps::sampling::{Rules, Sampled};
+use crate::model::WeightPlan;
+use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, DecoderShape, MatrixSpec, Slot, Steps, Store, Write};
 
 type GpuVector = <WebGpu as Store>::Vector;
@@ -13,51 +15,46 @@ type GpuVector = <WebGpu as Store>::Vector;
 /// What a load opens before it knows the model.
 pub(super) enum Device {
     Gpu(Gpu),
-    /// With the reason, where it was not asked for.
-    Cpu(Option<String>),
+    Cpu,
 }
 
 impl Device {
-    /// The device that the options ask for. Left the choice, WebGPU where there is an adapter, any that
-    /// was not named beforehand; else the CPU.
-    pub async fn open(options: &LoadOptions) -> Result<Device, GpuError> {
+    /// The device that the options ask for; with the reason, where they leave the choice: WebGPU on an
+    /// adapter that is hardware or was named beforehand, else the CPU.
+    pub async fn open(options: &LoadOptions) -> Result<(Device, Option<String>), GpuError> {
         if options.backend == BackendChoice::Cpu {
-            return Ok(Device::Cpu(None));
+            return Ok((Device::Cpu, None));
         }
-        match Gpu::open(&options.gpu).await {
-            Ok(gpu) => Ok(Device::Gpu(gpu)),
-            Err(error) if options.backend == BackendChoice::Auto && options.gpu.adapter.is_none() => {
-                Ok(Device::Cpu(Some(error.to_string())))
+        let free = options.is_free();
+        if free && options.lost {
+            return Ok((Device::Cpu, Some("the graphics device was lost".into())));
+        }
+        match Gpu::open(&GpuOptions { hardware: free, ..options.gpu.clone() }).await {
+            Ok(gpu) => Ok((Device::Gpu(gpu), free.then(|| HARDWARE.into()))),
+            Err(GpuError::NoAdapter { wanted, .. }) if free => {
+                Ok((Device::Cpu, Some(format!("there is no WebGPU adapter {wanted}"))))
             }
+            Err(error) if free => Ok((Device::Cpu, Some(error.to_string()))),
             Err(error) => Err(error),
         }
     }
 
-    /// The form that weights take here, where the options leave it open.
-    pub fn weights(&self, wanted: WeightMode) -> Result<WeightMode, EngineError> {
-        match (wanted, self) {
-            (WeightMode::Auto, Device::Gpu(_)) => Ok(WeightMode::F8),
-            (WeightMode::Auto, Device::Cpu(_)) => Ok(WeightMode::I8),
-            (WeightMode::I8, Device::Gpu(_)) => Err(EngineError::BadRequest(
-                "weights \"i8\" are for the CPU; on WebGPU take \"f8\" or \"checkpoint\"".into(),
-            )),
-            (wanted, _) => Ok(wanted),
+    /// What it has room for.
+    pub fn room(&self) -> Room<'_> {
+        match self {
+            Device::Gpu(gpu) => Room::Gpu(gpu.tier()),
+            Device::Cpu => Room::Cpu,
         }
     }
 
-    /// Largest piece of memory in bytes.
-    pub fn max_buffer_bytes(&self) -> u64 {
+    /// Makes sure that there is memory, where that can be known before it is used.
+    pub fn reserve(&self, plan: &WeightPlan, shape: &DecoderShape) -> Result<(), CpuError> {
         match self {
-            Device::Gpu(gpu) => gpu.tier().max_binding_bytes,
-            Device::Cpu(_) => isize::MAX as u64,
-        }
-    }
-
-    /// Tokens of a prompt in one pass.
-    pub fn max_batch(&self, shape: &DecoderShape) -> u32 {
-        match self {
-            Device::Gpu(gpu) => WebGpu::max_batch(gpu.tier(), shape),
-            Device::Cpu(_) => Cpu::max_batch(shape),
+            Device::Gpu(_) => Ok(()),
+            Device::Cpu => {
+                let [kv_cache, activations] = Cpu::memory(shape);
+                Cpu::reserve([plan.host_bytes(), kv_cache, activations])
+            }
         }
     }
 
@@ -65,15 +62,15 @@ impl Device {
     pub async fn backend(self, shape: DecoderShape, options: &LoadOptions) -> Result<Backend, BackendError> {
         Ok(match self {
             Device::Gpu(gpu) => Backend::Gpu(Box::new(WebGpu::new(gpu, shape).await?)),
-            Device::Cpu(reason) => Backend::Cpu(Box::new(Cpu::new(shape, options.turn)?), reason),
+            Device::Cpu => Backend::Cpu(Box::new(Cpu::new(shape, options.turn)?)),
         })
     }
 }
 
-/// A backend; with the CPU the reason for it, where it was not asked for.
+/// A backend.
 pub(super) enum Backend {
     Gpu(Box<WebGpu>),
-    Cpu(Box<Cpu>, Option<String>),
+    Cpu(Box<Cpu>),
 }
 
 pub(super) enum Matrix {
@@ -114,15 +111,15 @@ impl Backend {
     pub fn name(&self) -> &'static str {
         match self {
             Backend::Gpu(_) => "webgpu",
-            Backend::Cpu(..) => "cpu",
+            Backend::Cpu(_) => "cpu",
         }
     }
 
-    /// Why it is not WebGPU, where the choice was free.
-    pub fn reason(&self) -> Option<String> {
+    /// The WebGPU backend, where it is that.
+    pub fn webgpu(&mut self) -> Option<&mut WebGpu> {
         match self {
-            Backend::Gpu(_) => None,
-            Backend::Cpu(_, reason) => reason.clone(),
+            Backend::Gpu(backend) => Some(backend),
+            Backend::Cpu(..) => None,
         }
     }
 
@@ -135,7 +132,7 @@ impl Backend {
                 let fp8_decoder = backend.info().fp8_decoder.name().into();
                 AdapterInfo { name, driver, software, max_binding_bytes, fp8_decoder }
             }
-            Backend::Cpu(..) => AdapterInfo {
+            Backend::Cpu(_) => AdapterInfo {
                 name: "CPU, one thread".into(),
                 driver: String::new(),
                 software: true,
@@ -149,7 +146,7 @@ impl Backend {
     pub fn traffic(&self) -> Traffic {
         match self {
             Backend::Gpu(backend) => backend.gpu().traffic(),
-            Backend::Cpu(..) => Traffic::default(),
+            Backend::Cpu(_) => Traffic::default(),
         }
     }
 
@@ -157,7 +154,7 @@ impl Backend {
     pub fn bytes(&self) -> [u64; 3] {
         match self {
             Backend::Gpu(backend) => backend.info().bytes,
-            Backend::Cpu(backend, _) => backend.bytes(),
+            Backend::Cpu(backend) => backend.bytes(),
         }
     }
 }
@@ -167,7 +164,7 @@ macro_rules! either {
     ($backend:expr, $b:ident => $call:expr) => {
         match $backend {
             Backend::Gpu($b) => Ok($call?),
-            Backend::Cpu($b, _) => Ok($call?),
+            Backend::Cpu($b) => Ok($call?),
         }
     };
 }
@@ -177,7 +174,7 @@ macro_rules! either_with {
     ($backend:expr, $kind:ident($weight:expr), $b:ident, $w:ident => $call:expr) => {
         match ($backend, $weight) {
             (Backend::Gpu($b), $kind::Gpu($w)) => Ok($call?),
-            (Backend::Cpu($b, _), $kind::Cpu($w)) => Ok($call?),
+            (Backend::Cpu($b), $kind::Cpu($w)) => Ok($call?),
             _ => Err(foreign()),
         }
     };
@@ -191,7 +188,7 @@ impl Store for Backend {
     fn matrix(&mut self, spec: &MatrixSpec) -> Result<Matrix, BackendError> {
         Ok(match self {
             Backend::Gpu(b) => Matrix::Gpu(b.matrix(spec)?),
-            Backend::Cpu(b, _) => Matrix::Cpu(b.matrix(spec)?),
+            Backend::Cpu(b) => Matrix::Cpu(b.matrix(spec)?),
         })
     }
 
@@ -206,7 +203,7 @@ impl Store for Backend {
     fn vector(&mut self, label: &str, len: u32) -> Result<Vector, BackendError> {
         Ok(match self {
             Backend::Gpu(b) => Vector::Gpu(b.vector(label, len)?),
-            Backend::Cpu(b, _) => Vector::Cpu(b.vector(label, len)?),
+            Backend::Cpu(b) => Vector::Cpu(b.vector(label, len)?),
         })
     }
 
@@ -231,19 +228,23 @@ impl Steps for Backend {
     fn plan(&mut self) {
         match self {
             Backend::Gpu(b) => b.plan(),
-            Backend::Cpu(b, _) => b.plan(),
+            Backend::Cpu(b) => b.plan(),
         }
     }
 
     fn compile(&mut self) {
         match self {
             Backend::Gpu(b) => b.compile(),
-            Backend::Cpu(b, _) => b.compile(),
+            Backend::Cpu(b) => b.compile(),
         }
     }
 
     async fn compiled(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), BackendError> {
         either!(self, b => b.compiled(progress).await)
+    }
+
+    async fn decodable(&mut self) -> Result<(), BackendError> {
+        either!(self, b => b.decodable().await)
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), BackendError> {
@@ -272,7 +273,7 @@ impl Steps for Backend {
     fn gated_linear(&mut self, x: Slot, gate: &Matrix, up: &Matrix) -> Result<(), BackendError> {
         match (self, gate, up) {
             (Backend::Gpu(b), Matrix::Gpu(gate), Matrix::Gpu(up)) => Ok(b.gated_linear(x, gate, up)?),
-            (Backend::Cpu(b, _), Matrix::Cpu(gate), Matrix::Cpu(up)) => Ok(b.gated_linear(x, gate, up)?),
+            (Backend::Cpu(b), Matrix::Cpu(gate), Matrix::Cpu(up)) => Ok(b.gated_linear(x, gate, up)?),
             _ => Err(foreign()),
         }
     }
@@ -293,9 +294,9 @@ impl Steps for Backend {
         &mut self,
         rules: &Rules,
         bias: &[(u32, f32)],
-        prompt: &[u32],
+        past: Past,
     ) -> Result<Option<usize>, BackendError> {
-        either!(self, b => b.start_sampling(rules, bias, prompt))
+        either!(self, b => b.start_sampling(rules, bias, past))
     }
 
     fn begin_sampled(&mut self, position: u32) -> Result<(), BackendError> {

@@ -2,7 +2,9 @@
 //! became on their way to the device, in one pack; how far it is, in a journal beside it.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::ops::Range;
+use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,8 +40,11 @@ pub struct CacheFiles {
     pub pack: Box<dyn StoredFile>,
     /// The points.
     pub journal: Box<dyn StoredFile>,
-    /// Whether what is kept is what the source has now; else it is replaced.
+    /// Whether what is kept is what the source has now; else it is replaced, once the source has sent
+    /// something: until then it stays.
     pub fresh: bool,
+    /// Whether the revision is known by something else than what each file's answer tells.
+    pub identified: bool,
     /// Space that is left beside what is kept already, in bytes, where it is known.
     pub free_bytes: Option<u64>,
     /// A number that no earlier pack in these files had.
@@ -48,10 +53,15 @@ pub struct CacheFiles {
     pub point_bytes: u64,
     /// Hears which files a new entry is made of, and how long it will be in bytes.
     pub on_start: OnStart,
+    /// Asked before what was kept goes, and waited for.
+    pub on_replace: OnReplace,
 }
 
 /// Hears of a new entry.
 pub type OnStart = Box<dyn Fn(&BTreeMap<String, KnownFile>, u64)>;
+
+/// Forgets what described what is about to be replaced.
+pub type OnReplace = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// One read of a small file, or of a part of one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -82,45 +92,81 @@ pub(super) struct Cache {
     plan: Option<Vec<u8>>,
     free_bytes: Option<u64>,
     point_bytes: u64,
+    pub identified: bool,
     on_start: OnStart,
+    on_replace: OnReplace,
+    /// What lies in the files is of no use, and is to be replaced under this salt.
+    stale: Option<u64>,
+    /// Files that were found missing before that.
+    absent: Vec<Read>,
 }
 
 impl Cache {
-    /// Takes up what is kept, or begins anew where it is damaged or out of date.
+    /// Takes up what is kept. What is damaged or out of date lies there until [`Cache::replace`].
     ///
     /// # Errors
     /// [`StorageError`].
     pub fn open(files: CacheFiles) -> Result<Cache, StorageError> {
-        let CacheFiles { pack, journal, fresh, free_bytes, salt, point_bytes, on_start } = files;
+        let CacheFiles { pack, journal, free_bytes, point_bytes, identified, on_start, on_replace, .. } =
+            files;
         let journal = Journal::open(journal)?;
         let bytes = journal.points().last().map_or(0, |last| last.pack_bytes);
         let pack = Pack::new(pack, journal.salt(), bytes);
-        let mut cache =
-            Cache { pack, journal, reads: Vec::new(), plan: None, free_bytes, point_bytes, on_start };
-        let usable = fresh && !cache.is_new() && cache.find_reads().is_ok();
-        if !usable {
+        let (reads, plan, stale, absent) = (Vec::new(), None, None, Vec::new());
+        let mut cache = Cache {
+            pack,
+            journal,
+            reads,
+            plan,
+            free_bytes,
+            point_bytes,
+            identified,
+            on_start,
+            on_replace,
+            stale,
+            absent,
+        };
+        let usable = files.fresh && !cache.is_new() && cache.find_reads().is_ok();
+        if usable {
+            // What came after the last point is written anew.
+            cache.go_back(|_| true)?;
+        } else {
             cache.reads.clear();
+            cache.stale = Some(files.salt);
             // What goes makes room for what comes.
             cache.free_bytes = free_bytes.map(|free| free.saturating_add(bytes));
-            // In this order: a point must never stand for what is not there.
-            cache.journal.restart(salt)?;
-            cache.pack.restart(salt)?;
-        } else {
-            // What came after the last point is written anew.
-            cache.journal.cut(cache.journal.points().len())?;
-            cache.pack.cut(bytes)?;
         }
         Ok(cache)
     }
 
     /// Whether small files are still to be kept: none of the weights is.
     pub fn is_new(&self) -> bool {
-        self.journal.points().is_empty()
+        self.stale.is_some() || self.journal.points().is_empty()
     }
 
     /// The last point.
     pub fn last(&self) -> Option<Point> {
-        self.journal.points().last().copied()
+        self.journal.points().last().copied().filter(|_| self.stale.is_none())
+    }
+
+    /// What to wait for before [`Cache::replace`], if that is due.
+    pub fn before_replacing(&self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+        self.stale.map(|_| (self.on_replace)())
+    }
+
+    /// Makes room for what the source has now, where what is kept is of no use.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn replace(&mut self) -> Result<(), StorageError> {
+        let Some(salt) = self.stale.take() else { return Ok(()) };
+        // In this order: a point must never stand for what is not there.
+        self.journal.restart(salt)?;
+        self.pack.restart(salt)?;
+        for read in std::mem::take(&mut self.absent) {
+            self.begin_read(&read)?;
+        }
+        Ok(())
     }
 
     fn find_reads(&mut self) -> Result<(), PackError> {
@@ -166,6 +212,12 @@ impl Cache {
     /// # Errors
     /// [`StorageError`].
     pub fn begin_read(&mut self, read: &Read) -> Result<u32, StorageError> {
+        if self.stale.is_some() && !read.found {
+            // That a file is missing is no reason to give up what is kept.
+            self.absent.push(read.clone());
+            return Ok(0);
+        }
+        self.replace()?;
         let number = self.reads.len() as u32;
         // Plain data always converts.
         let payload = serde_json::to_vec(read).unwrap_or_default();
@@ -215,6 +267,7 @@ impl Cache {
         weight_bytes: u64,
         files: &BTreeMap<String, KnownFile>,
     ) -> Result<bool, StorageError> {
+        self.replace()?;
         // Heads of records, and room for the rest of the page.
         let small = self.journal.points().first().map_or(self.pack.bytes(), |first| first.pack_bytes);
         let needed = small + weight_bytes + weight_bytes / 64 + (1 << 20);
@@ -255,12 +308,14 @@ impl Cache {
         self.add_point(point)
     }
 
-    /// Goes back to the last of the points that `keep` agrees to, or to the first; that is the last now.
+    /// Goes back to the last of the points that `keep` agrees to and a load can go on from, or to the
+    /// first; that is the last now.
     ///
     /// # Errors
     /// [`StorageError`].
     pub fn go_back(&mut self, keep: impl Fn(&Point) -> bool) -> Result<(), StorageError> {
-        let count = self.journal.points().iter().rposition(keep).unwrap_or(0) + 1;
+        let is_sound = |point: &Point| point.goes_on() && keep(point);
+        let count = self.journal.points().iter().rposition(is_sound).unwrap_or(0) + 1;
         self.journal.cut(count)?;
         let bytes = self.journal.points().last().map_or(0, |last| last.pack_bytes);
         self.pack.cut(bytes)
@@ -268,6 +323,9 @@ impl Cache {
 
     /// Forgets everything: nothing half is kept.
     pub fn clear(mut self) {
+        if self.stale.is_some() {
+            return;
+        }
         // Storage that fails here has failed before, and that is reported.
         if self.journal.cut(0).is_ok() {
             let _ = self.pack.cut(0);

@@ -77,6 +77,17 @@ impl Kept {
         self.files.borrow().clone()
     }
 
+    /// Whether a later load can find out whether the source still has these files: by their revision,
+    /// by what each answer told, or by what the caller says they are.
+    pub(super) fn can_be_found_again(&self, manifest: &Manifest) -> bool {
+        let is_told = |shard: &Shard| shard.validator.is_some();
+        let is_named = |shard: &Shard| self.trust.manifest.contains_key(&shard.file);
+        let shards = || manifest.shards.iter();
+        self.keeper.look(|cache| cache.identified || !cache.is_new()).unwrap_or(true)
+            || shards().all(is_told)
+            || shards().all(is_named)
+    }
+
     /// Whether a weight file is hashed while it streams: if there is something to compare it with, or
     /// if it is kept, for later downloads.
     pub(super) fn hashes_file(&self, shard: &Shard) -> bool {
@@ -94,33 +105,42 @@ impl Kept {
     /// Compares the hash of a whole weight file, and remembers it.
     pub(super) fn check_hash(&self, shard: &Shard, found: String) -> Result<(), CheckpointError> {
         let file = shard.file.clone();
-        if let Some((origin, expected)) = self.expected(shard)
+        if let Some((origin, advice, expected)) = self.expected(shard)
             && *expected != found
         {
-            return Err(CheckpointError::Integrity { file, expected: expected.clone(), found, origin });
+            let expected = expected.clone();
+            return Err(CheckpointError::Integrity { file, expected, found, origin, advice });
         }
         self.hashes.borrow_mut().insert(file, found);
         Ok(())
     }
 
-    fn expected<'a>(&'a self, shard: &'a Shard) -> Option<(&'static str, &'a String)> {
+    /// Who says what the hash of a weight file is, what to do where it is another, and the hash.
+    fn expected<'a>(&'a self, shard: &'a Shard) -> Option<(&'static str, &'static str, &'a String)> {
         let Trust { manifest, hub, pins, .. } = &self.trust;
         let file = &shard.file;
         let pinned = pins.get(file).filter(|pin| Some(&pin.validator) == shard.validator.as_ref());
         let says = [
-            ("the option integrity says", manifest.get(file)),
-            ("the server says", hub.get(file).or(shard.linked_sha256.as_ref())),
-            ("when it was first downloaded it had", pinned.map(|pin| &pin.sha256)),
+            ("the option integrity says", "load it again", manifest.get(file)),
+            ("the server says", "load it again", hub.get(file).or(shard.linked_sha256.as_ref())),
+            (
+                "when it was first downloaded it had",
+                "load it again, or, if its source has replaced it, forget that first download (cache.forget)",
+                pinned.map(|pin| &pin.sha256),
+            ),
         ];
-        says.into_iter().find_map(|(origin, hash)| Some((origin, hash?)))
+        says.into_iter().find_map(|(origin, advice, hash)| Some((origin, advice, hash?)))
     }
 
-    /// Remembers what the source tells of a file; two answers must be of the same version.
+    /// Remembers what the source tells of a file; two answers must be of the same version, unless its
+    /// hash will tell: a network of servers need not agree on an ETag.
     fn meet(&self, file: &str, bytes: Option<u64>, validator: Option<&String>) -> Result<(), SourceError> {
         let mut files = self.files.borrow_mut();
         let known = files.entry(file.to_owned()).or_default();
+        let is_hashed = self.trust.manifest.contains_key(file) || self.trust.hub.contains_key(file);
         if let (Some(before), Some(now)) = (&known.validator, validator)
             && before != now
+            && !is_hashed
         {
             self.keeper.end(None);
             let detail = "the file was replaced on the server meanwhile; load again".to_owned();
@@ -170,6 +190,10 @@ impl<S: ByteSource> ByteSource for CachedSource<S> {
         self.source.list().await
     }
 
+    async fn turn(&self) {
+        self.source.turn().await;
+    }
+
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
         let keeper = &self.kept.keeper;
         if let Some((read, pieces)) = self.kept.find(file, range.as_ref()) {
@@ -192,6 +216,9 @@ impl<S: ByteSource> ByteSource for CachedSource<S> {
             Ok(opened) => opened,
         };
         self.kept.meet(file, opened.file_bytes, opened.validator.as_ref())?;
+        if let Some(waiting) = keeper.look(Cache::before_replacing).flatten() {
+            waiting.await;
+        }
         read.found = true;
         (read.file_bytes, read.validator) = (opened.file_bytes, opened.validator.clone());
         read.linked_sha256.clone_from(&opened.linked_sha256);

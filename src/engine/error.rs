@@ -24,6 +24,9 @@ pub enum EngineError {
     /// A request that cannot be carried out as it stands.
     #[error("{0}")]
     BadRequest(String),
+    /// The adapter's logits are not those of the reference: nothing that it does is worth timing.
+    #[error("the adapter's logits are off the reference's by {0} of the largest: nothing was timed")]
+    WrongLogits(f32),
     /// The checkpoint's files.
     #[error(transparent)]
     Checkpoint(Box<CheckpointError>),
@@ -54,6 +57,7 @@ impl EngineError {
             EngineError::Aborted => "aborted",
             EngineError::NoModel { .. } => "bad-checkpoint",
             EngineError::BadRequest(_) => "bad-request",
+            EngineError::WrongLogits(_) => "integrity",
             EngineError::TextFile(TextError::UnsupportedTokenizer { .. }) => "unsupported-model",
             EngineError::TextFile(_) => "bad-checkpoint",
             // Numbers that are not numbers come from weights, not from a request.
@@ -70,7 +74,7 @@ impl EngineError {
                 MergeError::Gpu(error) => gpu_code(error),
             },
             EngineError::Gpu(error) => gpu_code(error),
-            EngineError::Cpu(CpuError::OutOfMemory { .. }) => "out-of-memory",
+            EngineError::Cpu(CpuError::OutOfMemory { .. } | CpuError::TooLarge { .. }) => "out-of-memory",
             EngineError::Cpu(CpuError::Shape { .. }) => "bad-checkpoint",
         }
     }
@@ -78,7 +82,7 @@ impl EngineError {
 
 fn gpu_code(error: &GpuError) -> &'static str {
     match error {
-        GpuError::NoAdapter { .. } | GpuError::NoDevice { .. } => "no-webgpu",
+        GpuError::NoAdapter { .. } | GpuError::Software { .. } | GpuError::NoDevice { .. } => "no-webgpu",
         GpuError::Lost { .. } | GpuError::Rejected { .. } => "device-lost",
         GpuError::OutOfMemory { .. } | GpuError::TooLarge { .. } => "out-of-memory",
         GpuError::Shape { .. } => "bad-checkpoint",

@@ -58,17 +58,16 @@ impl Kept {
         cancelled: &dyn Fn() -> bool,
         report: &mut dyn FnMut(u64),
     ) -> Result<(), LoadError<B::Error>> {
-        self.begin_weights(target.plan);
+        self.begin_weights(target.plan, manifest);
         report(0);
         let from = self.replay(manifest, target, cancelled, report).await?;
         let (first, mut done) = (from.shard as usize, from.done_bytes);
         let mut loader = WeightLoader::new(target.plan, target.weights).logged(&*self.keeper);
         for (number, shard) in manifest.shards.iter().enumerate().skip(first) {
             let resumed = if number == first { from } else { Point::default() };
-            let mut hash = match resumed.hash {
-                Some(state) => FileHash::from_state(state),
-                None => shard.head_hash.clone().filter(|_| self.hashes_file(shard)),
-            };
+            // In the middle of a file there is one: see `Point::goes_on`.
+            let begun = resumed.hash.and_then(FileHash::from_state);
+            let mut hash = begun.or_else(|| shard.head_hash.clone().filter(|_| self.hashes_file(shard)));
             let (tensors, offset) = (resumed.tensor as usize..shard.all().end, resumed.offset);
             let mut stream = ShardStream::open_at(source, shard, tensors, offset, cancelled).await?;
             let mut parser = stream.parser()?;
@@ -106,7 +105,13 @@ impl Kept {
         Ok(())
     }
 
-    fn begin_weights(&self, plan: &WeightPlan) {
+    fn begin_weights(&self, plan: &WeightPlan, manifest: &Manifest) {
+        if !self.can_be_found_again(manifest) {
+            let note = "the model is not kept for next time: its server hides from pages which version of a \
+                        file it sends (ETag and Last-Modified); pass the option integrity, or let the server \
+                        expose ETag";
+            self.keeper.end(Some(note.to_owned()));
+        }
         let (files, bytes, plan) =
             (self.known_files(), plan.device_bytes(u64::MAX).unwrap_or_default(), plan.fingerprint());
         let begun = self.keeper.work(|cache| cache.begin_weights(&plan, bytes, &files));

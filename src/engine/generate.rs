@@ -5,7 +5,7 @@ use web_time::{Instant, SystemTime, UNIX_EPOCH};
 use super::{
     Alternative, Delta, Engine, EngineError, FinishReason, Output, Prompt, Request, Timings, TokenLogprob,
 };
-use crate::steps::sampling::Sampled;
+use crate::steps::sampling::{Past, Sampled};
 use crate::text::{
     DecodeStream, Sampler, SamplerOptions, StopMatcher, StopOutcome, TextError, Tokenizer, log_probs,
 };
@@ -83,14 +83,14 @@ impl Engine {
         // asked for again, by its seed or without a draw, builds on what prompts have computed.
         let exact = request.seed.is_some() || sampler.rules().greedy == 1;
         let cached_tokens = self.decoder.start(&prompt, exact);
-        let mut chooser = self.chooser(request, &sampler, &prompt)?;
+        let mut chooser = match self.start_on_device(request, &sampler, &prompt, &[])? {
+            Some(ahead) => Chooser::Device { ahead, left: max_tokens - 1 },
+            None => Chooser::Host(Vec::new()),
+        };
         let last = self.prefill(prompt.get(cached_tokens as usize..).unwrap_or_default(), cancelled).await?;
         match &mut chooser {
             Chooser::Host(logits) => *logits = self.run_prompt(last, cancelled).await?,
-            Chooser::Device { left, .. } => {
-                self.decoder.advance(last, sampler.next_draw())?;
-                *left = max_tokens - 1;
-            }
+            Chooser::Device { .. } => self.decoder.advance(last, true, sampler.next_draw())?,
         }
         let mut first_token = None;
         let finish_reason = loop {
@@ -98,7 +98,7 @@ impl Engine {
                 Chooser::Host(logits) => sampler.sample(logits)?,
                 Chooser::Device { ahead, left } => {
                     while *left > 0 && self.decoder.under_way() < *ahead {
-                        self.decoder.advance(&[], sampler.next_draw())?;
+                        self.decoder.advance(&[], false, sampler.next_draw())?;
                         *left -= 1;
                     }
                     self.next_choice().await?
@@ -126,7 +126,14 @@ impl Engine {
                 return Err(EngineError::Aborted);
             }
             if let Chooser::Host(logits) = &mut chooser {
-                *logits = self.decoder.forward(&[id], false, true).await?.unwrap_or_default();
+                match self.start_on_device(request, &sampler, &prompt, &progress.ids)? {
+                    // What chooses there has been compiled meanwhile.
+                    Some(ahead) => {
+                        self.decoder.advance(&[id], false, sampler.next_draw())?;
+                        chooser = Chooser::Device { ahead, left: max_tokens - progress.ids.len() as u32 - 1 };
+                    }
+                    None => *logits = self.decoder.forward(&[id], false, true).await?.unwrap_or_default(),
+                }
             }
         };
         let finish_reason = if progress.finish(on_delta) { FinishReason::Stop } else { finish_reason };
@@ -156,21 +163,20 @@ impl Engine {
         })
     }
 
-    /// Who chooses the tokens of a request.
-    fn chooser(
+    /// Prepares the device to choose a request's further tokens; see [`Decoder::start_sampling`].
+    ///
+    /// [`Decoder::start_sampling`]: crate::model::Decoder::start_sampling
+    fn start_on_device(
         &mut self,
         request: &Request,
         sampler: &Sampler,
         prompt: &[u32],
-    ) -> Result<Chooser, EngineError> {
-        let on_device = match request.logprobs {
-            None if !self.on_host => self.decoder.start_sampling(sampler.rules(), sampler.bias(), prompt)?,
-            _ => None,
-        };
-        Ok(match on_device {
-            Some(ahead) => Chooser::Device { ahead, left: 0 },
-            None => Chooser::Host(Vec::new()),
-        })
+        output: &[u32],
+    ) -> Result<Option<usize>, EngineError> {
+        if request.logprobs.is_some() || output.len() < self.host_tokens {
+            return Ok(None);
+        }
+        Ok(self.decoder.start_sampling(sampler.rules(), sampler.bias(), Past { prompt, output })?)
     }
 
     async fn next_choice(&mut self) -> Result<u32, EngineError> {

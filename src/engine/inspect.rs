@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::load::{context_length, read_side_files, room_for_context, shape_on};
+use super::load::{context_length, read_side_files};
+use super::room::Room;
 use super::{EngineError, LoadOptions, WeightMode};
 use crate::checkpoint::scales::Scales;
 use crate::checkpoint::{ByteSource, Manifest};
 use crate::dtype::Dtype;
 use crate::gpu::DeviceTier;
-use crate::kernels::WebGpu;
 use crate::model::{Precision, WeightPlan};
 
 /// Positions that a choice of context lengths starts with.
@@ -60,14 +60,18 @@ pub struct Inspection {
     pub total_bytes: u64,
     /// Key/value cache and everything else at other context lengths that this device holds.
     pub contexts: Vec<ContextMemory>,
-    /// The adapter whose limits were looked at; absent where there is none, and WebGPU's defaults count.
+    /// Where a load with these options would run, `webgpu` or `cpu`: whose memory and limits are told.
+    pub backend: String,
+    /// Why, where the choice was left to the engine.
+    pub backend_reason: Option<String>,
+    /// The adapter there is; on WebGPU its limits were looked at, or, where there is none, WebGPU's defaults.
     pub adapter: Option<String>,
     /// Whether it computes on the CPU.
     pub software: bool,
     /// Its largest binding in bytes.
     pub max_binding_bytes: u64,
-    /// Why its limits do not hold this model, and what to do; empty if they do. How much memory is free
-    /// no API tells.
+    /// Why this model does not fit, and what to do: the adapter's limits, or the memory of WebAssembly. How
+    /// much memory is free no API tells.
     pub problems: Vec<String>,
     /// Whether there is a tokenizer.
     pub tokenizer: bool,
@@ -86,8 +90,8 @@ pub struct ContextMemory {
     pub activation_bytes: u64,
 }
 
-/// Describes what a load with these options would take on such a device, or, without one, on a device
-/// of WebGPU's default limits.
+/// Describes what a load with these options would take with such an adapter, or, without one, on the CPU,
+/// unless WebGPU is asked for: then on a device of its default limits.
 ///
 /// # Errors
 /// As for a load, as far as files are concerned.
@@ -100,43 +104,45 @@ pub async fn inspect<S: ByteSource>(
     let manifest = Manifest::read(source).await?;
     let config = &side.config;
     let least = DeviceTier::at_default_limits();
+    let (room, backend_reason) = Room::of(options, tier, &least);
     let device = tier.unwrap_or(&least);
+    let weights = room.weights(options.weights)?;
     let mut problems = Vec::new();
     let mut bytes_as = |precision| -> Result<(u64, u64), EngineError> {
         let plan = WeightPlan::new(config, &side.config_json, &manifest, precision)?;
         // Where a row is too long for the device, the memory is that of one that has no limit.
-        let bytes = plan.device_bytes(device.max_binding_bytes).or_else(|error| {
-            if precision == options.weights.precision() {
+        let bytes = room.weight_bytes(&plan, room.max_buffer_bytes()).or_else(|error| {
+            if precision == weights.precision() {
                 problems.push(error.to_string());
             }
-            plan.device_bytes(u64::MAX)
+            room.weight_bytes(&plan, u64::MAX)
         })?;
         Ok((bytes, plan.parameters))
     };
     let (device_bytes, parameters) = bytes_as(Precision::Checkpoint)?;
     let (device_bytes_f8, _) = bytes_as(Precision::F8)?;
-    let stored = match options.weights.precision() {
+    let stored = match weights.precision() {
         Precision::Checkpoint => device_bytes,
         Precision::F8 => device_bytes_f8,
         Precision::I8 => bytes_as(Precision::I8)?.0,
     };
 
     let max = config.max_positions;
-    let room = room_for_context(config, device);
+    let positions = room.largest_context(config);
     let wanted = options.context_length;
-    let context = context_length(config, wanted, if wanted.is_some() { max } else { room.max(2) })?;
-    if let Err(error) = context_length(config, Some(context), room) {
+    let context = context_length(config, wanted, if wanted.is_some() { max } else { positions.max(2) })?;
+    if let Err(error) = context_length(config, Some(context), positions) {
         problems.push(error.to_string());
     }
-    if let Err(error) = WebGpu::check_limits(device, &shape_on(config, context, device)) {
+    let fits = |context| room.check(&room.shape(config, context), stored);
+    if let Err(error) = fits(context) {
         problems.push(error.to_string());
     }
     let memory = |context_length| {
-        let [kv_cache_bytes, activation_bytes] =
-            WebGpu::memory(device, &shape_on(config, context_length, device));
+        let [kv_cache_bytes, activation_bytes] = room.memory(&room.shape(config, context_length));
         ContextMemory { context_length, kv_cache_bytes, activation_bytes }
     };
-    let largest = max.min(room);
+    let largest = max.min(positions);
     let mut contexts = Vec::new();
     let mut length = SHORTEST_CHOICE;
     while length < largest {
@@ -144,6 +150,9 @@ pub async fn inspect<S: ByteSource>(
         length = length.saturating_mul(2);
     }
     contexts.push(memory(largest));
+    if let Room::Cpu = room {
+        contexts.retain(|each| fits(each.context_length).is_ok());
+    }
 
     let mut tensors = BTreeMap::new();
     let mut elements: Vec<(Dtype, u64)> = Vec::new();
@@ -168,7 +177,6 @@ pub async fn inspect<S: ByteSource>(
         }
     }
     let ContextMemory { kv_cache_bytes, activation_bytes, .. } = memory(context);
-    let weights = if options.weights == WeightMode::Auto { WeightMode::F8 } else { options.weights };
     Ok(Inspection {
         architecture: config.model_type.clone(),
         parameters,
@@ -176,7 +184,7 @@ pub async fn inspect<S: ByteSource>(
         vocab: config.vocab,
         context_length: context,
         max_context_length: max,
-        context_length_at_default_limits: room_for_context(config, &least).min(max),
+        context_length_at_default_limits: Room::Gpu(&least).largest_context(config).min(max),
         sliding_window: config.window,
         tensors,
         dtype: dtype.to_owned(),
@@ -190,6 +198,8 @@ pub async fn inspect<S: ByteSource>(
         activation_bytes,
         total_bytes: stored + kv_cache_bytes + activation_bytes,
         contexts,
+        backend: if let Room::Cpu = room { "cpu" } else { "webgpu" }.into(),
+        backend_reason,
         adapter: tier.map(|tier| tier.name.clone()),
         software: device.software,
         max_binding_bytes: device.max_binding_bytes,

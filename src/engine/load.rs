@@ -2,20 +2,19 @@
 //! first, then memory is taken, then weights stream into it.
 
 use futures_util::future::join3;
+use web_time::Instant;
 
 use super::backend::Device;
 use super::cached::Kept;
 use super::fill::Target;
-use super::{Engine, EngineError, LoadOptions, Phase, Progress, WeightMode};
+use super::{Engine, EngineError, LoadOptions, Loading, Phase, Progress, WeightMode};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Manifest, SourceError};
-use crate::gpu::DeviceTier;
-use crate::kernels::WebGpu;
 use crate::model::WeightPlan;
 use crate::model::config::{CONFIG_FILE, GENERATION_FILE};
 use crate::model::{Config, Decoder, GenerationConfig, KvCache, ModelError, Weights, decoder};
-use crate::steps::{DecoderShape, Steps, Store};
+use crate::steps::{Steps, Store};
 use crate::text::{ChatTemplate, SamplerOptions, TemplateFiles, TextError, Tokenizer};
 
 /// Largest tokenizer.json that is read, bytes: that of Llama 3.2 has 17 MB. Reading one takes a page
@@ -127,8 +126,10 @@ impl Engine {
         };
         let stop = || if cancelled() { Err(EngineError::Aborted) } else { Ok(()) };
 
+        let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
+        let started = Instant::now();
         report(Phase::Adapter, 0, 1);
-        let device = Device::open(options).await?;
+        let (mut device, mut reason) = Device::open(options).await?;
         stop()?;
         report(Phase::Config, 0, 1);
         let side = read_side_files(source).await?;
@@ -140,7 +141,7 @@ impl Engine {
         let plan_as = |weights: WeightMode| {
             WeightPlan::new(&side.config, &side.config_json, &manifest, weights.precision())
         };
-        let mut form = device.weights(options.weights)?;
+        let mut form = device.room().weights(options.weights)?;
         let mut plan = plan_as(form)?;
         if options.weights == WeightMode::Auto && form == WeightMode::I8 {
             // What a GPU's visit kept is not fetched again.
@@ -150,14 +151,17 @@ impl Engine {
             }
         }
 
-        let shape_of = |context| {
-            let mut shape = side.config.shape(context);
-            shape.max_batch = device.max_batch(&shape);
-            shape
-        };
-        let room = shape_of(side.config.max_positions).largest_context(device.max_buffer_bytes());
-        let context = context_length(&side.config, options.context_length, room)?;
-        let shape = shape_of(context);
+        let mut shape = device.room().shape_for(&side.config, options.context_length)?;
+        let mut reserved = device.reserve(&plan, &shape);
+        if reserved.is_err() && options.lost && options.is_free() {
+            // Larger than what the CPU holds: the graphics device may have come back.
+            let options = LoadOptions { lost: false, ..options.clone() };
+            (device, reason) = Device::open(&options).await?;
+            shape = device.room().shape_for(&side.config, options.context_length)?;
+            reserved = device.reserve(&plan, &shape);
+        }
+        reserved?;
+        let context = shape.context;
         let cache = KvCache::new(shape.cache_slots(), shape.window);
         let max_batch = shape.max_batch;
         let mut backend = device.backend(shape, options).await?;
@@ -169,14 +173,19 @@ impl Engine {
         stop()?;
 
         let total = manifest.total_bytes();
+        let streaming = Instant::now();
         let mut target = Target { plan: &plan, weights: &weights, backend: &mut backend };
         kept.fill(source, &manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
             .await?;
         // Before the last weights are waited for: those lie in the queue behind the shaders.
+        let mut weights_ms = ms(streaming);
         backend.compiled(&mut |done, total| report(Phase::Shaders, done, total)).await?;
+        let flushing = Instant::now();
         backend.flush().await?;
+        weights_ms += ms(flushing);
         stop()?;
         Ok(Engine {
+            loading: Loading { ms: ms(started), weights_ms, bytes: total },
             decoder: Decoder::new(backend, weights, cache, max_batch),
             config: side.config,
             generation: side.generation,
@@ -188,22 +197,11 @@ impl Engine {
             incomplete: false,
             requests: 0,
             cache: kept.report(),
+            reason,
             sha256: kept.hashes(),
-            on_host: false,
+            host_tokens: 0,
         })
     }
-}
-
-/// The decoder's sizes on a device, for that many positions.
-pub(super) fn shape_on(config: &Config, context: u32, tier: &DeviceTier) -> DecoderShape {
-    let mut shape = config.shape(context);
-    shape.max_batch = WebGpu::max_batch(tier, &shape);
-    shape
-}
-
-/// Positions for which the caches of a layer fit the device's buffers.
-pub(super) fn room_for_context(config: &Config, tier: &DeviceTier) -> u32 {
-    shape_on(config, config.max_positions, tier).largest_context(tier.max_binding_bytes)
 }
 
 /// The context to reserve: `wanted`, or as much as is usual, of what the model was made for and of

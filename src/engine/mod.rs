@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! backend   WebGPU or the CPU, as one
+//! room      what either has room for
 //! load      from a source of bytes to a model on the device
 //! fill      its weights: from the cache, then from the source
 //! cached    the source with what is kept of it, and the hashes of its files
@@ -9,9 +10,11 @@
 //! cache     what is kept of one model: a pack and a journal
 //! generate  the token loop
 //! inspect   what a checkpoint holds and would take
+//! bench     how fast a loaded model runs, beside what its adapter can do at most
 //! ```
 
 mod backend;
+pub mod bench;
 pub mod cache;
 pub mod cached;
 mod error;
@@ -20,6 +23,7 @@ mod generate;
 mod inspect;
 pub mod keeper;
 mod load;
+mod room;
 pub mod types;
 
 pub use cache::CacheFiles;
@@ -51,16 +55,36 @@ pub struct Engine {
     incomplete: bool,
     requests: u64,
     cache: CacheReport,
+    /// Why this backend, where the choice was left to the engine.
+    reason: Option<String>,
     sha256: BTreeMap<String, String>,
-    /// Whether tokens are chosen on the host even where the device could.
-    on_host: bool,
+    /// Of a request, so many tokens are chosen on the host even where the device could.
+    host_tokens: usize,
+    loading: Loading,
+}
+
+/// How long the load took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Loading {
+    /// From the request for the adapter to the end, milliseconds.
+    ms: f64,
+    /// Of it, with weights on their way.
+    weights_ms: f64,
+    /// Bytes of weight files.
+    bytes: u64,
 }
 
 impl Engine {
     /// Lets tokens be chosen on the host, from logits that are read back, or again where the backend
     /// prefers to. The tokens are the same; for tests and measurements.
     pub fn sample_on_host(&mut self, on_host: bool) {
-        self.on_host = on_host;
+        self.host_tokens = if on_host { usize::MAX } else { 0 };
+    }
+
+    /// Lets the first so many tokens of a request be chosen on the host, as happens while the device has
+    /// not compiled what chooses. For tests.
+    pub fn sample_first_on_host(&mut self, tokens: usize) {
+        self.host_tokens = tokens;
     }
 
     /// What is loaded and what it takes.
@@ -77,7 +101,7 @@ impl Engine {
             vocab: self.config.vocab,
             weights: self.weights,
             backend: backend.name().into(),
-            backend_reason: backend.reason(),
+            backend_reason: self.reason.clone(),
             adapter: backend.adapter(),
             memory: Memory { weights, kv_cache, activations, total: weights + kv_cache + activations },
             chat: self.template.is_some(),

@@ -39,7 +39,7 @@ impl WeightMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendChoice {
-    /// WebGPU where there is an adapter, else the CPU.
+    /// WebGPU where there is an adapter that is hardware or was named, else the CPU.
     #[default]
     Auto,
     /// WebGPU, or an error.
@@ -58,12 +58,20 @@ pub struct LoadOptions {
     pub context_length: Option<u32>,
     /// Where to compute.
     pub backend: BackendChoice,
-    /// The device to open; native callers and tests set it.
-    #[serde(skip)]
+    /// The device to open.
     pub gpu: GpuOptions,
+    /// Whether the last device was lost: left the choice, the CPU is taken, if it holds the model.
+    pub lost: bool,
     /// On the CPU, what lets others in this thread have their turn after every pass.
     #[serde(skip)]
     pub turn: Option<Turn>,
+}
+
+impl LoadOptions {
+    /// Whether where to compute is left to the engine: an adapter that is named is asked for.
+    pub(super) fn is_free(&self) -> bool {
+        self.backend == BackendChoice::Auto && self.gpu.adapter.is_none()
+    }
 }
 
 /// How far a load is.
@@ -301,7 +309,7 @@ pub struct Info {
     pub weights: WeightMode,
     /// `webgpu` or `cpu`.
     pub backend: String,
-    /// Why it is not WebGPU, where the choice was left to the engine.
+    /// Why, where the choice was left to the engine.
     pub backend_reason: Option<String>,
     /// The adapter.
     pub adapter: AdapterInfo,

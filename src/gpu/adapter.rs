@@ -1,6 +1,8 @@
 //! Adapter, limits and features, decided once.
 
-use super::GpuError;
+use serde::Deserialize;
+
+use super::{CompileAhead, GpuError};
 
 /// WebGPU's default `maxStorageBufferBindingSize`, bytes.
 pub const DEFAULT_BINDING_BYTES: u64 = 128 << 20;
@@ -17,13 +19,34 @@ pub enum LimitChoice {
     Binding(u64),
 }
 
-/// How to open a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How to open a device; a browser's client says what it was told, native callers the rest.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct GpuOptions {
     /// Part of the adapter's name, case-insensitive; `None`: the system's choice.
+    #[serde(skip)]
     pub adapter: Option<String>,
     /// Limits to ask for.
+    #[serde(skip)]
     pub limits: LimitChoice,
+    /// Whether an adapter that computes on the CPU is as good as none.
+    #[serde(skip)]
+    pub hardware: bool,
+    /// How to compile beside the device's queue, where there is a way.
+    #[serde(skip)]
+    pub compile_ahead: Option<CompileAhead>,
+    /// What else is known of the adapter.
+    pub told: Told,
+}
+
+/// What a browser tells of its adapter that wgpu does not hand on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Told {
+    /// A description, or maker and family; empty where it says nothing.
+    pub name: String,
+    /// Whether it says that the adapter is a fallback.
+    pub fallback: bool,
 }
 
 /// What the device can do, decided when it is opened.
@@ -48,12 +71,13 @@ impl DeviceTier {
         info: &wgpu::AdapterInfo,
         limits: &wgpu::Limits,
         features: wgpu::Features,
+        told: &Told,
     ) -> DeviceTier {
         DeviceTier {
-            name: name_of(info),
+            name: name_of(info, told),
             api: format!("{:?}", info.backend),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-            software: is_software(info),
+            software: is_software(info, told),
             max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         }
@@ -79,17 +103,16 @@ impl DeviceTier {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
         let limits = required_limits(&adapter.limits(), options.limits);
-        Ok(DeviceTier::new(&adapter.get_info(), &limits, features(adapter.features(), options.limits)))
+        let features = features(adapter.features(), options.limits);
+        Ok(DeviceTier::new(&adapter.get_info(), &limits, features, &options.told))
     }
 }
 
 /// What to ask for of what an adapter has: nothing that is optional where the least of devices is wanted.
 pub(super) fn features(adapter: wgpu::Features, choice: LimitChoice) -> wgpu::Features {
     match choice {
-        // Only the bench of native builds asks for times.
-        LimitChoice::Adapter if cfg!(not(target_arch = "wasm32")) => {
-            adapter & wgpu::Features::TIMESTAMP_QUERY
-        }
+        // For the bench's profile: times cost nothing where nobody asks for them.
+        LimitChoice::Adapter => adapter & wgpu::Features::TIMESTAMP_QUERY,
         _ => wgpu::Features::empty(),
     }
 }
@@ -113,19 +136,17 @@ pub(super) fn required_limits(adapter: &wgpu::Limits, choice: LimitChoice) -> wg
 }
 
 /// What to call the adapter. Browsers tell as little as they like, down to nothing.
-fn name_of(info: &wgpu::AdapterInfo) -> String {
+fn name_of(info: &wgpu::AdapterInfo, told: &Told) -> String {
     let driver = format!("{} {}", info.driver, info.driver_info);
-    match (info.name.trim(), driver.trim()) {
-        ("", "") => "not told by the browser".into(),
-        ("", driver) => driver.into(),
-        (name, _) => name.into(),
-    }
+    let names = [&info.name, &told.name, &driver].map(|name| name.trim());
+    names.into_iter().find(|name| !name.is_empty()).unwrap_or("not told by the browser").into()
 }
 
-fn is_software(info: &wgpu::AdapterInfo) -> bool {
-    let name = info.name.to_lowercase();
+fn is_software(info: &wgpu::AdapterInfo, told: &Told) -> bool {
+    let name = format!("{} {}", info.name, told.name).to_lowercase();
     // Browsers do not all set the fallback flag for these.
-    info.device_type == wgpu::DeviceType::Cpu
+    told.fallback
+        || info.device_type == wgpu::DeviceType::Cpu
         || ["llvmpipe", "lavapipe", "swiftshader", "microsoft basic render", "warp"]
             .iter()
             .any(|software| name.contains(software))
@@ -182,15 +203,33 @@ mod tests {
 
     #[test]
     fn adapters_without_a_name_are_called_something() {
-        let with = |name: &str, driver: &str, driver_info: &str| {
+        let with = |name: &str, told: &str, driver: &str| {
             let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Other, wgpu::Backend::BrowserWebGpu);
             info.name = name.into();
             info.driver = driver.into();
-            info.driver_info = driver_info.into();
-            name_of(&info)
+            name_of(&info, &Told { name: told.into(), fallback: false })
         };
-        assert_eq!(with("Intel Arc", "mesa", "26.1"), "Intel Arc");
-        assert_eq!(with("", "mesa", "26.1"), "mesa 26.1");
+        assert_eq!(with("Intel Arc", "intel gen-12lp", "mesa"), "Intel Arc");
+        assert_eq!(with("", "intel gen-12lp", "mesa"), "intel gen-12lp");
+        assert_eq!(with("", "", "mesa"), "mesa");
         assert_eq!(with(" ", "", ""), "not told by the browser");
+    }
+
+    /// As Chromium and Firefox were seen to describe theirs, and as older ones do, without the flag.
+    #[test]
+    fn adapters_that_compute_on_the_processor_are_known() {
+        let software = |name: &str, device_type, told: &str, fallback| {
+            let mut info = wgpu::AdapterInfo::new(device_type, wgpu::Backend::BrowserWebGpu);
+            info.name = name.into();
+            is_software(&info, &Told { name: told.into(), fallback })
+        };
+        let other = wgpu::DeviceType::Other;
+        assert!(software("", wgpu::DeviceType::Cpu, "google swiftshader", true));
+        assert!(software("", other, "google swiftshader", false));
+        assert!(software("", other, "microsoft warp", false));
+        assert!(software("", other, "", true));
+        assert!(software("llvmpipe (LLVM 21.1.8, 256 bits)", other, "", false));
+        assert!(!software("", other, "", false));
+        assert!(!software("NVIDIA H100", wgpu::DeviceType::DiscreteGpu, "nvidia hopper", false));
     }
 }

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::GpuError;
 use super::adapter::{DeviceTier, GpuOptions, features, find_adapter, required_limits};
+use super::{CompileAhead, GpuError};
 
 /// What a buffer is for: memory is reported by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,7 @@ pub struct Gpu {
     latest: Arc<Mutex<(String, u64)>>,
     accounts: Rc<Accounts>,
     traffic: Cell<Traffic>,
+    compile_ahead: Option<CompileAhead>,
 }
 
 /// Bytes that a buffer for that many takes.
@@ -95,24 +96,28 @@ impl Gpu {
     /// Opens a device.
     ///
     /// # Errors
-    /// [`GpuError::NoAdapter`] and [`GpuError::NoDevice`].
+    /// [`GpuError::NoAdapter`], [`GpuError::Software`] and [`GpuError::NoDevice`].
     pub async fn open(options: &GpuOptions) -> Result<Gpu, GpuError> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = find_adapter(&instance, options.adapter.as_deref()).await?;
         let info = adapter.get_info();
         let limits = required_limits(&adapter.limits(), options.limits);
         let features = features(adapter.features(), options.limits);
+        let tier = DeviceTier::new(&info, &limits, features, &options.told);
+        if options.hardware && tier.software {
+            return Err(GpuError::Software { adapter: tier.name });
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bise"),
             required_features: features,
-            required_limits: limits.clone(),
+            required_limits: limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
         let (device, queue) = adapter
             .request_device(&descriptor)
             .await
-            .map_err(|e| GpuError::NoDevice { adapter: info.name.clone(), detail: e.to_string() })?;
+            .map_err(|e| GpuError::NoDevice { adapter: tier.name.clone(), detail: e.to_string() })?;
 
         let fault = Arc::new(Mutex::new(None));
         let lost = fault.clone();
@@ -132,8 +137,16 @@ impl Gpu {
             record(&uncaptured, from_wgpu(&label, bytes, &error));
         }));
 
-        let tier = DeviceTier::new(&info, &limits, features);
-        Ok(Gpu { device, queue, tier, fault, latest, accounts: Rc::default(), traffic: Cell::default() })
+        Ok(Gpu {
+            device,
+            queue,
+            tier,
+            fault,
+            latest,
+            accounts: Rc::default(),
+            traffic: Cell::default(),
+            compile_ahead: options.compile_ahead,
+        })
     }
 
     /// What the device can do.
@@ -149,6 +162,11 @@ impl Gpu {
     /// Its queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.queue
+    }
+
+    /// How to compile beside the queue, where there is a way.
+    pub(super) fn compile_ahead(&self) -> Option<CompileAhead> {
+        self.compile_ahead
     }
 
     /// What went to and fro since the device was opened.

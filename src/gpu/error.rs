@@ -13,6 +13,12 @@ pub enum GpuError {
         /// The adapters there are.
         found: String,
     },
+    /// Only an adapter that computes on the CPU, where one that does not was asked for.
+    #[error("the only WebGPU adapter here ({adapter}) is software, and slower")]
+    Software {
+        /// Its name.
+        adapter: String,
+    },
     /// The adapter refused to open a device.
     #[error("the adapter {adapter} gave no device: {detail}")]
     NoDevice {

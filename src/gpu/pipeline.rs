@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 
+use futures_util::FutureExt;
+
 use super::device::from_wgpu;
 use super::{Gpu, GpuBuffer, GpuError};
 
@@ -75,21 +77,36 @@ impl Kernel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pipeline(usize);
 
+/// What hands a pipeline over that was compiled ahead: it is called right before the device is asked for it.
+pub type HandOver = Box<dyn FnOnce()>;
+
+/// Compiles a kernel beside the device's queue, or tells why it cannot be. The blocking call, the only one
+/// that wgpu has, makes everything behind it in a browser's queue wait.
+pub type CompileAhead = fn(&Gpu, &Kernel) -> Pin<Box<dyn Future<Output = Result<HandOver, String>>>>;
+
 struct Compiled {
     kernel: Kernel,
-    pipeline: wgpu::ComputePipeline,
+    /// `None` while it is compiled ahead.
+    pipeline: Option<wgpu::ComputePipeline>,
     layout: wgpu::BindGroupLayout,
 }
 
-type Verdict = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
+/// What a compilation came to.
+enum Came {
+    /// The device has judged it.
+    Judged(Option<wgpu::Error>),
+    /// It was compiled ahead, and the device is to be asked for it.
+    Ahead(Result<HandOver, String>, wgpu::Device),
+}
+
+type Coming = Pin<Box<dyn Future<Output = Came>>>;
 
 /// The compiled kernels of one device.
 #[derive(Default)]
 pub struct Kernels {
     compiled: Vec<Compiled>,
     modules: HashMap<String, wgpu::ShaderModule>,
-    /// Compilations the device has not yet judged: kernel name and verdict.
-    pending: Vec<(&'static str, Verdict)>,
+    pending: Vec<(Pipeline, Coming)>,
 }
 
 impl Kernels {
@@ -98,13 +115,27 @@ impl Kernels {
         self.compiled.iter().position(|c| c.kernel == *kernel).map(Pipeline)
     }
 
-    /// Starts to compile a kernel, unless that has been done. Browsers compile in the
-    /// background until [`Kernels::finish`] asks for the verdict.
+    /// Starts to compile a kernel, unless that has been done. It may be bound at once, and is in
+    /// [`Kernels::raw`] when a wait for it has ended.
     pub fn start(&mut self, gpu: &Gpu, kernel: Kernel) -> Pipeline {
         if let Some(found) = self.find(&kernel) {
             return found;
         }
-        let device = gpu.device();
+        let layout = bind_group_layout(gpu.device(), &kernel);
+        let index = Pipeline(self.compiled.len());
+        let ahead = gpu.compile_ahead().map(|ahead| -> Coming {
+            let (compiling, device) = (ahead(gpu, &kernel), gpu.device().clone());
+            Box::pin(async move { Came::Ahead(compiling.await, device) })
+        });
+        self.compiled.push(Compiled { kernel, pipeline: None, layout });
+        let coming = ahead.or_else(|| self.create(index, gpu.device()));
+        self.pending.extend(coming.map(|coming| (index, coming)));
+        index
+    }
+
+    /// Asks the device for a pipeline.
+    fn create(&mut self, Pipeline(index): Pipeline, device: &wgpu::Device) -> Option<Coming> {
+        let Compiled { kernel, pipeline, layout } = self.compiled.get_mut(index)?;
         let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
         let module = self.modules.entry(kernel.source()).or_insert_with_key(|source| {
@@ -113,13 +144,12 @@ impl Kernels {
                 source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
             })
         });
-        let layout = bind_group_layout(device, &kernel);
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(kernel.name),
-            bind_group_layouts: &[Some(&layout)],
+            bind_group_layouts: &[Some(layout)],
             immediate_size: 0,
         });
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        *pipeline = Some(device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
             layout: Some(&pipeline_layout),
             module,
@@ -130,33 +160,78 @@ impl Kernels {
                 zero_initialize_workgroup_memory: false,
             },
             cache: None,
-        });
+        }));
         let (internal, validation) = (internal.pop(), validation.pop());
-        let verdict = async move {
+        Some(Box::pin(async move {
             let internal = internal.await;
-            validation.await.or(internal)
-        };
-        self.pending.push((kernel.name, Box::pin(verdict)));
-        self.compiled.push(Compiled { kernel, pipeline, layout });
-        Pipeline(self.compiled.len() - 1)
+            Came::Judged(validation.await.or(internal))
+        }))
     }
 
-    /// Waits for every started compilation; `progress` hears how many are done, of how many. A
-    /// device compiles in order, and each verdict comes when its kernel is ready.
+    /// Takes what a compilation came to; returns what is left to do of it.
+    fn settle(&mut self, index: Pipeline, came: Came) -> Result<Option<Coming>, GpuError> {
+        let name = self.name(index);
+        match came {
+            Came::Judged(Some(error)) => Err(from_wgpu(name, 0, &error)),
+            Came::Judged(None) => Ok(None),
+            Came::Ahead(Err(detail), _) => Err(GpuError::Rejected { label: name.into(), detail }),
+            Came::Ahead(Ok(hand_over), device) => {
+                hand_over();
+                Ok(self.create(index, &device))
+            }
+        }
+    }
+
+    /// Waits for every started compilation; `progress` hears how many are done, of how many.
     ///
     /// # Errors
     /// [`GpuError::Rejected`] with the compiler's message.
     pub async fn finish(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), GpuError> {
-        let pending = std::mem::take(&mut self.pending);
-        let total = pending.len() as u64;
+        let all: Vec<Pipeline> = self.pending.iter().map(|(index, _)| *index).collect();
+        self.wait(&all, progress).await
+    }
+
+    /// Waits for the compilation of these; `progress` hears how many are done, of how many.
+    ///
+    /// # Errors
+    /// [`GpuError::Rejected`] with the compiler's message.
+    pub async fn wait(
+        &mut self,
+        wanted: &[Pipeline],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), GpuError> {
+        let total = wanted.len() as u64;
         progress(0, total);
-        for (done, (name, verdict)) in (1..).zip(pending) {
-            if let Some(error) = verdict.await {
-                return Err(from_wgpu(name, 0, &error));
+        for (done, index) in (1..).zip(wanted) {
+            while let Some(at) = self.pending.iter().position(|(pending, _)| pending == index) {
+                let (index, coming) = self.pending.swap_remove(at);
+                let came = coming.await;
+                let rest = self.settle(index, came)?;
+                self.pending.extend(rest.map(|rest| (index, rest)));
             }
             progress(done, total);
         }
         Ok(())
+    }
+
+    /// Whether these are compiled, without waiting.
+    ///
+    /// # Errors
+    /// [`GpuError::Rejected`] with the compiler's message.
+    pub fn are_ready(&mut self, wanted: &[Pipeline]) -> Result<bool, GpuError> {
+        let mut at = 0;
+        while let Some((index, coming)) = self.pending.get_mut(at) {
+            let index = *index;
+            let came = if wanted.contains(&index) { coming.now_or_never() } else { None };
+            let Some(came) = came else {
+                at += 1;
+                continue;
+            };
+            drop(self.pending.swap_remove(at));
+            let rest = self.settle(index, came)?;
+            self.pending.extend(rest.map(|rest| (index, rest)));
+        }
+        Ok(!self.pending.iter().any(|(index, _)| wanted.contains(index)))
     }
 
     /// Number of pipelines.
@@ -169,9 +244,9 @@ impl Kernels {
         self.compiled.is_empty()
     }
 
-    /// The WebGPU pipeline.
+    /// The WebGPU pipeline; `None` while it is compiled ahead.
     pub fn raw(&self, pipeline: Pipeline) -> Option<&wgpu::ComputePipeline> {
-        self.compiled.get(pipeline.0).map(|c| &c.pipeline)
+        self.compiled.get(pipeline.0).and_then(|c| c.pipeline.as_ref())
     }
 
     /// Name of a pipeline's kernel.

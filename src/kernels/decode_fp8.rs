@@ -8,6 +8,9 @@ use super::weights::{self, Decoder};
 /// Group 0, in order.
 pub const BINDINGS: &[Binding] = &[Binding::read("codes"), Binding::write("values")];
 
+/// The dtypes with two decoders.
+const TESTED: [Dtype; 3] = [Dtype::F16, Dtype::F8E4m3, Dtype::F8E5m2];
+
 /// The kernel for a decoder; `None` for a dtype that shaders do not read.
 pub fn kernel(dtype: Dtype, decoder: Decoder) -> Option<Kernel> {
     Some(Kernel {
@@ -16,6 +19,13 @@ pub fn kernel(dtype: Dtype, decoder: Decoder) -> Option<Kernel> {
         constants: Vec::new(),
         bindings: BINDINGS,
     })
+}
+
+/// Starts to compile what [`choose`] asks first for, all at once.
+pub fn start(gpu: &Gpu, kernels: &mut Kernels) {
+    for kernel in TESTED.into_iter().filter_map(|dtype| kernel(dtype, Decoder::Fast)) {
+        kernels.start(gpu, kernel);
+    }
 }
 
 /// What the adapter makes of `bytes`, whole 16-byte loads of `dtype`, with `decoder`.
@@ -67,7 +77,7 @@ pub async fn run(
 /// # Errors
 /// [`GpuError::Rejected`] if even the safe decoder is wrong: such an adapter computes nonsense.
 pub async fn choose(gpu: &Gpu, kernels: &mut Kernels, dtype: Dtype) -> Result<Decoder, GpuError> {
-    if !matches!(dtype, Dtype::F16 | Dtype::F8E4m3 | Dtype::F8E5m2) {
+    if !TESTED.contains(&dtype) {
         return Ok(Decoder::Safe);
     }
     let codes = test_codes(dtype);

@@ -7,34 +7,27 @@ use super::sizes::Tile;
 use super::weights::Decoder;
 use super::{BATCH_WGSL, Grid, linear, weights};
 
-/// Rows and tokens that one thread computes, as in matmul.wgsl.
-const PER_THREAD: u32 = 4;
+/// The sums of a thread.
+pub(super) const REGISTERS_WGSL: &str = include_str!("shared/register_tile.wgsl");
 
 /// The kernel for one matrix; `None` for a dtype that shaders do not read.
 pub fn kernel(spec: &MatrixSpec, decoder: Decoder, tile: Tile) -> Option<Kernel> {
-    let Tile { across, down, depth, stride } = tile;
     Some(Kernel {
         name: "matmul",
         parts: vec![
             BATCH_WGSL,
             weights::wgsl(spec.dtype, decoder)?,
             linear::WGSL,
+            REGISTERS_WGSL,
+            tile.walk(),
             include_str!("matmul.wgsl"),
         ],
-        constants: vec![
-            ("ACROSS", f64::from(across)),
-            ("DOWN", f64::from(down)),
-            ("DEPTH", f64::from(depth)),
-            ("STRIDE", f64::from(stride)),
-            linear::constant(spec),
-        ],
+        constants: tile.constants(spec, tile.rows),
         bindings: linear::BINDINGS,
     })
 }
 
-/// Workgroups for `rows` rows of W and `tokens` tokens. A part of a matrix has fewer than
-/// 32 * 65535 rows, so that no fold is needed.
+/// Workgroups for `rows` rows of W and `tokens` tokens.
 pub fn grid(rows: u32, tokens: u32, tile: Tile) -> Grid {
-    let Tile { across, down, .. } = tile;
-    [rows.div_ceil(across * PER_THREAD), tokens.div_ceil(down * PER_THREAD), 1]
+    tile.grid(rows, tile.rows, tokens)
 }

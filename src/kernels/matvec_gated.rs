@@ -1,8 +1,9 @@
-//! `Mlp = silu(x Wg^T) * (x Wu^T)` for few tokens. See matvec_gated.wgsl.
+//! `Mlp = silu(n Wg^T) * (n Wu^T)`, n = norm(x), for few tokens. See matvec_gated.wgsl.
 
 use crate::gpu::{Binding, GpuMatrix, Kernel, Part};
 use crate::steps::MatrixSpec;
 
+use super::matvec::norm_constants;
 use super::sizes::Threads;
 use super::weights::Decoder;
 use super::{Grid, fold, linear, weights};
@@ -57,14 +58,17 @@ pub const BINDINGS: &[Binding] = &[
     Binding::read("up_weights"),
     Binding::read("up_scales"),
     Binding::write("y"),
+    Binding::read("gain"),
 ];
 
 /// The kernel for a pair of matrices of this shape; `None` for a dtype that shaders do not read.
-pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads) -> Option<Kernel> {
+pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f32) -> Option<Kernel> {
+    let mut constants = threads.constants(spec);
+    constants.extend(norm_constants(spec, epsilon));
     Some(Kernel {
         name: "matvec_gated",
         parts: vec![weights::wgsl(spec.dtype, decoder)?, include_str!("matvec_gated.wgsl")],
-        constants: threads.constants(spec),
+        constants,
         bindings: BINDINGS,
     })
 }

@@ -1,5 +1,6 @@
-// Mlp = silu(x Wg^T) * (x Wu^T) for few tokens: matvec over two matrices at once, two rows of
-// each per group of LANES threads, with the activation behind it.
+// Mlp = silu(n Wg^T) * (n Wu^T), n = x * gain / sqrt(mean(x^2) + EPSILON), for few tokens: matvec over two
+// matrices at once, two rows of each per group of LANES threads, with the norm in front of it and the
+// activation behind.
 struct Params {
     first_row: u32,        // row of Wg and Wu at which these buffers start
     rows: u32,             // rows in each
@@ -17,12 +18,16 @@ struct Params {
 @group(0) @binding(4) var<storage, read> up_weights: array<vec4<u32>>;    // (rows, loads)
 @group(0) @binding(5) var<storage, read> up_scales: array<f32>;           // (rows, scale_blocks)
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;             // (T, y_pitch)
+@group(0) @binding(7) var<storage, read> gain: array<vec4<f32>>;          // (x_pitch) the norm's weight
 
 override WG: u32 = 64u;
 override LANES: u32 = 32u;  // threads per two rows; divides WG, a multiple of 8
 override BLOCKS: u32 = 0u;  // 1: several scales per row
+override WIDTH: f32 = 1.0;     // elements of x
+override EPSILON: f32 = 1e-5;  // added to their mean square
 
 var<workgroup> sums: array<vec4<f32>, WG>;
+var<workgroup> squares: array<f32, WG>;
 
 @compute @workgroup_size(WG)
 fn matvec_gated(
@@ -38,6 +43,7 @@ fn matvec_gated(
     let base = rows * params.loads;
     let x0 = token * params.x_pitch;
     var sum = vec4<f32>();  // gate, gate, up, up
+    var square = 0.0;
     for (var load = lane; load < params.loads; load += LANES) {
         let g0 = gate_weights[base.x + load];
         let g1 = gate_weights[base.y + load];
@@ -45,7 +51,10 @@ fn matvec_gated(
         let u1 = up_weights[base.y + load];
         var part = vec4<f32>();
         for (var q = 0u; q < QUARTERS; q++) {
-            let v = x[x0 + load * QUARTERS + q];
+            let column = load * QUARTERS + q;
+            let plain = x[x0 + column];
+            square += dot(plain, plain);  // columns beyond the width are zero
+            let v = plain * gain[column];
             part += vec4<f32>(dot(unpack4(g0, q), v), dot(unpack4(g1, q), v), dot(unpack4(u0, q), v), dot(unpack4(u1, q), v));
         }
         if (BLOCKS == 1u) {
@@ -55,25 +64,32 @@ fn matvec_gated(
         sum += part;
     }
     sums[thread] = sum;
+    squares[thread] = square;
     workgroupBarrier();
     if (lane < 8u) {
         var part = vec4<f32>();
+        var partial = 0.0;
         for (var i = lane; i < LANES; i += 8u) {
             part += sums[thread - lane + i];
+            partial += squares[thread - lane + i];
         }
         sums[thread] = part;
+        squares[thread] = partial;
     }
     workgroupBarrier();
     let row = row0 + lane;
     if (lane < 2u && row < params.rows) {
         var gate = 0.0;
         var up = 0.0;
+        var all = 0.0;
         for (var i = 0u; i < 8u; i++) {
             gate += sums[thread - lane + i][lane];
             up += sums[thread - lane + i][lane + 2u];
+            all += squares[thread - lane + i];
         }
-        gate *= UNPACK_SCALE;
-        up *= UNPACK_SCALE;
+        let scale = UNPACK_SCALE * inverseSqrt(all / WIDTH + EPSILON);
+        gate *= scale;
+        up *= scale;
         if (BLOCKS == 0u && params.scale_blocks == 1u) {
             gate *= gate_scales[row];
             up *= up_scales[row];

@@ -12,9 +12,11 @@ pub mod decode_fp8;
 pub mod embed;
 pub mod linear;
 pub mod matmul;
+pub mod matmul_gated;
 pub mod matvec;
 pub mod matvec_gated;
 pub mod merge;
+pub mod probe;
 pub mod rms_norm;
 pub mod rope_store;
 pub mod sample_adjust;
@@ -87,10 +89,13 @@ pub fn compositions() -> Vec<Kernel> {
                 for sizes in Sizes::ALL {
                     for threads in Threads::candidates(sizes) {
                         all.extend(matvec::kernel(&spec, decoder, *threads));
-                        all.extend(matvec_gated::kernel(&spec, decoder, *threads));
+                        all.extend(matvec::normed(&spec, decoder, *threads, 1e-5));
+                        all.extend(matvec_gated::kernel(&spec, decoder, *threads, 1e-5));
                     }
-                    let tiles = Tile::candidates(sizes).iter();
-                    all.extend(tiles.filter_map(|tile| matmul::kernel(&spec, decoder, *tile)));
+                    for tile in Tile::candidates(sizes) {
+                        all.extend(matmul::kernel(&spec, decoder, *tile));
+                        all.extend(matmul_gated::kernel(&spec, decoder, *tile));
+                    }
                 }
             }
         }

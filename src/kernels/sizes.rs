@@ -3,8 +3,8 @@
 use crate::gpu::DeviceTier;
 use crate::steps::MatrixSpec;
 
-use super::linear;
 use super::weights::per_load;
+use super::{Grid, linear};
 
 /// What workgroups are sized for. The mathematics is the same; sizes are override constants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,23 +89,30 @@ impl Threads {
 pub struct Tile {
     /// Threads along the rows of W.
     pub across: u32,
-    /// Threads along the tokens.
+    /// Threads along the tokens; 1 without workgroup memory.
     pub down: u32,
-    /// vec4 of columns in workgroup memory at a time; whole loads of every dtype.
+    /// Rows of W of a thread, 4 or 8; always 8 where gate and up are one product: four of each.
+    pub rows: u32,
+    /// Tokens of a thread, 4 or 8.
+    pub tokens: u32,
+    /// vec4 of columns in workgroup memory at a time; whole loads of every dtype. 0: no workgroup memory.
     pub depth: u32,
-    /// vec4 between rows in workgroup memory.
-    pub stride: u32,
 }
 
 impl Tile {
     /// What is worth trying on a device of that kind; the first is what an untuned one gets.
     pub fn candidates(sizes: Sizes) -> &'static [Tile] {
-        const fn tile(across: u32, down: u32, depth: u32, stride: u32) -> Tile {
-            Tile { across, down, depth, stride }
+        const fn tile(across: u32, down: u32, rows: u32, tokens: u32, depth: u32) -> Tile {
+            Tile { across, down, rows, tokens, depth }
         }
-        // An odd stride against bank conflicts.
-        const GPU: [Tile; 3] = [tile(16, 8, 8, 9), tile(16, 16, 4, 5), tile(8, 8, 8, 9)];
-        const CPU: [Tile; 3] = [tile(8, 4, 4, 4), tile(8, 2, 4, 4), tile(8, 8, 8, 8)];
+        const GPU: [Tile; 5] = [
+            tile(8, 8, 8, 4, 8),
+            tile(8, 8, 8, 8, 4),
+            tile(16, 8, 8, 4, 4),
+            tile(16, 8, 8, 8, 4),
+            tile(8, 8, 4, 4, 8),
+        ];
+        const CPU: [Tile; 3] = [tile(8, 1, 8, 8, 0), tile(8, 1, 8, 4, 0), tile(8, 1, 4, 4, 0)];
         match sizes {
             Sizes::Gpu => &GPU,
             Sizes::Cpu => &CPU,
@@ -115,6 +122,32 @@ impl Tile {
     /// What a device of that kind gets.
     pub fn of(sizes: Sizes) -> Tile {
         let first = Tile::candidates(sizes).first();
-        first.copied().unwrap_or(Tile { across: 8, down: 4, depth: 4, stride: 4 })
+        first.copied().unwrap_or(Tile { across: 8, down: 1, rows: 4, tokens: 4, depth: 0 })
+    }
+
+    /// The part of WGSL that walks the columns.
+    pub(super) fn walk(self) -> &'static str {
+        match self.depth {
+            0 => include_str!("shared/walk_rows.wgsl"),
+            _ => include_str!("shared/walk_tiles.wgsl"),
+        }
+    }
+
+    /// Override constants, a thread having that many rows.
+    pub(super) fn constants(self, spec: &MatrixSpec, rows: u32) -> Vec<(&'static str, f64)> {
+        let mut constants =
+            vec![("R", rows), ("T", self.tokens), ("ACROSS", self.across), ("DOWN", self.down)];
+        if self.depth > 0 {
+            // An odd distance against bank conflicts.
+            constants.extend([("DEPTH", self.depth), ("STRIDE", self.depth + 1)]);
+        }
+        let constants = constants.into_iter().map(|(name, value)| (name, f64::from(value)));
+        constants.chain([linear::constant(spec)]).collect()
+    }
+
+    /// Workgroups for `rows` rows of W, `of_thread` of them to a thread, and `tokens` tokens. A part of a
+    /// matrix has fewer than 32 * 65535 rows, so that no fold is needed.
+    pub(super) fn grid(self, rows: u32, of_thread: u32, tokens: u32) -> Grid {
+        [rows.div_ceil(self.across * of_thread), tokens.div_ceil(self.down * self.tokens), 1]
     }
 }

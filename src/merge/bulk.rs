@@ -25,28 +25,62 @@ mod portable {
     use super::{LANES, Lanes, RowBf16};
     use crate::dtype::{bf16_to_f32, f32_to_bf16};
 
+    /// Rows that are widened together: few enough for the nearest cache.
+    const BLOCK: usize = 64;
+
+    /// Lets the compiler use whatever vectors this processor has, such as AVX2. The bits are the same: no two
+    /// roundings become one.
+    #[cfg(not(target_arch = "wasm32"))]
+    #[inline(always)]
+    fn with_vectors(work: impl FnOnce()) {
+        pulp::Arch::new().dispatch(work);
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    #[inline(always)]
+    fn with_vectors(work: impl FnOnce()) {
+        work();
+    }
+
     /// Adds the products of each lane, in f64.
     pub(in crate::merge) fn add_rows(lanes: &mut Lanes, a: &[[f32; LANES]], b: &[[f32; LANES]]) {
-        add(lanes, a, b, |value| value);
+        with_vectors(
+            #[inline(always)]
+            || add(lanes, a, b, |value| value),
+        );
     }
 
     /// [`add_rows`] of BF16.
     pub(in crate::merge) fn add_rows_bf16(lanes: &mut Lanes, a: &[RowBf16], b: &[RowBf16]) {
-        add(lanes, a, b, bf16_to_f32);
+        with_vectors(
+            #[inline(always)]
+            || add(lanes, a, b, bf16_to_f32),
+        );
     }
 
     #[inline(always)]
     fn add<T: Copy>(lanes: &mut Lanes, a: &[[T; LANES]], b: &[[T; LANES]], value: impl Fn(T) -> f32 + Copy) {
         // Copies of their own stay in registers.
         let [mut aa, mut bb, mut ab] = *lanes;
-        for (a, b) in a.iter().zip(b) {
-            let (a, b) = (a.map(|a| f64::from(value(a))), b.map(|b| f64::from(value(b))));
-            for lane in 0..LANES {
-                #[expect(clippy::indexing_slicing, reason = "all arrays have LANES elements")]
-                {
-                    aa[lane] += a[lane] * a[lane];
-                    bb[lane] += b[lane] * b[lane];
-                    ab[lane] += a[lane] * b[lane];
+        // Widened in one go, flat, rows vectorise; each by itself, they are put together element by element.
+        let (mut a_wide, mut b_wide) = ([[0.0_f32; LANES]; BLOCK], [[0.0_f32; LANES]; BLOCK]);
+        for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
+            for (wide, stored) in [(&mut a_wide, a), (&mut b_wide, b)] {
+                let stored = stored.as_flattened().iter();
+                wide.as_flattened_mut()
+                    .iter_mut()
+                    .zip(stored)
+                    .for_each(|(wide, stored)| *wide = value(*stored));
+            }
+            for (a, b) in a_wide.iter().zip(&b_wide).take(a.len()) {
+                for lane in 0..LANES {
+                    #[expect(clippy::indexing_slicing, reason = "all arrays have LANES elements")]
+                    {
+                        let (a, b) = (f64::from(a[lane]), f64::from(b[lane]));
+                        aa[lane] += a * a;
+                        bb[lane] += b * b;
+                        ab[lane] += a * b;
+                    }
                 }
             }
         }
@@ -75,8 +109,13 @@ mod portable {
     ) {
         // Flat, this vectorises; row by row it takes twice as long.
         let (a, b, out) = (a.as_flattened(), b.as_flattened(), out.as_flattened_mut());
-        for ((slot, a), b) in out.iter_mut().zip(a).zip(b) {
-            *slot = f32_to_bf16(c0 * bf16_to_f32(*a) + c1 * bf16_to_f32(*b));
-        }
+        with_vectors(
+            #[inline(always)]
+            || {
+                for ((slot, a), b) in out.iter_mut().zip(a).zip(b) {
+                    *slot = f32_to_bf16(c0 * bf16_to_f32(*a) + c1 * bf16_to_f32(*b));
+                }
+            },
+        );
     }
 }

@@ -5,9 +5,9 @@
 //! not need any more is forgotten. Memory: one chunk of f32 per node, and the leaves' bytes where
 //! they are few enough to be kept.
 
-use std::future::{Future, poll_fn};
 use std::rc::Rc;
-use std::task::Poll;
+
+use futures_util::future::try_join_all;
 
 use super::feed::{Feed, Feeds};
 use super::leaf::{Cancelled, Fetch, LeafReader};
@@ -96,6 +96,33 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         self.leaves.into_iter().filter_map(LeafReader::into_feed)
     }
 
+    /// The same, as soon as all of this one is in memory.
+    pub(super) fn take_feeds(&mut self) -> impl Iterator<Item = Feed<S>> {
+        self.leaves.iter_mut().filter_map(LeafReader::take_feed)
+    }
+
+    /// Whether all that it reads is in memory.
+    pub(super) fn is_gathered(&self) -> bool {
+        self.leaves.iter().all(LeafReader::is_kept)
+    }
+
+    pub(super) fn plan(&self) -> &Rc<TensorPlan> {
+        &self.plan
+    }
+
+    /// Fetches what the first pass reads, where all of it may be kept.
+    pub(super) async fn gather(&mut self) -> Result<(), CheckpointError> {
+        let operands = self.operands_at(1);
+        self.begin(&operands).await
+    }
+
+    /// The operands of a level's SLERPs.
+    fn operands_at(&self, level: usize) -> Vec<usize> {
+        let slerps = self.plan.slerps_at(level);
+        let nodes = slerps.iter().filter_map(|&slerp| self.plan.nodes.get(slerp));
+        nodes.flat_map(|node| node.operands.iter().copied()).collect()
+    }
+
     /// Whether the result is a SLERP of two tensors of BF16 in BF16, which needs no values in between.
     fn is_direct(&self) -> bool {
         let bf16 = |dtype: &Dtype| *dtype == Dtype::Bf16;
@@ -114,19 +141,26 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         wanted.min(CHUNK_VALUES / self.plan.nodes.len().max(1)).max(1)
     }
 
-    /// Takes all sums, in chunks of `chunk` elements, and starts the pass that yields the result.
-    pub(super) async fn prepare(&mut self, chunk: usize) -> Result<Vec<Solved>, CheckpointError> {
+    /// Takes all sums, in chunks of `chunk` elements, and starts the pass that yields the result. Meanwhile
+    /// what is on its way from `busy`, if that is given, may arrive.
+    pub(super) async fn prepare(
+        &mut self,
+        chunk: usize,
+        busy: Option<&S>,
+    ) -> Result<Vec<Solved>, CheckpointError> {
         let (mut all, chunk) = (Vec::new(), self.chunk(chunk));
         for level in 1..=self.plan.levels() {
             let slerps = self.plan.slerps_at(level);
-            let nodes = slerps.iter().filter_map(|&slerp| self.plan.nodes.get(slerp));
-            let operands: Vec<usize> = nodes.flat_map(|node| node.operands.iter().copied()).collect();
-            self.begin(&operands).await?;
+            self.begin(&self.operands_at(level)).await?;
             let mut sums = vec![(Sums::default(), [0.0; 3]); slerps.len()];
             let mut left = self.plan.elements();
             if let (true, [(sums, _)]) = (self.is_direct(), &mut *sums) {
-                self.each_pair(left, |a, b| sums.add_bf16(a, b)).await?;
-                left = 0;
+                while left > 0 {
+                    let count = left.min(chunk as u64);
+                    self.each_pair(count, |a, b| sums.add_bf16(a, b)).await?;
+                    left -= count;
+                    turn(busy).await;
+                }
             }
             while left > 0 {
                 let count = left.min(chunk as u64) as usize;
@@ -141,6 +175,7 @@ impl<S: ByteSource + Clone> Evaluation<S> {
                     }
                 }
                 left -= count as u64;
+                turn(busy).await;
             }
             for ((sums, wide), slerp) in sums.iter().zip(slerps) {
                 let is_wide = self.plan.nodes.get(slerp).is_some_and(wide::computes);
@@ -218,7 +253,7 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         let [a, b] = &mut *self.leaves else { return Ok(()) };
         while count > 0 {
             if a.available().is_empty() || b.available().is_empty() {
-                all([&mut *a, &mut *b].into_iter().map(LeafReader::fill)).await?;
+                try_join_all([&mut *a, &mut *b].map(LeafReader::fill)).await?;
             }
             let (a_run, b_run) = (a.available().as_chunks().0, b.available().as_chunks().0);
             let run = a_run.len().min(b_run.len()).min(usize::try_from(count).unwrap_or(usize::MAX));
@@ -262,7 +297,8 @@ impl<S: ByteSource + Clone> Evaluation<S> {
             }
         }
         // What comes while nobody reads from it fills the connection's buffers, and waits.
-        all(self.leaves.iter_mut().map(LeafReader::gather)).await
+        try_join_all(self.leaves.iter_mut().map(LeafReader::gather)).await?;
+        Ok(())
     }
 
     /// The next `count` elements of every node that this pass needs.
@@ -336,31 +372,21 @@ impl<S: ByteSource + Clone> Evaluation<S> {
     }
 }
 
-/// Does several things side by side, until all are done or one has failed.
-async fn all<E>(work: impl Iterator<Item = impl Future<Output = Result<(), E>>>) -> Result<(), E> {
-    let mut work: Vec<_> = work.map(Box::pin).collect();
-    poll_fn(|context| {
-        let mut failed = None;
-        work.retain_mut(|each| match each.as_mut().poll(context) {
-            Poll::Ready(Ok(())) => false,
-            Poll::Ready(Err(error)) => {
-                failed.get_or_insert(error);
-                false
-            }
-            Poll::Pending => true,
-        });
-        match failed {
-            Some(error) => Poll::Ready(Err(error)),
-            None if work.is_empty() => Poll::Ready(Ok(())),
-            None => Poll::Pending,
-        }
-    })
-    .await
+async fn turn(busy: Option<&impl ByteSource>) {
+    if let Some(source) = busy {
+        source.turn().await;
+    }
 }
 
 /// What may be kept of each leaf, of `kept_bytes` in all.
 fn share(plan: &TensorPlan, kept_bytes: u64) -> u64 {
     kept_bytes / plan.leaves.len().max(1) as u64
+}
+
+/// Size of all that a tensor is computed from.
+pub(super) fn bytes_of_leaves<S>(plan: &TensorPlan, parents: &[Parent<S>]) -> u64 {
+    let bytes_of = |leaf: &Leaf| Some(parents.get(leaf.parent)?.manifest.get(&leaf.tensor)?.1.bytes());
+    plan.leaves.iter().filter_map(bytes_of).fold(0, u64::saturating_add)
 }
 
 /// Whether each leaf's bytes are asked for once, and over one connection.

@@ -190,6 +190,17 @@ impl<S: ByteSource + Clone> LeafReader<S> {
         Ok(())
     }
 
+    /// Whether all bytes are in memory.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept_bytes == self.info.bytes()
+    }
+
+    /// The connection, where it goes on into the next tensor and this one needs it no more.
+    pub(super) fn take_feed(&mut self) -> Option<Feed<S>> {
+        let is_done = self.is_kept() && self.fed == self.info.bytes();
+        if is_done { self.feed.take()?.after() } else { None }
+    }
+
     /// The connection, where it goes on into the next tensor.
     pub(super) fn into_feed(self) -> Option<Feed<S>> {
         self.feed.filter(|_| self.fed == self.info.bytes())?.after()

@@ -45,8 +45,8 @@ impl Arithmetic {
             // A device that cannot be had is no obstacle: the CPU gives the same result.
             Arithmetic::Auto(_) if elements < LEAST_ELEMENTS => Ok(None),
             Arithmetic::Auto(options) => {
-                let gpu = SlerpGpu::open(options, &[]).await.ok();
-                Ok(gpu.filter(|gpu| !gpu.tier().software))
+                let options = GpuOptions { hardware: true, ..options.clone() };
+                Ok(SlerpGpu::open(&options, &[]).await.ok())
             }
             Arithmetic::Gpu(options) => SlerpGpu::open(options, dtypes).await.map(Some),
         }
@@ -75,7 +75,7 @@ impl Default for MergeOptions {
             shard_bytes: 5_000_000_000,
             quantize: false,
             chunk_elements: 1 << 16,
-            kept_bytes: 48 << 20,
+            kept_bytes: 72 << 20,
             arithmetic: Arithmetic::Cpu,
         }
     }
@@ -256,6 +256,23 @@ impl<S: ByteSource + Clone> Merge<S> {
     }
 }
 
+impl<S: ByteSource> Inner<S> {
+    /// Lets what is on its way arrive.
+    pub(super) async fn turn(&self) {
+        if let Some(parent) = self.parents.first() {
+            parent.source.turn().await;
+        }
+    }
+
+    /// Whether there is a device, and no tensor on it.
+    pub(super) fn has_gpu(&self) -> bool {
+        let gpu = self.gpu.take();
+        let has = gpu.is_some();
+        self.gpu.set(gpu);
+        has
+    }
+}
+
 /// What FP8 output changes of weights that are FP8 already.
 fn requantized<S>(tensors: &[TensorPlan], parents: &[Parent<S>]) -> Vec<String> {
     let copies = tensors.iter().filter(|tensor| tensor.is_fp8_copy(parents));
@@ -312,7 +329,7 @@ pub enum MergedStream<S: ByteSource> {
     Merged(Box<ShardMerge<S>>),
 }
 
-impl<S: ByteSource + Clone> ByteStream for MergedStream<S> {
+impl<S: ByteSource + Clone + 'static> ByteStream for MergedStream<S> {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
         match self {
             MergedStream::Written(stream) => stream.next().await,
@@ -322,7 +339,7 @@ impl<S: ByteSource + Clone> ByteStream for MergedStream<S> {
     }
 }
 
-impl<S: ByteSource + Clone> ByteSource for Merge<S> {
+impl<S: ByteSource + Clone + 'static> ByteSource for Merge<S> {
     type Stream = MergedStream<S>;
 
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {

@@ -10,6 +10,7 @@
 //! slerp     the arithmetic: sums, coefficients, combination
 //! bulk      its loops over BF16, natively and in wasm SIMD
 //! feed      neighbouring tensors of a parent over one connection
+//! ahead     tensors that are fetched while others are computed
 //! leaf      a parent's tensor as runs of bytes or f32
 //! evaluate  one output tensor, pass by pass, chunk by chunk
 //! on_gpu    the same on a GPU
@@ -22,6 +23,7 @@
 //! tell      how that comes into it
 //! ```
 
+mod ahead;
 mod bulk;
 mod error;
 mod evaluate;

@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::ahead::Ahead;
 use super::evaluate::{Chunk, Evaluation, Solved};
-use super::feed::{self, Feed, Feeds};
+use super::feed::{self, Feeds};
 use super::merged::{Inner, SCALE_SUFFIX};
 use super::on_gpu::{Failure, OnGpu, PIECE_ELEMENTS, precision};
 use super::tell::Computed;
@@ -22,8 +23,7 @@ pub struct ShardMerge<S: ByteSource> {
     at: u64,
     end: u64,
     running: Option<Running<S>>,
-    /// Connections to parents, each at the first byte of a tensor that comes next.
-    feeds: Vec<Feed<S>>,
+    ahead: Ahead<S>,
 }
 
 /// Where a tensor is computed.
@@ -44,12 +44,14 @@ struct Running<S: ByteSource> {
     scales: Vec<f32>,
 }
 
-impl<S: ByteSource + Clone> ShardMerge<S> {
+impl<S: ByteSource + Clone + 'static> ShardMerge<S> {
     pub(super) fn new(inner: Rc<Inner<S>>, shard: usize, range: Option<Range<u64>>) -> ShardMerge<S> {
         let length = inner.plan.shards.get(shard).map_or(0, |shard| shard.header.file_bytes());
         let range = range.unwrap_or(0..length);
         let end = range.end.min(length);
-        ShardMerge { inner, shard, at: range.start.min(end), end, running: None, feeds: Vec::new() }
+        let data_start = inner.plan.shards.get(shard).map_or(0, |shard| shard.header.data_start);
+        let ahead = Ahead::new(inner.clone(), shard, end.saturating_sub(data_start));
+        ShardMerge { inner, shard, at: range.start.min(end), end, running: None, ahead }
     }
 
     pub(super) fn file_bytes(&self) -> u64 {
@@ -74,7 +76,7 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
         let result = self.data(&inner, shard, self.at - data_start).await;
         if result.is_err() {
             (self.running, self.at) = (None, self.end);
-            self.feeds.clear();
+            self.ahead.clear();
         }
         result.map(Some)
     }
@@ -107,55 +109,112 @@ impl<S: ByteSource + Clone> ShardMerge<S> {
         position: usize,
     ) -> Result<(Vec<u8>, u64), SourceError> {
         let Some(info) = shard.header.tensors.get(position) else { return Ok(Default::default()) };
-        let data_start = shard.header.data_start;
         let mut running = match self.running.take() {
             Some(running) if running.info == *info => running,
-            _ => {
-                let run = |parent| feed::run(inner, shard, position, self.end - data_start, parent);
-                let open = std::mem::take(&mut self.feeds);
-                let mut feeds = Feeds { open, next: &mut self.feeds, run: &run };
-                Running::start(inner, info, &mut feeds).await?
-            }
+            _ => self.start(inner, shard, position).await?,
         };
-        let offset = self.at - data_start;
+        let offset = self.at - shard.header.data_start;
         let size = info.dtype.size_bytes();
         loop {
             let first = info.begin + running.element * size;
-            let bytes = running.next(inner).await?;
+            let is_busy = self.ahead.is_busy();
+            let next = async {
+                if is_busy {
+                    inner.turn().await;
+                }
+                running.next(inner).await
+            };
+            let bytes = self.ahead.beside(next).await?;
             if bytes.is_empty() || first + bytes.len() as u64 > offset {
                 if running.element < info.elements() {
                     self.running = Some(running);
                 } else if let Evaluator::Cpu(evaluation) = running.evaluation {
-                    self.feeds.extend(evaluation.into_feeds());
+                    self.ahead.done(*evaluation);
                 }
                 return Ok((bytes, first));
             }
         }
     }
+
+    /// Begins with the tensor at that position.
+    async fn start(
+        &mut self,
+        inner: &Rc<Inner<S>>,
+        shard: &PlannedShard,
+        position: usize,
+    ) -> Result<Running<S>, SourceError> {
+        let Some(info) = shard.header.tensors.get(position) else { return Err(SourceError::Aborted) };
+        let wrap = |error| wrap(&info.name, error);
+        let mut evaluation = match self.ahead.take(position).await {
+            Some(fetched) => fetched.map_err(wrap)?,
+            None => {
+                let end = self.end - shard.header.data_start;
+                let run = |parent| feed::run(inner, shard, position, end, parent);
+                let open = std::mem::take(&mut self.ahead.feeds);
+                let mut feeds = Feeds { open, next: &mut self.ahead.feeds, run: &run };
+                match Running::open(inner, info, &mut feeds).await? {
+                    Opening::Gpu(running) => return Ok(running),
+                    Opening::Cpu(mut evaluation) => {
+                        evaluation.gather().await.map_err(wrap)?;
+                        self.ahead.going_on_behind(position, &mut evaluation);
+                        evaluation
+                    }
+                }
+            }
+        };
+        let busy = self.ahead.is_busy().then(|| inner.parents.first()).flatten().map(|parent| &parent.source);
+        let prepared = evaluation.prepare(inner.options.chunk_elements.max(1), busy);
+        let solved = self.ahead.beside(prepared).await.map_err(wrap)?;
+        let plan = evaluation.plan().clone();
+        Ok(Running::new(info, &plan, Evaluator::Cpu(evaluation), solved))
+    }
 }
 
-impl<S: ByteSource + Clone> Running<S> {
-    /// Opens a tensor's leaves and takes its sums.
-    async fn start(
+/// Where a tensor goes.
+enum Opening<S: ByteSource> {
+    Cpu(Box<Evaluation<S>>),
+    Gpu(Running<S>),
+}
+
+impl<S: ByteSource + Clone + 'static> Running<S> {
+    fn new(
+        info: &TensorInfo,
+        plan: &Rc<TensorPlan>,
+        evaluation: Evaluator<S>,
+        solved: Vec<Solved>,
+    ) -> Running<S> {
+        let (info, plan) = (info.clone(), plan.clone());
+        Running { info, plan, evaluation, solved, element: 0, scales: Vec::new() }
+    }
+
+    /// Merges a tensor on the GPU, or opens its leaves.
+    async fn open(
         inner: &Inner<S>,
         info: &TensorInfo,
         feeds: &mut Feeds<'_, S>,
-    ) -> Result<Running<S>, SourceError> {
+    ) -> Result<Opening<S>, SourceError> {
         let wrap = |error| wrap(&info.name, error);
         let unknown = || wrap(CheckpointError::UnknownTensor { tensor: info.name.clone() });
-        let plan = inner.tensors.get(&info.name).ok_or_else(unknown)?.clone();
-        let (evaluation, solved) = match on_gpu(inner, &plan, feeds).await.map_err(wrap)? {
-            Some((result, solved)) => (Evaluator::Gpu(result), solved),
-            None => {
-                let kept = inner.options.kept_bytes;
-                let opened =
-                    Evaluation::open(plan.clone(), &inner.parents, kept, &inner.cancelled, feeds).await;
-                let mut evaluation = opened.map_err(wrap)?;
-                let solved = evaluation.prepare(inner.options.chunk_elements.max(1)).await.map_err(wrap)?;
-                (Evaluator::Cpu(Box::new(evaluation)), solved)
-            }
+        let plan = inner.tensors.get(&info.name).ok_or_else(unknown)?;
+        if let Some((result, solved)) = on_gpu(inner, plan, feeds).await.map_err(wrap)? {
+            return Ok(Opening::Gpu(Running::new(info, plan, Evaluator::Gpu(result), solved)));
+        }
+        let kept = inner.options.kept_bytes;
+        let opened = Evaluation::open(plan.clone(), &inner.parents, kept, &inner.cancelled, feeds).await;
+        Ok(Opening::Cpu(Box::new(opened.map_err(wrap)?)))
+    }
+
+    /// Opens a tensor's leaves, by itself, and takes its sums.
+    async fn start(inner: &Inner<S>, info: &TensorInfo) -> Result<Running<S>, SourceError> {
+        let mut feeds = Feeds { open: Vec::new(), next: &mut Vec::new(), run: &|_| 1 };
+        let mut evaluation = match Running::open(inner, info, &mut feeds).await? {
+            Opening::Gpu(running) => return Ok(running),
+            Opening::Cpu(evaluation) => evaluation,
         };
-        Ok(Running { info: info.clone(), plan, evaluation, solved, element: 0, scales: Vec::new() })
+        let prepared = evaluation.prepare(inner.options.chunk_elements.max(1), None).await;
+        let solved = prepared.map_err(|error| wrap(&info.name, error))?;
+        let plan = evaluation.plan().clone();
+        Ok(Running::new(info, &plan, Evaluator::Cpu(evaluation), solved))
     }
 
     /// Elements to compute next.
@@ -275,7 +334,10 @@ impl<S: ByteSource + Clone> Running<S> {
 }
 
 /// Row scales of a quantised tensor, which is computed once more if it was not before.
-async fn scales<S: ByteSource + Clone>(inner: &Rc<Inner<S>>, weight: &str) -> Result<Vec<u8>, SourceError> {
+async fn scales<S: ByteSource + Clone + 'static>(
+    inner: &Rc<Inner<S>>,
+    weight: &str,
+) -> Result<Vec<u8>, SourceError> {
     let known = |inner: &Inner<S>| {
         let scales = inner.scales.borrow();
         Some(scales.get(weight)?.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>())
@@ -284,8 +346,7 @@ async fn scales<S: ByteSource + Clone>(inner: &Rc<Inner<S>>, weight: &str) -> Re
         return Ok(bytes);
     }
     if let Some(info) = inner.info(weight) {
-        let mut feeds = Feeds { open: Vec::new(), next: &mut Vec::new(), run: &|_| 1 };
-        let mut running = Running::start(inner, info, &mut feeds).await?;
+        let mut running = Running::start(inner, info).await?;
         while running.element < info.elements() {
             running.next(inner).await?;
         }

@@ -20,7 +20,7 @@ pub struct WriteProgress {
     pub total: u64,
 }
 
-impl<S: ByteSource + Clone> Merge<S> {
+impl<S: ByteSource + Clone + 'static> Merge<S> {
     /// Computes everything and writes it; last what makes the directory a checkpoint, so that one
     /// that was interrupted is none.
     ///

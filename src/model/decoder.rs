@@ -1,6 +1,6 @@
 //! The forward pass, once for all backends.
 
-use crate::steps::sampling::{Rules, Sampled};
+use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
 
 use super::kv_cache::KvCache;
@@ -79,6 +79,9 @@ impl<B: Steps> Decoder<B> {
         prompt: bool,
         logits: bool,
     ) -> Result<Option<Vec<f32>>, B::Error> {
+        if !prompt {
+            self.backend.decodable().await?;
+        }
         let batch = Batch { ids, position: self.cache.len(), prompt };
         let begun = self.backend.begin(&batch);
         let result = match begun.and_then(|()| record(&mut self.backend, &self.weights, logits)) {
@@ -93,7 +96,7 @@ impl<B: Steps> Decoder<B> {
     }
 
     /// Prepares to choose tokens on the device; see [`Steps::start_sampling`]. Belongs behind
-    /// [`Decoder::start`].
+    /// [`Decoder::start`], with no choice under way.
     ///
     /// # Errors
     /// What the backend reports.
@@ -101,23 +104,24 @@ impl<B: Steps> Decoder<B> {
         &mut self,
         rules: &Rules,
         bias: &[(u32, f32)],
-        prompt: &[u32],
+        past: Past,
     ) -> Result<Option<usize>, B::Error> {
-        self.backend.start_sampling(rules, bias, prompt)
+        self.backend.start_sampling(rules, bias, past)
     }
 
-    /// Appends the end of the prompt, or without any `ids` the token that the pass before chooses, whether
-    /// it is known or not; submits the choice of the next by `draw` and does not wait.
+    /// Appends the end of the prompt, or one token that was chosen elsewhere, or without any `ids` the token
+    /// that the pass before chooses, whether it is known or not; submits the choice of the next by `draw` and
+    /// does not wait.
     ///
     /// # Errors
     /// What the backend reports; the sequence is then dropped.
-    pub fn advance(&mut self, ids: &[u32], draw: u64) -> Result<(), B::Error> {
+    pub fn advance(&mut self, ids: &[u32], prompt: bool, draw: u64) -> Result<(), B::Error> {
         let known = self.cache.len();
         // The first choice under way is one that the sequence does not have yet.
         let position = known + self.under_way.saturating_sub(1);
         let begun = match ids {
             [] => self.backend.begin_sampled(position),
-            ids => self.backend.begin(&Batch { ids, position: known, prompt: true }),
+            ids => self.backend.begin(&Batch { ids, position: known, prompt }),
         };
         let submitted = begun
             .and_then(|()| record(&mut self.backend, &self.weights, true))
@@ -130,7 +134,7 @@ impl<B: Steps> Decoder<B> {
         match (ids, self.latest.take()) {
             ([], Some(id)) => self.cache.push(&[id], false),
             ([], None) => self.cache.reach(position + 1),
-            (ids, _) => self.cache.push(ids, true),
+            (ids, _) => self.cache.push(ids, prompt),
         }
         self.under_way += 1;
         Ok(())

@@ -9,6 +9,7 @@ use super::config::Config;
 use super::error::ModelError;
 use crate::checkpoint::scales::{Granularity, Scales};
 use crate::checkpoint::{Manifest, TensorInfo};
+use crate::cpu::Cpu;
 use crate::dtype::{Dtype, I8_BLOCK};
 use crate::gpu::{GpuError, GpuMatrix};
 use crate::kernels::WebGpu;
@@ -209,6 +210,12 @@ impl WeightPlan {
     pub fn device_bytes(&self, limit: u64) -> Result<u64, GpuError> {
         let norms = (2 * self.layers as u64 + 1) * WebGpu::vector_bytes(self.hidden);
         self.matrices.values().try_fold(norms, |sum, spec| Ok(sum + GpuMatrix::bytes(spec, limit)?))
+    }
+
+    /// Memory in bytes for the same on the CPU.
+    pub fn host_bytes(&self) -> u64 {
+        let norms = (2 * self.layers as u64 + 1) * u64::from(self.hidden) * 4;
+        norms + self.matrices.values().map(Cpu::matrix_bytes).sum::<u64>()
     }
 }
 

@@ -1,7 +1,7 @@
 //! `y = x W^T` for few tokens. Twin of matvec.wgsl.
 
-use crate::kernels::BatchUniform;
 use crate::kernels::linear::Params;
+use crate::kernels::{BatchUniform, rms_norm};
 
 use super::linear::{dot, scaled_row};
 use super::weights::Weights;
@@ -26,4 +26,24 @@ pub fn matvec(
             *at = if params.add == 1 { (f64::from(*at) + value) as f32 } else { value as f32 };
         }
     }
+}
+
+/// The same with a norm in front of the product, over `width` columns: x becomes `x / sqrt(mean(x^2) + epsilon) * gain`.
+///
+/// `gain (4 * x_pitch)`; with `params.single` the last of the batch's rows of x.
+#[allow(clippy::too_many_arguments, reason = "one argument per binding and constant, as in the kernel")]
+pub fn normed(
+    batch: &BatchUniform,
+    params: &Params,
+    (width, epsilon): (u32, f32),
+    x: &[f32],
+    weights: Weights,
+    scales: &[f32],
+    y: &mut [f32],
+    gain: &[f32],
+) {
+    let norm = rms_norm::Params { width, pitch: params.x_pitch, last: params.single, epsilon };
+    let mut n = vec![0.0; x.len()];
+    super::rms_norm::rms_norm(batch, &norm, x, gain, &mut n);
+    matvec(batch, params, &n, weights, scales, y);
 }

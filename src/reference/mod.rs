@@ -18,6 +18,7 @@ pub mod decode_fp8;
 pub mod embed;
 pub mod linear;
 pub mod matmul;
+pub mod matmul_gated;
 pub mod matvec;
 pub mod matvec_gated;
 pub mod rms_norm;

@@ -165,6 +165,15 @@ fn finite(value: f64) -> f32 {
     value.min(f64::from(f32::MAX)) as f32
 }
 
+/// The tokens that penalties know when a device begins to choose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Past<'a> {
+    /// Those of the prompt.
+    pub prompt: &'a [u32],
+    /// Those that were chosen before.
+    pub output: &'a [u32],
+}
+
 /// What a backend chose.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sampled {

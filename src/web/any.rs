@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use super::source::{WebSource, WebStream};
+use super::stream::turn;
 use crate::checkpoint::{ByteSource, ByteStream, Opened, SourceError};
 use crate::engine::cached::{CachedSource, CachedStream, Kept};
 use crate::merge::{Merge, MergedStream};
@@ -57,6 +58,10 @@ impl ByteSource for AnySource {
             AnySource::Files(source) => source.list().await,
             AnySource::Merge(_) => Vec::new(),
         }
+    }
+
+    async fn turn(&self) {
+        turn().await;
     }
 }
 

@@ -1,9 +1,12 @@
 //! Where a model is kept, as the client opened it: files of the origin's private file system.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 
-use js_sys::{Function, Math, Reflect};
+use js_sys::{Function, Math, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
 use web_sys::{FileSystemReadWriteOptions, FileSystemSyncAccessHandle};
 
 use super::error::{bad_request, describe, name_of};
@@ -12,7 +15,8 @@ use crate::checkpoint::storage::{StorageError, StoredFile};
 use crate::engine::cache::{KnownFile, POINT_BYTES};
 use crate::engine::{CacheFiles, Trust};
 
-/// Reads `trust` and `cache: {pack, journal, fresh, freeBytes, onStart}` of a source, where it has them.
+/// Reads `trust` and `cache: {pack, journal, fresh, identified, freeBytes, onStart, onReplace}` of a
+/// source, where it has them; `onReplace` gives a promise.
 ///
 /// # Errors
 /// `bad-request` for any other shape.
@@ -37,14 +41,28 @@ pub fn of_source(source: &JsValue) -> Result<(Trust, Option<CacheFiles>), JsValu
             let _ = on_start.call2(&JsValue::NULL, &files, &JsValue::from_f64(bytes as f64));
         }
     };
+    let on_replace: Option<Function> = field(&cache, "onReplace").dyn_into().ok();
+    let on_replace = move || {
+        let promise = on_replace.as_ref().and_then(|ask| ask.call0(&JsValue::NULL).ok());
+        let promise: Option<Promise> = promise.and_then(|value| value.dyn_into().ok());
+        let waiting = async move {
+            if let Some(promise) = promise {
+                // Whatever it meets, the entry is made anew.
+                let _ = JsFuture::from(promise).await;
+            }
+        };
+        Box::pin(waiting) as Pin<Box<dyn Future<Output = ()>>>
+    };
     let files = CacheFiles {
         pack: file("pack")?,
         journal: file("journal")?,
         fresh: field(&cache, "fresh").is_truthy(),
+        identified: field(&cache, "identified").is_truthy(),
         free_bytes: field(&cache, "freeBytes").as_f64().map(|bytes| bytes as u64),
         salt: Math::random().to_bits(),
         point_bytes: POINT_BYTES,
         on_start: Box::new(on_start),
+        on_replace: Box::new(on_replace),
     };
     Ok((trust, Some(files)))
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use futures_util::future::try_join_all;
 use js_sys::{Function, Map, Promise, Reflect};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
@@ -145,12 +146,13 @@ pub(super) async fn open(
             recipe.models().into_iter().map(named).map(|(source, model)| (model, source)).collect()
         }
     };
-    let mut parents = Vec::new();
+    let mut opening = Vec::new();
     for (model, source) in named {
         let source = WebSource::new(&source, signal.clone(), on_waiting(on_progress))?;
         let source = AnySource::files(source, Rc::new(Kept::nothing()));
-        parents.push(Parent::open(model, source).await.map_err(from_merge)?);
+        opening.push(Parent::open(model, source));
     }
+    let mut parents = try_join_all(opening).await.map_err(from_merge)?;
     let on_tensor: OnTensor = {
         let report = on_progress.clone();
         Box::new(move |tensor| {

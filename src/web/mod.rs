@@ -6,8 +6,10 @@
 //! http.rs    one file of it over fetch
 //! any.rs     files or a merge, as one type
 //! merge.rs   merges: their sources and where their files go
+//! compile.rs  pipelines without holding up the queue
 //! cache.rs   where a model is kept, and the hashes of its files
 //! stream.rs  a ReadableStream as the body of an answer; turns and timers
+//! bench.rs   the bench of a loaded engine
 //! diagnostics.rs  what tests ask of the adapter
 //! error.rs   errors as JavaScript sees them
 //! ```
@@ -16,7 +18,9 @@
 //! rejected promise with a `code`.
 
 mod any;
+mod bench;
 mod cache;
+mod compile;
 mod diagnostics;
 mod error;
 mod http;
@@ -58,15 +62,16 @@ pub fn wasm_memory() -> f64 {
 
 /// Describes a checkpoint without loading it: an [`Inspection`](crate::engine::Inspection), with the
 /// limits of this browser's adapter where it has one. `source` is as for [`WebEngine::load`], but no
-/// merge; `options` are [`LoadOptions`].
+/// merge, and its cache, if there is one, whole; `options` are [`LoadOptions`].
 ///
 /// # Errors
 /// A JavaScript `Error` with a `code`.
 #[wasm_bindgen]
 pub async fn inspect(source: JsValue, options: JsValue, signal: AbortSignal) -> Result<JsValue, JsValue> {
     let options: LoadOptions = from_js("options", options)?;
+    let (trust, files) = cache::of_source(&source)?;
     let source = WebSource::new(&source, signal, Rc::new(|_| {}))?;
-    let source = AnySource::files(source, Rc::new(Kept::nothing()));
+    let source = AnySource::files(source, Rc::new(Kept::new(trust, files)));
     let tier = DeviceTier::probe(&options.gpu).await.ok();
     let inspection = engine::inspect(&source, &options, tier.as_ref()).await;
     to_js(&inspection.map_err(from_engine)?)
@@ -101,6 +106,7 @@ impl WebEngine {
     ) -> Result<WebEngine, JsValue> {
         let mut options: LoadOptions = from_js("load options", options)?;
         options.turn = Some(|| Box::pin(stream::turn()));
+        options.gpu.compile_ahead = Some(compile::ahead);
         let report = Rc::new(Callback::new(on_progress));
         let progress = &mut paced(&report);
         let stopped = || signal.aborted() || report.has_thrown();

@@ -90,7 +90,7 @@ impl WebSource {
         let (lane_bytes, lanes) = match place {
             Place::Http(..) => (LANE_BYTES, LANES.with(Rc::clone)),
             // A file of this computer comes no faster in parts.
-            _ => (u64::MAX, Rc::default()),
+            _ => (u64::MAX..=u64::MAX, Rc::default()),
         };
         let transport = WebTransport { place, pool: Pool::shared(), signal, on_waiting };
         Ok(WebSource(Steady::new(transport, network, lane_bytes, lanes)))
@@ -123,6 +123,10 @@ impl ByteSource for WebSource {
         check_inside(file)?;
         let opened = self.0.open(file, range).await?;
         Ok(opened.map(|steady| WebStream { steady, signal, last_turn: Instant::now() }))
+    }
+
+    async fn turn(&self) {
+        turn().await;
     }
 
     async fn list(&self) -> Vec<String> {

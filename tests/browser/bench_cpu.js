@@ -1,5 +1,6 @@
-// How fast the page's own model is on the processor, beside WebGPU on Chromium's software adapter:
-// `node tests/browser/bench_cpu.js`. One engine after the other, in turns. With SmolLM2, if it was made
+// How fast the page's own models are on the processor: `node tests/browser/bench_cpu.js`. First how soon the page answers
+// with a warm cache, and how fast, against what it should keep, in a browser without WebGPU and in one with a software
+// adapter; then beside WebGPU on that adapter, one engine after the other, in turns. With SmolLM2, if it was made
 // (./build.sh test makes it), also on that.
 
 import { existsSync } from "node:fs";
@@ -9,14 +10,75 @@ import { MODELS, fromTop } from "./paths.js";
 import { startServer } from "./server.js";
 
 const ROUNDS = 3;
+/** From the opening of the page to the first token, milliseconds. */
+const ANSWER_WITHIN_MS = 1000;
+const TOKENS_PER_SECOND_AT_LEAST = 150;
+const STARTS = 5;
 
 /** @param {number[]} values */
 const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+
+/**
+ * Opens the page and asks its model something as soon as it can be asked: milliseconds from the navigation to the first
+ * word, tokens per second from the first to the last, and where it ran.
+ * @param {import("puppeteer-core").Page} page
+ * @param {string} url
+ */
+async function visit(page, url) {
+  await page.goto(url, { waitUntil: "load" });
+  return page.evaluate(async () => {
+    const find = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (document.querySelector(selector));
+    /** @param {() => boolean} isSo */
+    const until = (isSo) => new Promise((resolve) => {
+      const look = () => { if (isSo()) { seen.disconnect(); resolve(null); } };
+      const seen = new MutationObserver(look);
+      seen.observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+      look();
+    });
+    const prompt = /** @type {HTMLTextAreaElement} */ (find("#prompt"));
+    /** @type {HTMLInputElement} */ (find("#sampling-max_tokens")).value = "128";
+    /** @type {HTMLInputElement} */ (find("#sampling-temperature")).value = "0";
+    await until(() => !prompt.disabled);
+    const ready = performance.now();
+    prompt.value = "There was once a king who had three sons.";
+    prompt.form?.requestSubmit();
+    await until(() => (document.querySelector(".assistant .text")?.textContent ?? "") !== "");
+    const first = performance.now();
+    await until(() => document.querySelector(".turn-foot span") !== null);
+    const [, tokens, rate] = /^(\d+) tokens, (\S+) tokens\/s$/.exec(find(".turn-foot span").textContent ?? "") ?? [];
+    return { ready, first, tokens: Number(tokens), rate: Number(rate), ranOn: find("#status-adapter").textContent, hasWebGpu: "gpu" in navigator };
+  });
+}
+
+/**
+ * How soon and how fast the page answers, as a line with the shares of what it should keep.
+ * @param {string} where
+ * @param {string} url
+ * @param {string[]} args of Chromium
+ * @param {boolean} hasWebGpu
+ */
+async function answers(where, url, args, hasWebGpu) {
+  const { browser, close } = await launch("chromium", undefined, { networkEnabled: false, args });
+  try {
+    const page = await browser.newPage();
+    await visit(page, url); // fills the HTTP cache
+    const visits = [];
+    for (let i = 0; i < STARTS; i += 1) visits.push(await visit(page, url));
+    const odd = visits.find(({ ranOn, tokens, hasWebGpu: has }) => ranOn !== "CPU, one thread" || !(tokens >= 32) || has !== hasWebGpu);
+    if (odd) throw new Error(`not what was to be measured: ${JSON.stringify(odd)}`);
+    const [ready, first, rate] = [visits.map((each) => each.ready), visits.map((each) => each.first), visits.map((each) => each.rate)].map(median);
+    console.log(`the page, ${where}: loaded in ${ready?.toFixed(0)} ms, first word after ${first?.toFixed(0)} ms (${((first ?? NaN) / ANSWER_WITHIN_MS).toFixed(2)} of ${ANSWER_WITHIN_MS}, each ${visits.map((each) => each.first.toFixed(0)).join(" ")}), then ${rate} tokens/s (${((rate ?? NaN) / TOKENS_PER_SECOND_AT_LEAST).toFixed(2)} x ${TOKENS_PER_SECOND_AT_LEAST}); medians of ${STARTS}`);
+  } finally {
+    await close();
+  }
+}
 
 const server = await startServer({
   root: fromTop("target/site"),
   mounts: { "/pages/": fromTop("tests/browser/pages"), "/smollm2/": MODELS.smollm2 },
 });
+await answers("without WebGPU", server.url, ["--disable-blink-features=WebGPU"], false);
+await answers("with a software adapter", server.url, [], true);
 const { browser, close } = await launch("chromium", undefined, { networkEnabled: false });
 try {
   const page = await browser.newPage();

@@ -36,7 +36,7 @@ async function visit(page, model, options = {}) {
     /** @type {Set<string>} */
     const notes = new Set();
     const onProgress = (/** @type {{ note?: string }} */ { note }) => { if (note) notes.add(note); };
-    const { value: engine, ...end } = await outcome(Engine.load(model, { hubUrl: location.origin, ...options, onProgress }));
+    const { value: engine, ...end } = await outcome(Engine.load(model, { ...(/^(https?:|\/)/.test(model) ? {} : { hubUrl: location.origin }), ...options, onProgress }));
     const text = engine ? await proof(engine) : "";
     const { cache: report, sha256 } = engine?.info ?? {};
     await engine?.dispose();
@@ -93,7 +93,7 @@ test("a second visit to a hub's model asks for no weights, and for the rest only
 });
 
 test("a model on a plain server is asked for by HEAD, and not at all without a network", async (t) => {
-  const { page, server } = await openClient(t, { expectErrors: [/404|INTERNET_DISCONNECTED|ERR_FAILED/] });
+  const { page, server } = await openClient(t, { backend: "auto", expectErrors: [/404|INTERNET_DISCONNECTED|ERR_FAILED/] });
   assertLoaded(await visit(page, "/models/tale/"), "stored");
   await reload(page);
   server.log.length = 0;
@@ -111,7 +111,7 @@ test("a model on a plain server is asked for by HEAD, and not at all without a n
 });
 
 test("cache: false keeps nothing, and files are not kept", async (t) => {
-  const { page, server } = await openClient(t);
+  const { page, server } = await openClient(t, { backend: "auto" });
   const off = await visit(page, "/models/tale/", { cache: false });
   assertLoaded(off, "off");
   assert.deepEqual([off.kept, off.report.note], [[], null]);
@@ -131,7 +131,7 @@ test("cache: false keeps nothing, and files are not kept", async (t) => {
 });
 
 test("damage on the way is an integrity error that names the file, and is not kept", async (t) => {
-  const { page, server } = await openClient(t, HUB);
+  const { page, server } = await openClient(t, { ...HUB, backend: "auto" });
   const damaged = `${server.url}/fault/damage~1/model-00002-of-00003.safetensors/me/tale/resolve/main/`;
   // The first request for the file is for its header; the fault strikes behind that.
   const bad = await visit(page, damaged.replace("~1", ""));
@@ -150,7 +150,7 @@ test("damage on the way is an integrity error that names the file, and is not ke
 });
 
 test("what was downloaded first is what later downloads must be", async (t) => {
-  const { page, server } = await openClient(t);
+  const { page, server } = await openClient(t, { backend: "auto" });
   // A path that no fault strikes, but of which the browser's own cache keeps nothing.
   const model = "/fault/nohead/none/models/tale/";
   assertLoaded(await visit(page, model), "stored");
@@ -193,7 +193,7 @@ test("bits that flip in the cache are mended", async (t) => {
 });
 
 test("a kept model outlives a server that will not say which revision it has", async (t) => {
-  const { page, server } = await openClient(t, { ...HUB, expectErrors: [/40[1345]|503/] });
+  const { page, server } = await openClient(t, { ...HUB, backend: "auto", expectErrors: [/40[1345]|503/] });
   const stored = await visit(page, "me/tale");
   assertLoaded(stored, "stored");
   for (const status of [401, 403, 404, 405, 503]) {
@@ -207,7 +207,7 @@ test("a kept model outlives a server that will not say which revision it has", a
 });
 
 test("one that was stored while the hub was silent stays when it answers, and what is secret in a URL is nowhere", async (t) => {
-  const { page, server, url } = await openClient(t, { ...HUB, expectErrors: [/503/] });
+  const { page, server, url } = await openClient(t, { ...HUB, backend: "auto", expectErrors: [/503/] });
   server.options.refuse = (path) => (path.startsWith("/api/") ? 503 : undefined);
   assertLoaded(await visit(page, "me/tale", { network: { attempts: 1 } }), "stored");
   server.options.refuse = undefined;
@@ -222,7 +222,7 @@ test("one that was stored while the hub was silent stays when it answers, and wh
 });
 
 test("two tabs load one model at once: the second waits, and then asks for no weights", async (t) => {
-  const { page, server, url } = await openClient(t, { ...HUB, bytesPerSecond: 6_000_000 });
+  const { page, server, url } = await openClient(t, { ...HUB, backend: "auto", bytesPerSecond: 6_000_000 });
   const other = await page.browserContext().newPage();
   await other.goto(`${url}/pages/client.html`, { waitUntil: "load" });
   await other.waitForFunction("globalThis.bise !== undefined");
@@ -255,7 +255,7 @@ test("two tabs load one model at once: the second waits, and then asks for no we
 });
 
 test("an aborted load, a worker that ends and a page that goes leave nothing that hinders the next", async (t) => {
-  const { page } = await openClient(t, { ...HUB, bytesPerSecond: 6_000_000 });
+  const { page } = await openClient(t, { ...HUB, backend: "auto", bytesPerSecond: 6_000_000 });
   const aborted = await page.evaluate(async () => {
     const { Engine, outcome } = /** @type {any} */ (globalThis).bise;
     return outcome(Engine.load("me/tale", { hubUrl: location.origin, signal: AbortSignal.timeout(700) }));
@@ -284,7 +284,7 @@ test("an aborted load, a worker that ends and a page that goes leave nothing tha
 });
 
 test("too little space: loaded without being kept, and said so", async (t) => {
-  const { page } = await openClient(t, HUB);
+  const { page } = await openClient(t, { ...HUB, backend: "auto" });
   for (const [space, said] of /** @type {const} */ ([["left=1000000", /too little space/], ["room=2000000", /too little space.*full/]])) {
     await useWorker(page, `/pages/tight-worker.js?${space}`);
     const end = await visit(page, "me/tale");
@@ -300,7 +300,7 @@ test("too little space: loaded without being kept, and said so", async (t) => {
 // Firefox lets nobody set a quota.
 if (browserName() === "chromium") {
   test("the browser's own quota is kept to", async (t) => {
-    const { page } = await openClient(t, HUB);
+    const { page } = await openClient(t, { ...HUB, backend: "auto" });
     const session = await page.createCDPSession();
     const { origin } = new URL(page.url());
     await session.send("Storage.overrideQuotaForOrigin", { origin, quotaSize: 1_500_000 });

@@ -6,12 +6,13 @@ import { openPage } from "./harness.js";
 export const TALE_PROOF = "went to the door.\n";
 
 /**
- * Opens a page that has the client as `globalThis.bise`.
+ * Opens a page that has the client as `globalThis.bise`. Its engines run on WebGPU, or on the backend that is named:
+ * tests that are not about WebGPU take "auto", which is the processor here and much faster.
  * @param {import("node:test").TestContext} t
- * @param {import("./harness.js").PageOptions} [options]
+ * @param {import("./harness.js").PageOptions & { backend?: "auto" | "webgpu" | "cpu" }} [options]
  */
-export async function openClient(t, options = {}) {
-  const opened = await openPage(t, "/pages/client.html", options);
+export async function openClient(t, { backend = "webgpu", ...options } = {}) {
+  const opened = await openPage(t, `/pages/client.html?backend=${backend}`, options);
   await opened.page.waitForFunction("globalThis.bise !== undefined");
   return opened;
 }

@@ -30,7 +30,7 @@ test("inspect tells what a 7B checkpoint takes, from its headers", async (t) => 
   const [told, longer, kept, merge] = await page.evaluate(async () => {
     const { inspect, outcome } = /** @type {any} */ (globalThis).bise;
     return [
-      await inspect("/seven/"), await inspect("/seven/", { contextLength: 8192 }), await inspect("/models/tale/", { weights: "checkpoint" }),
+      await inspect("/seven/", { backend: "webgpu" }), await inspect("/seven/", { backend: "webgpu", contextLength: 8192 }), await inspect("/models/tale/", { weights: "checkpoint" }),
       await outcome(inspect({ recipe: "x" })),
     ];
   });
@@ -54,7 +54,7 @@ test("inspect tells what a 7B checkpoint takes, from its headers", async (t) => 
 });
 
 test("a large model is asked about before it is fetched, and small ones are not", async (t) => {
-  const { page, server, screenshot } = await openPage(t, "/", { mounts });
+  const { page, server, screenshot } = await openPage(t, "/?backend=webgpu", { mounts });
   await ready(page, "tale");
   const address = async (/** @type {string} */ text) => {
     await page.$eval("#models-panel", (panel) => panel.setAttribute("open", ""));
@@ -105,6 +105,27 @@ test("a large model is asked about before it is fetched, and small ones are not"
   assert.equal(await page.$eval("#confirm", (node) => node.matches("[hidden]")), true);
 });
 
+test("a model that the processor's memory does not hold is not fetched, and WebGPU is offered for it", async (t) => {
+  const { page, server, screenshot } = await openPage(t, "/", { mounts });
+  await ready(page, "tale");
+  await page.$eval("#models-panel", (panel) => panel.setAttribute("open", ""));
+  await page.focus("#model-address");
+  await page.keyboard.type("/seven/");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#confirm:not([hidden])");
+  const card = () => page.$eval("#confirm", (node) => node.textContent ?? "");
+  assert.match(await card(), /8\.\d\d GB of this tab’s memory.*The processor computes: the only WebGPU adapter here.*this model takes 8\d+ bytes of memory on the processor/s);
+  assert.equal(await page.$eval("#confirm-load", (node) => node.matches(":disabled")), true);
+  await screenshot("confirm-processor");
+  await (await page.waitForSelector("#confirm-other ::-p-text(Use WebGPU)"))?.click();
+  await page.waitForFunction(() => document.querySelector("#confirm-load")?.matches(":enabled"));
+  assert.match(await card(), /8\.\d\d GB of GPU memory/);
+  assert.equal(await page.$eval("#confirm-problems", (node) => node.matches("[hidden]")), true);
+  await page.click("#confirm-cancel");
+  assert.equal(await page.$eval("#model-name", (node) => node.textContent), "tale");
+  assert.ok(fetched(server) <= 2 * HEADERS, `${fetched(server)} bytes of weights`);
+});
+
 test("a model that the device's limits do not hold cannot be loaded, and the card says why", async (t) => {
   const { page, url } = await openPage(t, "/pages/blank.html", { mounts });
   // An adapter whose bindings hold no row of the widest matrix.
@@ -119,7 +140,7 @@ test("a model that the device's limits do not hold cannot be loaded, and the car
       }
     };
   });
-  await page.goto(`${url}/`);
+  await page.goto(`${url}/?backend=webgpu`);
   await ready(page, "tale"); // which fits even there, with a shorter context
   await page.$eval("#models-panel", (panel) => panel.setAttribute("open", ""));
   await page.focus("#model-address");

@@ -17,7 +17,7 @@ const SHARD = "model-00002-of-00003.safetensors";
 async function loadFromElsewhere(t, path, expectErrors = []) {
   const host = await startServer({ root: fromTop("www"), cors: "plain" });
   t.after(host.close);
-  const { page } = await openClient(t, { expectErrors });
+  const { page } = await openClient(t, { backend: "auto", expectErrors });
   return page.evaluate(async (model) => {
     const { Engine, outcome, proof } = /** @type {any} */ (globalThis).bise;
     // The page cannot see this header; if it could, the test would show nothing.

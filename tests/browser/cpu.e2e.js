@@ -7,7 +7,7 @@ import { GOLDEN, decidedSteps, vocabularyOf, wrongIds, wrongLogprobs } from "./g
 
 for (const model of ["tale", "case"]) {
   test(`${model} continues every golden prompt without WebGPU`, async (t) => {
-    const { page } = await openClient(t);
+    const { page } = await openClient(t, { backend: "auto" });
     const prompts = (GOLDEN.models[model] ?? []).map(({ input_ids }) => input_ids);
     const { info, answers } = await page.evaluate(async (model, prompts) => {
       const { useWorker, bise: { Engine } } = /** @type {any} */ (globalThis);
@@ -40,6 +40,27 @@ for (const model of ["tale", "case"]) {
     }
   });
 }
+
+test("left the choice, WebGPU runs on hardware alone, and the reason is said", async (t) => {
+  const { page } = await openClient(t, { backend: "auto" });
+  const { software, hardware } = await page.evaluate(async () => {
+    const { useWorker, bise: { Engine, proof } } = /** @type {any} */ (globalThis);
+    const run = async () => {
+      const engine = await Engine.load("/models/tale/", { weights: "checkpoint" });
+      const text = await proof(engine);
+      await engine.dispose();
+      return { text, info: engine.info };
+    };
+    const software = await run();
+    useWorker("/pages/hardware-worker.js");
+    return { software, hardware: await run() };
+  });
+  assert.deepEqual([software.text, hardware.text], [TALE_PROOF, TALE_PROOF]);
+  assert.equal(software.info.backend, "cpu");
+  assert.match(software.info.backendReason, /^the only WebGPU adapter here \(.+\) is software/);
+  assert.deepEqual([hardware.info.backend, hardware.info.adapter.name, hardware.info.adapter.software], ["webgpu", "hard ware", false]);
+  assert.match(hardware.info.backendReason, /graphics adapter/);
+});
 
 test("backends are chosen, errors are the same, and a generation stops at once", async (t) => {
   const { page } = await openClient(t);

@@ -52,10 +52,10 @@ export const newProfile = (name) => mkdtempSync(join(tmpdir(), `bise-${name}-`))
  * the folder `downloads`, in Chromium for contexts that are opened with `context`.
  * @param {BrowserName} name
  * @param {string} [profile] a folder
- * @param {{ networkEnabled?: boolean }} [options] whether its requests can be watched: that keeps a copy of every
- * answer, and makes large ones several times as slow
+ * @param {{ networkEnabled?: boolean, args?: string[] }} [options] whether its requests can be watched: that keeps a copy
+ * of every answer, and makes large ones several times as slow; further arguments for Chromium
  */
-export async function launch(name, profile = newProfile(name), { networkEnabled = true } = {}) {
+export async function launch(name, profile = newProfile(name), { networkEnabled = true, args = [] } = {}) {
   const downloads = join(profile, "downloads");
   mkdirSync(downloads, { recursive: true });
   const removeProfile = () => rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
@@ -63,7 +63,7 @@ export async function launch(name, profile = newProfile(name), { networkEnabled 
   const common = { headless: true, userDataDir: profile, protocolTimeout: CALL_TIMEOUT_MS, networkEnabled };
   const browser = await puppeteer.launch(
     name === "chromium"
-      ? { ...common, browser: "chrome", executablePath: find(["chromium", "chromium-browser", "google-chrome"]), args: CHROMIUM_ARGS }
+      ? { ...common, browser: "chrome", executablePath: find(["chromium", "chromium-browser", "google-chrome"]), args: [...CHROMIUM_ARGS, ...args] }
       : {
           ...common,
           browser: "firefox",

@@ -89,9 +89,58 @@ test("a lost device fails everything that waits, and loading again works", async
   await again();
 });
 
+test("left the choice, the processor steps in once after a device was lost", async (t) => {
+  const { page } = await openClient(t, { backend: "auto", bytesPerSecond: 3e6, expectErrors: [/./] });
+  /** Another script for the workers to come. @param {string} worker */
+  const useWorker = (worker) => page.evaluate((worker) => /** @type {any} */ (globalThis).useWorker(worker), worker);
+  /** What a load runs on, and whether it runs. */
+  const run = () => page.evaluate(async () => {
+    const { Engine, proof } = /** @type {any} */ (globalThis).bise;
+    const engine = await Engine.load("/models/tale/", { weights: "checkpoint" });
+    const text = await proof(engine);
+    await engine.dispose();
+    return { text, backend: engine.info.backend, reason: engine.info.backendReason };
+  });
+  await useWorker("/pages/hardware-worker.js");
+
+  // In a reply: it fails, as it does without a choice.
+  await page.evaluate(async () => {
+    const { Engine, outcome } = /** @type {any} */ (globalThis).bise;
+    const engine = await Engine.load("/models/tale/", { weights: "checkpoint" });
+    const chunks = await engine.completions.create({ prompt: "Once", max_tokens: 400, ignore_eos: true, stream: true });
+    Object.assign(globalThis, { started: false, ended: outcome((async () => {
+      for await (const _ of chunks) Object.assign(globalThis, { started: true });
+    })()) });
+  });
+  await page.waitForFunction("started");
+  await lose(page);
+  const reply = await page.evaluate(() => /** @type {any} */ (globalThis).ended);
+  assert.equal(reply.code, "device-lost", JSON.stringify(reply));
+  // Where the processor has too little memory, WebGPU is tried again.
+  await useWorker("/pages/small-hardware-worker.js?mib=20");
+  const again = await run();
+  assert.deepEqual([again.backend, again.text.slice(0, 10)], ["webgpu", TALE_PROOF.slice(0, 10)], JSON.stringify(again));
+  assert.match(again.reason, /graphics adapter/);
+
+  // In a load, which is on WebGPU again: one loss, one load on the processor.
+  await useWorker("/pages/hardware-worker.js");
+  await page.evaluate(() => {
+    const { Engine, outcome } = /** @type {any} */ (globalThis).bise;
+    const onProgress = (/** @type {any} */ { phase, done }) => {
+      if (phase === "weights" && done > 1e6) Object.assign(globalThis, { started: true });
+    };
+    Object.assign(globalThis, { started: false, ended: outcome(Engine.load("/models/tale/", { weights: "checkpoint", cache: false, onProgress })) });
+  });
+  await page.waitForFunction("started");
+  await lose(page);
+  const load = await page.evaluate(() => /** @type {any} */ (globalThis).ended);
+  assert.equal(load.code, "device-lost", JSON.stringify(load));
+  assert.deepEqual(await run(), { text: TALE_PROOF, backend: "cpu", reason: "the graphics device was lost" });
+});
+
 if (browserName() === "chromium") {
   test("a lost device is said, takes the model with it, and the model can be loaded again", async (t) => {
-    const { page, screenshot } = await openPage(t, "/", { expectErrors: [/./] }); // the browser reports its crash
+    const { page, screenshot } = await openPage(t, "/?backend=webgpu", { expectErrors: [/./] }); // the browser reports its crash
     const ready = () => page.waitForFunction(() => document.querySelector("#prompt")?.matches(":enabled"));
     const text = (/** @type {string} */ selector) => page.$eval(selector, (node) => node.textContent ?? "");
     const buttons = () => page.$$eval("button", (all) => all.filter((button) => button.checkVisibility() && !button.disabled).map(({ textContent }) => textContent));

@@ -1,6 +1,6 @@
 // What the processes and heaps of Chromium take, of memory and of the processor.
 
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 
 /**
  * Memory of the browser's processes by their type, in bytes: what is resident in all of them, and the most that
@@ -20,6 +20,17 @@ export async function processMemory(page) {
     memory[type] = { resident: before.resident + bytes("VmRSS"), peak: Math.max(before.peak, bytes("VmHWM")) };
   }
   return memory;
+}
+
+/**
+ * Peaks count from here on.
+ * @param {import("puppeteer-core").Page} page
+ */
+export async function forgetPeaks(page) {
+  const session = await page.browser().target().createCDPSession();
+  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+  await session.detach();
+  for (const { id } of processInfo) writeFileSync(`/proc/${id}/clear_refs`, "5");
 }
 
 /**

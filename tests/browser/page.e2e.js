@@ -84,10 +84,11 @@ const contextUsed = (page) => page.$eval("#status-context", (node) => {
 const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 
 test("a visitor chats, stops, regenerates, and changes the sampling and the model", async (t) => {
-  const { page } = await openPage(t, "/");
+  // On WebGPU, since it is slow enough here to be stopped.
+  const { page } = await openPage(t, "/?backend=webgpu");
   await ready(page, "tale");
   assert.equal(await page.$eval("#empty", (empty) => /** @type {HTMLElement} */ (empty).hidden), false, "a welcome");
-  assert.equal(await page.$eval("#software-note", (note) => /** @type {HTMLElement} */ (note).hidden), false, "the tests' adapters are in software");
+  assert.match(await page.$eval("#backend-note", (note) => note.textContent ?? ""), /^WebGPU is software here/);
 
   // A reply of full length, seen to grow.
   await sample(page, { temperature: "0", max_tokens: "24" });
@@ -193,10 +194,75 @@ test("a browser without WebGPU runs models on the processor, and says so", async
   });
   await page.goto(`${url}/`);
   await page.waitForFunction(() => document.querySelector("#model-name")?.textContent === "tale" && document.querySelector("#loading")?.matches("[hidden]"));
-  const { adapter, why } = await page.$eval("#status-adapter", (node) => ({ adapter: node.textContent, why: /** @type {HTMLElement} */ (node).title }));
-  assert.equal(adapter, "CPU, one thread");
-  assert.match(why, /WebGPU/);
+  const text = (/** @type {string} */ selector) => page.$eval(selector, (node) => node.textContent ?? "");
+  assert.equal(await text("#status-adapter"), "CPU, one thread");
+  assert.match(await text("#backend-why"), /^The processor computes, since there is no WebGPU adapter in this browser\.$/);
   assert.equal(await page.$eval("#message", (node) => node.matches("[hidden]")), true);
+});
+
+test("the visitor switches between the processor and WebGPU, the conversation goes on, and nothing is remembered", async (t) => {
+  const { page, screenshot } = await openPage(t, "/", { width: 1280, height: 800 });
+  const text = (/** @type {string} */ selector) => page.$eval(selector, (node) => node.textContent ?? "");
+  const runsOn = (/** @type {string} */ name) => page.waitForFunction(
+    (name) => document.querySelector("#status-adapter")?.textContent?.startsWith(name) && document.querySelector("#loading")?.matches("[hidden]"), {}, name,
+  );
+  await ready(page, "tale");
+  assert.equal(await text("#status-adapter"), "CPU, one thread");
+  assert.match(await text("#backend-why"), /^The processor computes, since the only WebGPU adapter here \(.+\) is software/);
+  await sample(page, { max_tokens: "12", temperature: "0" });
+  await page.$eval("#sampling-panel", (panel) => panel.removeAttribute("open"));
+  await send(page, "There was once a king who had three sons.");
+  await page.waitForFunction(() => document.querySelector(".turn-foot"));
+  const said = await turns(page);
+  assert.equal(said.length, 2);
+
+  // Pictures of what it says, on every screen.
+  const pictures = async (/** @type {string} */ name) => {
+    for (const [screen, width, height] of /** @type {[string, number, number][]} */ ([["desktop", 1280, 800], ["phone", 390, 844]])) {
+      await page.setViewport({ width, height });
+      await page.$eval(".status", (status) => status.scrollIntoView());
+      for (const scheme of browserName() === "firefox" ? ["light"] : ["light", "dark"]) {
+        if (browserName() !== "firefox") await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+        await screenshot(`${name}-${screen}-${scheme}`);
+      }
+      assert.equal(await overflow(page), 0, `${name}, ${screen}`);
+    }
+    await page.setViewport({ width: 1280, height: 800 });
+  };
+  await pictures("on-processor");
+  await press(page, "Use WebGPU");
+  await runsOn("WebGPU: ");
+  assert.match(await text("#backend-why"), /^WebGPU is software here/);
+  assert.deepEqual((await turns(page)).map(({ text }) => text), said.map(({ text }) => text), "the conversation stays");
+  await pictures("on-webgpu");
+  await send(page, "And then?");
+  await page.waitForFunction(() => document.querySelectorAll(".turn").length === 4 && document.querySelector(".turn:last-child .turn-foot"));
+  // The next model runs there, too; and back.
+  await page.click('[data-model="./models/case/"]');
+  await ready(page, "case");
+  assert.match(await text("#status-adapter"), /^WebGPU: /);
+  assert.deepEqual(await turns(page), [], "another model begins anew");
+  await press(page, "Use the processor");
+  await runsOn("CPU");
+  assert.equal(await text("#backend-why"), "The processor computes, as chosen.");
+  assert.equal(await text("#model-name"), "case");
+
+  const kept = await page.evaluate(async () => [{ ...localStorage }, { ...sessionStorage }, document.cookie, (await indexedDB.databases()).length, location.search]);
+  assert.deepEqual(kept, [{}, {}, "", 0, ""]);
+  await press(page, "Use WebGPU");
+  await runsOn("WebGPU: ");
+  await page.reload();
+  await ready(page, "tale");
+  assert.equal(await text("#status-adapter"), "CPU, one thread");
+});
+
+test("an address that names a backend is followed, and one that names none such is refused", async (t) => {
+  const { page, url } = await openPage(t, "/?backend=cpu");
+  await ready(page, "tale");
+  assert.equal(await page.$eval("#backend-why", (node) => node.textContent), "The processor computes, as chosen.");
+  await page.goto(`${url}/?backend=npu`);
+  await page.waitForSelector("#message:not([hidden])");
+  assert.match(await page.$eval("#message", (node) => node.textContent ?? ""), /backend.*"auto".*"webgpu".*"cpu"/);
 });
 
 test("the page works below a path of its host, and fits a narrow screen", async (t) => {

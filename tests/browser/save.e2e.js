@@ -35,7 +35,7 @@ const TALE_BYTES = 6_296_448; // of its weights, without headers
 const MISSING = [/404/];
 
 test("save() writes the native export's bits, which load as the same model", async (t) => {
-  const { page, server } = await openClient(t, { expectErrors: MISSING });
+  const { page, server } = await openClient(t, { backend: "auto", expectErrors: MISSING });
   await page.addScriptTag({ url: "/pages/merges.js", type: "module" });
   await page.waitForFunction("globalThis.merges !== undefined");
   const { report, progress } = await page.evaluate(async () => {
@@ -111,7 +111,7 @@ test("save() writes the native export's bits, which load as the same model", asy
 });
 
 test("what an engine saves is what it runs: merges by their recipe, the last one, and files", async (t) => {
-  const { page } = await openClient(t);
+  const { page } = await openClient(t, { backend: "auto" });
   await page.addScriptTag({ url: "/pages/merges.js", type: "module" });
   await page.waitForFunction("globalThis.merges !== undefined");
   const result = await page.evaluate(async () => {

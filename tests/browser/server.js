@@ -2,10 +2,11 @@
 
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { readdir, stat } from "node:fs/promises";
+import { readFile, readdir, stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { gzipSync } from "node:zlib";
 import { parseFault, planOf, readPart } from "./faults.js";
 
 /**
@@ -21,6 +22,8 @@ import { parseFault, planOf, readPart } from "./faults.js";
  * @property {number} [bytesPerSecond] throttle of all bodies together
  * @property {(path: string) => number | undefined} [refuse] the status to refuse a path with
  * @property {(path: string) => string | null} [redirect] where to send the client instead
+ * @property {boolean} [gzip] compress whole JSON files, as many static hosts do
+ * @property {(path: string) => string | undefined} [etags] ETags that are not the files' own
  * @property {boolean | "plain"} [cors] allow other origins; "plain" as most static hosts do, which hides
  *   Content-Range and the like from the page
  */
@@ -139,6 +142,7 @@ async function answer(options, { strikes, pace }, request, response, entry) {
   const size = plan.size ?? found.size;
   const headers = await headersOf(found, size, fault === null);
   if (plan.etag) headers.ETag = plan.etag;
+  headers.ETag = options.etags?.(path) ?? headers.ETag ?? "";
   if (request.headers["if-none-match"] === headers.ETag && !entry.range) return reply(304, "", headers);
   // Browsers' caches ask so for the rest of what they have a part of.
   const isOther = "if-range" in request.headers && request.headers["if-range"] !== headers.ETag;
@@ -149,6 +153,15 @@ async function answer(options, { strikes, pace }, request, response, entry) {
   if (!plan.ignoreRange) headers["Accept-Ranges"] = "bytes";
   if (!plan.noLength) headers["Content-Length"] = String(end - begin);
   if (range) headers["Content-Range"] = `bytes ${begin}-${end - 1}/${size}`;
+  if (options.gzip && !range && typeof found.file === "string" && extname(found.name) === ".json") {
+    headers["Content-Encoding"] = "gzip";
+    headers.ETag = `W/${headers.ETag}`;
+    delete headers["Content-Length"];
+    entry.status = 200;
+    response.writeHead(200, headers);
+    response.end(request.method === "HEAD" ? undefined : gzipSync(await readFile(found.file)));
+    return;
+  }
   entry.status = range ? 206 : 200;
   response.writeHead(entry.status, headers);
   if (request.method === "HEAD") return void response.end();

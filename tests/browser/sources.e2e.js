@@ -34,7 +34,7 @@ async function tryLoad(page, model, options = {}) {
 const loaded = (end) => assert.ok(end.text.startsWith(TALE_PROOF.slice(0, 10)), JSON.stringify(end));
 
 test("files and folders of this computer", async (t) => {
-  const { page } = await openClient(t);
+  const { page } = await openClient(t, { backend: "auto" });
   await page.evaluate(async () => {
     const names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json",
       ...[1, 2, 3].map((i) => `model-0000${i}-of-00003.safetensors`)];
@@ -62,7 +62,7 @@ test("files and folders of this computer", async (t) => {
 test("a hub and the package itself on another origin", async (t) => {
   const other = await startServer({ root: fromTop("target/site"), cors: true, hub: { "me/tale": MODELS.tale } });
   t.after(other.close);
-  const { page } = await openClient(t, { expectErrors: [/404/] });
+  const { page } = await openClient(t, { backend: "auto", expectErrors: [/404/] });
   await page.evaluate(async (packageUrl) => {
     const { bise } = /** @type {any} */ (globalThis);
     Object.assign(bise, await import(packageUrl));
@@ -94,7 +94,7 @@ test("other formats are refused by name, wherever they lie", async (t) => {
   }
   const other = await startServer({ root: made, cors: true, hub });
   t.after(other.close);
-  const { page } = await openClient(t, { mounts: { "/torch/": hub["me/torch"] ?? "" }, expectErrors: [/404/] });
+  const { page } = await openClient(t, { backend: "auto", mounts: { "/torch/": hub["me/torch"] ?? "" }, expectErrors: [/404/] });
   await page.evaluate(async () => {
     const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("foreign", { create: true });
     for (const name of ["params.json", "consolidated.safetensors"]) await folder.getFileHandle(name, { create: true });
@@ -121,7 +121,7 @@ test("other formats are refused by name, wherever they lie", async (t) => {
 test("a token goes to the hub and to nobody else", async (t) => {
   const other = await startServer({ root: fromTop("target/site"), cors: true, hub: { "me/tale": MODELS.tale } });
   t.after(other.close);
-  const { page, server } = await openClient(t);
+  const { page, server } = await openClient(t, { backend: "auto" });
   loaded(await tryLoad(page, "'me/tale'", { hubUrl: other.url, token: "hf_secret" }));
   const asked = other.log.filter(({ method }) => method === "GET");
   assert.ok(asked.length > 5 && asked.every(({ authorization }) => authorization === "Bearer hf_secret"), JSON.stringify(asked));

@@ -1,6 +1,8 @@
 //! Bits that flip on the way or in the cache never reach the device unnoticed.
 
 use bise::checkpoint::CheckpointError;
+use bise::checkpoint::hash::STATE_BYTES;
+use bise::checkpoint::journal::{Journal, Point};
 use bise::engine::cached::Pin;
 use bise::engine::types::CacheState;
 use bise::model::ModelError;
@@ -75,6 +77,34 @@ fn in_a_cache_that_is_half_full() {
     }
 }
 
+/// A point whose hash is none, or no state of one, would let the rest of its file go unchecked.
+#[test]
+fn in_a_hash_that_is_half_done() {
+    let options = Options::default();
+    for hash in [None, Some([0xff; STATE_BYTES])] {
+        let disk = Disk::default();
+        disk.cut_at(Cut::Bytes(6 << 20));
+        let server = Server::new(&disk);
+        assert!(load_kept(&server, &disk, &options).is_err());
+        let disk = disk.after_cut(&mut Random::new(5));
+        let mut journal = Journal::open(disk.open("journal")).unwrap();
+        let points = journal.points().to_vec();
+        let inside = points.iter().rposition(|point| point.hash.is_some()).unwrap();
+        assert!(inside > 0 && points[inside].goes_on(), "{points:?}");
+        let damaged = Point { hash, ..points[inside] };
+        assert!(!damaged.goes_on());
+        journal.cut(inside).unwrap();
+        journal.append(damaged).unwrap();
+
+        let server = Server { disk: disk.clone(), ..server };
+        let loaded = load_kept(&server, &disk, &options).unwrap();
+        assert!(loaded.weights == truth(&options));
+        for file in weight_files(&server.model) {
+            assert_eq!(loaded.hashes.get(&file), Some(&sha256_of(&server.model, &file)), "{file}");
+        }
+    }
+}
+
 /// A flipped bit of a weight file is an error that names the file; the next load is sound.
 #[test]
 fn on_the_way() {
@@ -102,9 +132,12 @@ fn on_the_way() {
         *server.flip.borrow_mut() = Some((file.clone(), bit));
         let error = load_kept(&server, &disk, &options).err();
         let error = error.unwrap_or_else(|| panic!("seed {seed}: bit {bit} of {file} went through"));
-        assert!(error.to_string().contains(&file), "seed {seed}: {error}");
+        let said = error.to_string();
+        assert!(said.contains(&file), "seed {seed}: {said}");
         match integrity(error) {
             Some((named, expected, found)) => {
+                // A pin has a way out.
+                assert_eq!(said.contains("cache.forget"), seed % 3 == 2, "seed {seed}: {said}");
                 assert_eq!((named, expected), (file.clone(), sha256_of(&server.model, &file)));
                 assert_eq!(found.len(), 64);
                 by_hash += 1;

@@ -49,6 +49,22 @@ fn records_come_back() {
     assert!(moved.read(HEAD_BYTES, HEAD_BYTES + expected, &mut payload).is_err());
 }
 
+/// A length that is damaged takes no memory for what is not there.
+#[test]
+fn a_length_beyond_the_file_takes_no_memory() {
+    let disk = Disk::default();
+    let mut pack = Pack::new(disk.open("pack"), 1, 0);
+    pack.append(Tag::default(), &[7; 100]).unwrap();
+    pack.flush().unwrap();
+    let length_at = 12;
+    assert_eq!(disk.content("pack")[length_at], 100);
+    // 32 MiB and some.
+    disk.flip("pack", length_at as u64 * 8 + 25);
+    let mut payload = Vec::new();
+    assert_eq!(pack.read(0, u64::MAX, &mut payload), Err(PackError::Damaged { at: 0 }));
+    assert!(payload.capacity() < 1 << 20, "{} bytes", payload.capacity());
+}
+
 #[test]
 fn every_bit_of_a_record_counts() {
     let disk = Disk::default();

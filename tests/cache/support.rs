@@ -51,6 +51,7 @@ pub struct Server {
     /// Nothing comes any more once its power is cut.
     pub disk: Disk,
     pub is_down: Rc<Cell<bool>>,
+    /// What it tells with every file; nothing if it is empty.
     pub validator: Rc<RefCell<String>>,
     /// The bit to flip, in that file.
     pub flip: Rc<RefCell<Option<(String, u64)>>>,
@@ -84,7 +85,7 @@ impl ByteSource for Server {
         }
         let at = range.as_ref().map_or(0, |range| range.start);
         let opened = self.model.open(file, range).await?;
-        let validator = Some(self.validator.borrow().clone());
+        let validator = Some(self.validator.borrow().clone()).filter(|told| !told.is_empty());
         let (server, file) = (self.clone(), file.to_owned());
         Ok(Opened { validator, ..opened.map(|inner| Body { inner, server, file, at }) })
     }
@@ -132,6 +133,7 @@ pub struct Options {
     pub precision: Precision,
     pub trust: Trust,
     pub fresh: bool,
+    pub identified: bool,
     pub free_bytes: Option<u64>,
     pub point_bytes: u64,
 }
@@ -139,7 +141,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let trust = Trust::default();
-        Options { precision: Precision::F8, trust, fresh: true, free_bytes: None, point_bytes: POINT_BYTES }
+        let (precision, free_bytes) = (Precision::F8, None);
+        Options { precision, trust, fresh: true, identified: false, free_bytes, point_bytes: POINT_BYTES }
     }
 }
 
@@ -155,10 +158,12 @@ pub fn with_files(pack: Box<dyn StoredFile>, journal: Box<dyn StoredFile>, optio
         pack,
         journal,
         fresh: options.fresh,
+        identified: options.identified,
         free_bytes: options.free_bytes,
         salt: SALT.get(),
         point_bytes: options.point_bytes,
         on_start: Box::new(|_, _| ()),
+        on_replace: Box::new(|| Box::pin(async {})),
     }
 }
 

@@ -97,6 +97,8 @@ impl Wake for Flag {
 pub enum Play {
     /// What it asked for.
     Serve,
+    /// What it asked for, at so many milliseconds a piece.
+    Paced(u64),
     /// That many bytes of it, then a broken connection.
     Cut(u64),
     /// That many bytes of it, then a clean end.
@@ -180,7 +182,7 @@ impl Script {
 
     /// A source over it, in lanes of 1000 bytes.
     pub fn steady(self) -> Steady<Script> {
-        Steady::new(self, Network::default(), 1000, Rc::default())
+        Steady::new(self, Network::default(), 1000..=1000, Rc::default())
     }
 
     /// The ranges that were asked for.
@@ -208,6 +210,7 @@ impl Transport for Script {
         self.log.borrow_mut().push(asked);
         self.clock.sleep(self.ms).await;
         let length = self.file_bytes;
+        let ms = if let Play::Paced(ms) = play { ms } else { self.ms };
         let tag = if let Play::Tagged(tag) = &play { tag.clone() } else { "\"1\"".into() };
         let served = match &range {
             Some(range) if range.start >= length => None,
@@ -249,7 +252,7 @@ impl Transport for Script {
             begin: served.start,
             after,
             piece: self.piece,
-            ms: self.ms,
+            ms,
             open: self.open.clone(),
             sent: self.sent.clone(),
         };

@@ -171,13 +171,13 @@ fn bytes_that_come_make_failures_forgotten() {
     // Each connection brings 300 KiB and breaks: far more than six of them are needed.
     let mut script = Script::new(10 << 20, |_, _| Play::Cut(300 << 10));
     script.piece = 64 << 10;
-    let source = Steady::new(script, Network::default(), 16 << 20, Rc::default());
+    let source = Steady::new(script, Network::default(), 16 << 20..=16 << 20, Rc::default());
     assert_eq!(read(&source, Some(0..10 << 20)).unwrap().len(), 10 << 20);
     assert!(source.transport().asked().len() > 30);
     // With a hundredth of that they are not.
     let mut script = Script::new(10 << 20, |_, _| Play::Cut(3 << 10));
     script.piece = 64 << 10;
-    let source = Steady::new(script, Network::default(), 16 << 20, Rc::default());
+    let source = Steady::new(script, Network::default(), 16 << 20..=16 << 20, Rc::default());
     let (offset, attempts, _) = gave_up(&source, 0..10 << 20);
     assert_eq!((offset, attempts), (6 * (3 << 10), 6));
 }
@@ -279,7 +279,7 @@ fn memory_is_bounded_where_the_reader_is_slow() {
     const MIB: u64 = 1 << 20;
     let mut script = Script::new(200 * MIB, |_, _| Play::Serve);
     script.piece = MIB / 2;
-    let source = Steady::new(script, Network::default(), 16 * MIB, Rc::default());
+    let source = Steady::new(script, Network::default(), 16 * MIB..=16 * MIB, Rc::default());
     let script = source.transport();
     let clock = script.clock.clone();
     clock.clone().run(async {
@@ -296,10 +296,57 @@ fn memory_is_bounded_where_the_reader_is_slow() {
 }
 
 #[test]
+fn lanes_are_longer_where_bytes_come_at_once() {
+    // Ten pieces a lane at first: 10 ms; later 300 ms a piece, and then 10.
+    let pace = |from: u64| match from {
+        ..40_000 => 1,
+        40_000..160_000 => 300,
+        _ => 10,
+    };
+    let script =
+        Script::new(200_000, move |_, asked| Play::Paced(pace(asked.range.as_ref().map_or(0, |r| r.start))));
+    let source = Steady::new(script, Network::default(), 1000..=8000, Rc::default());
+    assert_eq!(read(&source, Some(0..200_000)).unwrap(), bytes_of(0..200_000));
+    let longest = |places: Range<u64>| {
+        let asked = source.transport().asked();
+        let lengths = asked.iter().filter(|range| places.contains(&range.start)).map(|r| r.end - r.start);
+        lengths.max().unwrap()
+    };
+    assert_eq!(longest(0..1000), 1000);
+    assert_eq!(longest(20_000..40_000), 8000);
+    assert_eq!(longest(150_000..160_000), 1000);
+    // 1000 bytes take 100 ms here, which is neither much nor little.
+    assert_eq!(longest(170_000..198_000), 1000);
+}
+
+#[test]
+fn two_streams_that_read_ahead_share_the_lanes_fairly() {
+    let lanes = Rc::new(Cell::new(0));
+    let script = Script::new(90_000, |_, _| Play::Serve);
+    let source = Steady::new(script, Network::default(), 1000..=1000, lanes.clone());
+    let clock = source.transport().clock.clone();
+    clock.run(async {
+        let mut one = source.open(FILE, Some(0..40_000)).await.unwrap().stream;
+        let mut other = source.open(FILE, Some(50_000..90_000)).await.unwrap().stream;
+        for _ in 0..100 {
+            one.next().await.unwrap();
+            other.next().await.unwrap();
+        }
+        // Begun while there was nobody else, the first had all four.
+        let asked = source.transport().asked();
+        let ahead = |from: u64| asked.iter().filter(|range| range.start / 50_000 == from / 50_000).count();
+        assert!(ahead(0).abs_diff(ahead(50_000)) <= 2, "{} {}", ahead(0), ahead(50_000));
+        assert!(ahead(50_000) > 10, "{}", ahead(50_000));
+        assert_eq!(lanes.get(), 4);
+    });
+}
+
+#[test]
 fn streams_share_the_lanes() {
     let lanes = Rc::new(Cell::new(0));
-    let source =
-        |_| Steady::new(Script::new(9000, |_, _| Play::Serve), Network::default(), 1000, lanes.clone());
+    let source = |_| {
+        Steady::new(Script::new(9000, |_, _| Play::Serve), Network::default(), 1000..=1000, lanes.clone())
+    };
     let (one, other) = (source(0), source(1));
     let clock = one.transport().clock.clone();
     clock.run(async {
@@ -384,7 +431,7 @@ proptest! {
         };
         let mut script = Script::new(length, plays);
         (script.piece, script.ms, script.hidden) = (piece, ms, hidden);
-        let source = Steady::new(script, Network { attempts: 20, ..Network::default() }, 1000, Rc::default());
+        let source = Steady::new(script, Network { attempts: 20, ..Network::default() }, 1000..=1000, Rc::default());
         // Hosts that were never heard are given up sooner.
         read(&source, Some(0..1)).unwrap();
         let expected = bytes_of(range.start.min(length)..range.end.min(length));

@@ -77,7 +77,7 @@ fn memory_is_bounded_where_the_reader_is_slow() {
     const MIB: u64 = 1 << 20;
     let mut script = Script::new(100 * MIB, |_, _| Play::Whole);
     script.piece = MIB / 2;
-    let source = Steady::new(script, Network::default(), 16 * MIB, Rc::default());
+    let source = Steady::new(script, Network::default(), 16 * MIB..=16 * MIB, Rc::default());
     let script = source.transport();
     let clock = script.clock.clone();
     clock.clone().run(async {

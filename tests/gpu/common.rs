@@ -18,7 +18,7 @@ pub fn open(limits: LimitChoice) -> Option<Gpu> {
         println!("BISE_NO_GPU=1: skipped, nothing was tested");
         return None;
     }
-    let options = GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits };
+    let options = GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits, ..GpuOptions::default() };
     Some(pollster::block_on(Gpu::open(&options)).expect("these tests need a GPU, or BISE_NO_GPU=1"))
 }
 

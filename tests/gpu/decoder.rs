@@ -66,13 +66,34 @@ fn decoder_agrees_with_the_reference() {
         }
         // The last token's activations, behind padding or not.
         let rotated = (model.head_dim % 8 != 0).then_some(Slot::Qkv);
-        for slot in
-            [Slot::X, Slot::Normed, Slot::AttnOut, Slot::Mlp, Slot::LastNormed].into_iter().chain(rotated)
-        {
+        for slot in [Slot::X, Slot::AttnOut, Slot::Mlp].into_iter().chain(rotated) {
             let got = pollster::block_on(on_gpu.backend().read(slot, 1)).unwrap();
             check(&(&model, slot), &got, &reference.backend().read(slot, 1), tolerance);
         }
     }
+}
+
+/// What a decoded token takes: at most six dispatches for each layer, five where attention is not split, and
+/// one submit.
+#[test]
+fn a_layer_takes_five_or_six_dispatches() {
+    let Some(gpu) = open(limits()) else { return };
+    let model = Model { seed: 35, head_dim: 16, linear: F8, up: F8, context: 640, max_batch: 256, ..MODEL };
+    let layers = u64::from(model.shape().layers);
+    let mut decoder = model.decoder(pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap());
+    let dispatches = |decoder: &mut bise::model::Decoder<WebGpu>| {
+        decoder.backend_mut().profile(true);
+        let before = decoder.backend().gpu().traffic().submits;
+        pollster::block_on(decoder.forward(&[5], false, true)).unwrap();
+        assert_eq!(decoder.backend().gpu().traffic().submits - before, 1);
+        decoder.backend_mut().profiled().iter().map(|&(name, count, _)| (name, count)).collect::<Vec<_>>()
+    };
+    let short = [("attend_one", layers), ("embed", 1), ("matvec", 3 * layers + 1), ("matvec_gated", layers)];
+    assert_eq!(dispatches(&mut decoder), short);
+    decoder.assume(&vec![1; 600]);
+    let mut long = short.to_vec();
+    long.insert(1, ("attend_reduce", layers));
+    assert_eq!(dispatches(&mut decoder), long);
 }
 
 /// Prefix reuse and batch sizes must not change what a model says.

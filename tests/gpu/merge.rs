@@ -16,7 +16,7 @@ fn open(limits: LimitChoice, dtypes: &[Dtype]) -> Option<SlerpGpu> {
         println!("BISE_NO_GPU=1: skipped, nothing was tested");
         return None;
     }
-    let options = GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits };
+    let options = GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits, ..GpuOptions::default() };
     Some(block_on(SlerpGpu::open(&options, dtypes)).expect("these tests need a GPU, or BISE_NO_GPU=1"))
 }
 

@@ -8,7 +8,9 @@ use bise::reference;
 use bise::reference::weights::Weights;
 use bise::steps::{MatrixSpec, Write};
 
-use super::common::{Runner, Tolerance, bytes, check, padded_weights, random_rows, random_weights, uniform};
+use super::common::{
+    Runner, Tolerance, bytes, check, compare, padded_weights, random_rows, random_weights, uniform,
+};
 use crate::common::Random;
 
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +146,49 @@ fn matvec() {
     }
 }
 
+/// With a norm in front: rows of x of all magnitudes, the last one alone as before the head, and a gain that
+/// must not be forgotten.
+#[test]
+fn matvec_normed() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 5;
+    let mut random = Random::new(seed);
+    for (dtype, decoder) in runner.decoders() {
+        // Every third: in the end each case, each choice of threads and each dtype are there.
+        for ((case, threads), single) in cases().step_by(3).zip([0, 1].into_iter().cycle()) {
+            let mut i = inputs(&mut random, dtype, case);
+            i.params.single = single;
+            let magnitude = [1.0, 1e-4, 300.0][case.rows as usize % 3];
+            i.x.iter_mut().for_each(|v| *v *= magnitude);
+            let pitch = i.params.x_pitch * 4;
+            let gain: Vec<f32> =
+                random_rows(&mut random, 1, case.cols, pitch).iter().map(|v| v * 1.5).collect();
+            let epsilon = 1e-5;
+            let kernel = kernels::matvec::normed(&i.spec, decoder, threads, epsilon).unwrap();
+            let rows = if single == 1 { 1 } else { case.tokens };
+            let grid = kernels::matvec::grid(&i.spec, case.rows, rows, threads);
+            let mut contents = i.contents().to_vec();
+            contents.push(bytes(&gain));
+            let got = runner.run(kernel, &contents, grid);
+            let want = |epsilon: f32, gain: &[f32]| {
+                let (mut y, norm) = (i.y.clone(), (case.cols, epsilon));
+                let weights = Weights::new(dtype, &i.weights).unwrap();
+                reference::matvec::normed(&i.batch, &i.params, norm, &i.x, weights, &i.scales, &mut y, gain);
+                y
+            };
+            let tolerance = Tolerance { abs: 4.0 * tolerance(case.cols).abs, rel: 1e-5 };
+            let what = (seed, dtype, decoder, case, threads, single);
+            check(&what, &got[0], &want(epsilon, &gain), tolerance);
+            // The comparison sees a norm of its own making, and a gain that is off in one column.
+            let mut other = gain.clone();
+            other[case.cols as usize / 2] += 0.5;
+            for wrong in [want(0.1 * magnitude * magnitude, &gain), want(epsilon, &other)] {
+                assert!(compare(&got[0], &wrong, tolerance).is_err(), "{what:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn matmul() {
     let Some(mut runner) = Runner::open() else { return };
@@ -173,6 +218,63 @@ fn matmul() {
 }
 
 #[test]
+fn matmul_gated() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 5;
+    let mut random = Random::new(seed);
+    for (dtype, decoder) in runner.decoders() {
+        for (case, tile) in tiled_cases() {
+            let mut i = inputs(&mut random, dtype, case);
+            let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
+            let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
+            let up_scales = scales(&mut random, case);
+            let p = i.params;
+            let params = kernels::matmul_gated::Params {
+                first_row: p.first_row,
+                rows: p.rows,
+                loads: p.loads,
+                x_pitch: p.x_pitch,
+                y_pitch: p.y_pitch,
+                scale_blocks: p.scale_blocks,
+                loads_per_block: p.loads_per_block,
+                padding: 0,
+            };
+            let kernel = kernels::matmul_gated::kernel(&i.spec, decoder, tile).unwrap();
+            let mut run = |i: &Inputs| {
+                let [batch, _, x, gate, gate_scales, y] = i.contents();
+                let contents =
+                    [batch, uniform(&params), x, gate, gate_scales, &up_weights, bytes(&up_scales), y];
+                let grid = kernels::matmul_gated::grid(case.rows, i.batch.tokens, tile);
+                runner.run(kernel.clone(), &contents, grid).swap_remove(0)
+            };
+            let got = run(&i);
+            let mut want = i.y.clone();
+            reference::matmul_gated::matmul_gated(
+                &i.batch,
+                &params,
+                &i.x,
+                Weights::new(dtype, &i.weights).unwrap(),
+                &i.scales,
+                Weights::new(dtype, &up_weights).unwrap(),
+                &up_scales,
+                &mut want,
+            );
+            let tolerance =
+                Tolerance { abs: 8.0 * tolerance(case.cols).abs * (case.cols as f32).sqrt(), rel: 3e-5 };
+            check(&(seed, dtype, decoder, case, tile), &got, &want, tolerance);
+
+            // A token's result does not depend on those beside it.
+            let last = case.tokens - 1;
+            i.batch.tokens = 1;
+            i.x.drain(..(last * params.x_pitch * 4) as usize);
+            i.y.drain(..(last * params.y_pitch) as usize);
+            let together = &got[(last * params.y_pitch) as usize..];
+            assert_eq!(run(&i), together, "{:?}", (seed, dtype, decoder, case, tile));
+        }
+    }
+}
+
+#[test]
 fn matvec_gated() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 3;
@@ -194,21 +296,26 @@ fn matvec_gated() {
                 loads_per_block: p.loads_per_block,
                 padding: 0,
             };
-            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, threads).unwrap();
+            let (epsilon, pitch) = (1e-5, p.x_pitch * 4);
+            let gain = random_rows(&mut random, 1, case.cols, pitch);
+            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, threads, epsilon).unwrap();
             let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens, threads);
             let [_, _, x, gate, gate_scales, y] = i.contents();
-            let contents = [uniform(&params), x, gate, gate_scales, &up_weights, bytes(&up_scales), y];
+            let up = [&up_weights, bytes(&up_scales)];
+            let contents = [uniform(&params), x, gate, gate_scales, up[0], up[1], y, bytes(&gain)];
             let got = runner.run(kernel, &contents, grid);
             let mut want = i.y.clone();
             reference::matvec_gated::matvec_gated(
                 case.tokens,
                 &params,
+                (case.cols, epsilon),
                 &i.x,
                 Weights::new(dtype, &i.weights).unwrap(),
                 &i.scales,
                 Weights::new(dtype, &up_weights).unwrap(),
                 &up_scales,
                 &mut want,
+                &gain,
             );
             // A product of two sums: the error of each counts as often as the other is large.
             let tolerance =
@@ -236,9 +343,11 @@ fn matvec_gated_survives_extreme_gates() {
     let mut x = vec![0.0_f32; 16];
     x[0] = 1.0;
     let y = vec![0.0_f32; 16];
-    let contents =
-        [uniform(&params), bytes(&x), bytes(&weights), bytes(&y), bytes(&ups), bytes(&y), bytes(&y)];
-    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, Threads::of(Sizes::Cpu)).unwrap();
+    // The norm doubles a row of one in four.
+    let gain = vec![0.5_f32; 16];
+    let [x, weights, ups, gain, y] = [&x, &weights, &ups[..], &gain, &y].map(bytes);
+    let contents = [uniform(&params), x, weights, y, ups, y, y, gain];
+    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, Threads::of(Sizes::Cpu), 0.0).unwrap();
     let got =
         runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1, Threads::of(Sizes::Cpu)));
     check(&gates, &got[0][..4], &[0.0, 0.0, 200.0, 1e30], Tolerance { abs: 1e-4, rel: 1e-5 });

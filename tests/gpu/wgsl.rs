@@ -46,6 +46,7 @@ fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
     use kernels::blend::Params as Blend;
     use kernels::embed::Params as Embed;
     use kernels::linear::Params as Linear;
+    use kernels::matmul_gated::Params as MatmulGated;
     use kernels::matvec_gated::Params as MatvecGated;
     use kernels::rms_norm::Params as RmsNorm;
     use kernels::rope_store::Params as RopeStore;
@@ -83,6 +84,10 @@ fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
             padding
         }),
         "matvec_gated" => layout!(MatvecGated {
+            first_row: u32, rows: u32, loads: u32, x_pitch: u32, y_pitch: u32, scale_blocks: u32,
+            loads_per_block: u32; padding
+        }),
+        "matmul_gated" => layout!(MatmulGated {
             first_row: u32, rows: u32, loads: u32, x_pitch: u32, y_pitch: u32, scale_blocks: u32,
             loads_per_block: u32; padding
         }),

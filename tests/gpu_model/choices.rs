@@ -2,16 +2,20 @@
 //! caller as if each had waited for the one before.
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bise::checkpoint::Manifest;
 use bise::checkpoint::source::{FileSource, MemorySource};
 use bise::engine::{Engine, EngineError, FinishReason, LoadOptions, Output, Prompt, Request, WeightMode};
+use bise::gpu::{Gpu, GpuOptions, HandOver, Kernel};
 use bise::text::TextError;
 use pollster::block_on;
 use serde_json::{Value, json};
 
 use crate::common::limits;
-use crate::support::{from_top, gpu, greedy, load, run};
+use crate::support::{from_top, gpu, greedy, load, load_with, run, webgpu};
 
 fn tale() -> Engine {
     load("www/models/tale", WeightMode::F8, limits())
@@ -61,6 +65,12 @@ fn requests_get_the_tokens_that_the_host_chooses() {
         assert_eq!(on_device.ids, on_host.ids, "{options}");
         assert_eq!(device_deltas, host_deltas, "{options}");
         assert_eq!((&on_device.text, on_device.finish_reason), (&on_host.text, on_host.finish_reason));
+        // Those that the host begins and the device ends.
+        for first in [1, 4] {
+            engine.sample_first_on_host(first);
+            let (mixed, deltas) = told(&mut engine, &request);
+            assert_eq!((&mixed.ids, &deltas), (&on_device.ids, &device_deltas), "{options}, {first}");
+        }
         stopped += usize::from(on_device.finish_reason == FinishReason::Stop);
         texts.insert(on_device.text);
     }
@@ -119,6 +129,67 @@ fn ids_alone_come_back() {
     assert_eq!(traffic(&mut engine, long(json!({ "logprobs": 2 }))), (20, 20, 20 * vocab * 4));
     engine.sample_on_host(true);
     assert_eq!(traffic(&mut engine, long(json!({}))), (20, 20, 20 * vocab * 4));
+}
+
+thread_local! {
+    /// Kernels whose names begin with this are still being compiled.
+    static BUSY: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Compiles nothing ahead, but takes its time for some kernels.
+fn slowly(_: &Gpu, kernel: &Kernel) -> Pin<Box<dyn Future<Output = Result<HandOver, String>>>> {
+    let name = kernel.name;
+    let ready = move |_: &mut Context| match BUSY.get() {
+        busy if !busy.is_empty() && name.starts_with(busy) => Poll::Pending,
+        _ => Poll::Ready(Ok(Box::new(|| ()) as HandOver)),
+    };
+    Box::pin(poll_fn(ready))
+}
+
+/// Tokens come while the kernels that choose are still being compiled: the host chooses them, from logits
+/// that are read back, and leaves it to the device as soon as that can.
+#[test]
+fn no_token_waits_for_what_chooses() {
+    BUSY.set("sample");
+    let gpu = GpuOptions { compile_ahead: Some(slowly), ..gpu(limits()) };
+    let mut engine =
+        load_with("www/models/tale", &LoadOptions { weights: WeightMode::F8, gpu, ..LoadOptions::default() });
+    let options = json!({ "temperature": 0.9, "seed": 6, "repetition_penalty": 1.2, "ignore_eos": true });
+    let request = request(&options);
+    let (mut tokens, start) = (0, engine.traffic());
+    let on_delta = &mut |_: &_| {
+        tokens += 1;
+        BUSY.set(if tokens < 6 { "sample" } else { "" });
+    };
+    let output = block_on(engine.generate(&request, on_delta, &|| false)).unwrap();
+    let (bytes, submits) = {
+        let end = engine.traffic();
+        (end.read_bytes - start.read_bytes, end.submits - start.submits)
+    };
+    let vocab = u64::from(engine.info().vocab);
+    assert_eq!((bytes, submits), (6 * vocab * 4 + 14 * 16, 20));
+    assert_eq!(output.ids, run(&mut tale(), &request).unwrap().ids);
+}
+
+/// What cannot be compiled ahead is an error of its kernel, and only where that is needed.
+#[test]
+fn a_kernel_that_cannot_be_compiled_is_named() {
+    fn broken(_: &Gpu, kernel: &Kernel) -> Pin<Box<dyn Future<Output = Result<HandOver, String>>>> {
+        let made = match kernel.name {
+            "attend_one" | "matvec_gated" => Err("no registers left".to_owned()),
+            _ => Ok(Box::new(|| ()) as HandOver),
+        };
+        Box::pin(std::future::ready(made))
+    }
+    let gpu = GpuOptions { compile_ahead: Some(broken), ..gpu(limits()) };
+    let mut engine = load_with("www/models/tale", &LoadOptions { gpu, ..LoadOptions::default() });
+    engine.sample_on_host(true);
+    assert_eq!(
+        run(&mut engine, &Request { max_tokens: Some(1), ..request(&json!({})) }).unwrap().ids.len(),
+        1
+    );
+    let error = run(&mut engine, &request(&json!({}))).unwrap_err().to_string();
+    assert!(error.contains("no registers left"), "{error}");
 }
 
 /// Ten turns of a chat: each computes what is new, replies included where the text is drawn anew.
@@ -212,7 +283,7 @@ fn logits_that_are_not_finite_end_a_request() {
         }
         source.files.insert(name, bytes);
     }
-    let options = LoadOptions { gpu: gpu(limits()), ..LoadOptions::default() };
+    let options = webgpu(limits());
     let mut engine = block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap();
     for host in [true, false] {
         engine.sample_on_host(host);

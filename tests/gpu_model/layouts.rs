@@ -12,7 +12,7 @@ use pollster::block_on;
 
 use crate::common::layouts::{Layout, Made, layouts, make};
 use crate::common::limits;
-use crate::support::gpu;
+use crate::support::webgpu;
 
 const PROMPT: [u32; 9] = [1, 300, 1200, 7, 45, 2047, 999, 512, 64];
 
@@ -21,7 +21,7 @@ const PROMPT: [u32; 9] = [1, 300, 1200, 7, 45, 2047, 999, 512, 64];
 const TOLERANCE: f32 = 5e-4;
 
 fn options(weights: WeightMode, limits: LimitChoice) -> LoadOptions {
-    LoadOptions { weights, gpu: gpu(limits), ..LoadOptions::default() }
+    LoadOptions { weights, ..webgpu(limits) }
 }
 
 /// Logits of the prompt as one pass, log-likelihoods token by token, and bytes of the weights.

@@ -5,7 +5,7 @@ use bise::gpu::{DeviceTier, LimitChoice};
 use pollster::block_on;
 
 use crate::common::synthetic::SyntheticSource;
-use crate::support::gpu;
+use crate::support::webgpu;
 
 const CONFIG: &str = r#"{
     "model_type": "mistral", "architectures": ["MistralForCausalLM"], "hidden_act": "silu",
@@ -32,8 +32,7 @@ fn limits_are_met_before_weights_are_read() {
         let options = LoadOptions {
             weights: WeightMode::Checkpoint,
             context_length: context,
-            gpu: gpu(LimitChoice::Binding(binding)),
-            ..LoadOptions::default()
+            ..webgpu(LimitChoice::Binding(binding))
         };
         let error = block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).err().unwrap();
         assert_eq!(error.code(), code, "{error}");
@@ -50,7 +49,7 @@ fn limits_are_met_before_weights_are_read() {
         assert!(!problems.is_empty());
     }
     let source = SyntheticSource::new(CONFIG, 2);
-    let options = LoadOptions { gpu: gpu(LimitChoice::Binding(40_000)), ..LoadOptions::default() };
+    let options = webgpu(LimitChoice::Binding(40_000));
     let mut engine = block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap();
     assert_eq!(engine.info().context_length, 625);
     assert!(block_on(engine.logits(&[1, 2, 3])).unwrap().iter().all(|logit| logit.is_finite()));

@@ -11,7 +11,7 @@ use bise::gpu::LimitChoice;
 use pollster::block_on;
 
 use crate::common::limits;
-use crate::support::{from_top, gpu, greedy, load, run};
+use crate::support::{from_top, greedy, load, run, webgpu};
 
 const OPENING: &str = "The old man opened the door and";
 
@@ -32,11 +32,7 @@ fn tale() -> Engine {
 fn a_context_beyond_the_devices_buffers_names_the_largest() {
     let source = FileSource::new(from_top("www/models/tale"));
     let load = |context_length| {
-        let options = LoadOptions {
-            context_length,
-            gpu: gpu(LimitChoice::Binding(16 << 10)),
-            ..LoadOptions::default()
-        };
+        let options = LoadOptions { context_length, ..webgpu(LimitChoice::Binding(16 << 10)) };
         block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).map(|engine| engine.info())
     };
     let error = load(Some(512)).unwrap_err();
@@ -240,12 +236,7 @@ fn a_load_can_be_aborted_and_repeated() {
         files.insert(name, std::fs::read(path).unwrap());
     }
     let source = MemorySource::new(files);
-    let options = LoadOptions {
-        weights: WeightMode::F8,
-        context_length: Some(64),
-        gpu: gpu(limits()),
-        ..LoadOptions::default()
-    };
+    let options = LoadOptions { weights: WeightMode::F8, context_length: Some(64), ..webgpu(limits()) };
     let progress = Mutex::new(Vec::new());
     let stopped =
         block_on(Engine::load(&source, &options, &mut |p| progress.lock().unwrap().push(p), &|| {

@@ -25,11 +25,18 @@ pub fn ids(value: &Value) -> Vec<u32> {
 
 /// The adapter that BISE_ADAPTER names.
 pub fn gpu(limits: LimitChoice) -> GpuOptions {
-    GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits }
+    GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), limits, ..GpuOptions::default() }
+}
+
+/// WebGPU even on a software adapter that was not named: the tests' own choice.
+pub fn webgpu(limits: LimitChoice) -> LoadOptions {
+    LoadOptions { backend: BackendChoice::Webgpu, gpu: gpu(limits), ..LoadOptions::default() }
 }
 
 pub fn load(model: &str, weights: WeightMode, limits: LimitChoice) -> Engine {
-    load_with(model, &LoadOptions { weights, gpu: gpu(limits), ..LoadOptions::default() })
+    let engine = load_with(model, &LoadOptions { weights, ..webgpu(limits) });
+    assert_eq!(engine.info().backend, "webgpu");
+    engine
 }
 
 #[allow(dead_code, reason = "for the tests on the CPU, which share this file")]
@@ -65,9 +72,7 @@ pub fn merge(t: Option<f64>) -> Merge<FileSource> {
 }
 
 pub fn load_merge(merge: &Merge<FileSource>) -> Engine {
-    let gpu = gpu(LimitChoice::Adapter);
-    let options =
-        LoadOptions { weights: WeightMode::Checkpoint, context_length: None, gpu, ..LoadOptions::default() };
+    let options = LoadOptions { weights: WeightMode::Checkpoint, ..webgpu(LimitChoice::Adapter) };
     block_on(Engine::load_known(merge, merge.manifest().ok(), &options, &mut |_| (), &|| false)).unwrap()
 }
 

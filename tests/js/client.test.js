@@ -56,9 +56,26 @@ test("a load reaches the engine and reports progress", async () => {
       kind: "http", base: "https://huggingface.co/owner/name/resolve/main/",
       listing: "https://huggingface.co/api/models/owner/name/revision/main",
     },
-    options: { weights: "checkpoint", contextLength: 64 },
+    options: { weights: "checkpoint", contextLength: 64, gpu: { told: { name: "fake adapter", fallback: false } } },
   }]);
   assert.equal(await engine.hostMemory(), 1234);
+});
+
+test("what does nothing for a model is refused before a worker starts", async () => {
+  const spawn = () => assert.fail("a worker was started");
+  const files = [new File(["{}"], "config.json")];
+  const recipe = { recipe: "model: a/b" };
+  for (const model of [files, recipe, { kind: "directory", name: "m", getFileHandle: () => {} }]) {
+    await assert.rejects(loadWith(/** @type {any} */ (model), { cache: true }, spawn), code("bad-request", /^cache: only what is fetched is kept/));
+  }
+  for (const model of ["owner/name", "https://cdn.example/m/", files]) {
+    await assert.rejects(loadWith(model, { onTensor: () => {} }, spawn), code("bad-request", /^onTensor: /));
+  }
+  // What is so anyway may be asked for.
+  const trace = new Trace();
+  const engine = await loadWith(recipe, { cache: false, onTensor: () => {} }, () => /** @type {any} */ (new FakeWorker(fakeWasm(trace), undefined, trace)));
+  assert.equal(trace.loads.length, 1);
+  await engine.dispose();
 });
 
 test("a load has a session of the cache, which ends with it, however it ends", async () => {
@@ -277,4 +294,24 @@ test("a request that cannot be cloned is refused and nothing hangs", async () =>
     throw new DOMException("no clone", "DataCloneError");
   };
   await assert.rejects(engine.completions.create({ prompt: "x" }), code("bad-request", /no clone/));
+});
+
+test("after a lost device the next load that is left the choice is told, once; others are not", async () => {
+  const told = (/** @type {Trace} */ trace) => /** @type {any} */ (trace.loads[0]).options.lost ?? false;
+  const lost = { failLoad: { code: "device-lost", message: "gone" } };
+  const clear = async () => { while (told((await start({})).trace)); };
+  await clear();
+  assert.equal((await start(lost)).engine.code, "device-lost");
+  assert.equal(told((await start({}, { backend: "webgpu" })).trace), false, "a choice stands");
+  assert.equal(told((await start({ failLoad: { code: "network", message: "off" } })).trace), true);
+  assert.equal(told((await start({}, { backend: "auto" })).trace), true, "a load that failed for another reason does not count");
+  assert.equal(told((await start({})).trace), false, "once");
+  // In a reply; what was chosen, and what broke, is no loss.
+  const { engine } = await start({ failAt: 1, failure: { code: "device-lost", message: "gone" } });
+  await assert.rejects(engine.completions.create({ prompt: "x" }), code("device-lost"));
+  assert.equal(told((await start({})).trace), true);
+  assert.equal((await start(lost, { backend: "webgpu" })).engine.code, "device-lost");
+  assert.equal(told((await start({})).trace), false, "not where WebGPU was asked for");
+  assert.equal((await start({ failLoad: new Error("unreachable") })).engine.code, "device-lost");
+  assert.equal(told((await start({})).trace), false, "not where the worker broke");
 });

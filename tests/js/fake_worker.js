@@ -19,6 +19,8 @@ export class Trace {
   requests = [];
   /** What was to be written. @type {any[]} */
   merges = [];
+  /** What was to be timed. @type {any[]} */
+  benches = [];
   running = 0;
   mostRunning = 0;
   freed = 0;
@@ -70,11 +72,11 @@ export function fakeWasm(trace, faults = {}) {
           }
         } while (faults.slowLoad);
         if (faults.failLoad) throw faults.failLoad;
-        return new this();
+        return Object.assign(new this(), { adapter: options.gpu?.told });
       }
 
       info() {
-        return INFO;
+        return { ...INFO, adapter: /** @type {any} */ (this).adapter };
       }
 
       mergeReport() {
@@ -113,6 +115,22 @@ export function fakeWasm(trace, faults = {}) {
         }
       }
 
+      async benchLogits() {
+        return new Float32Array([1, 2]);
+      }
+
+      /** @param {any[]} args */
+      async bench(...args) {
+        const [expected, rounds, longest, quick, onProgress, signal] = args;
+        trace.benches.push({ expected: [...expected], rounds, longest, quick });
+        onProgress(["comparing logits", 0]);
+        onProgress(["a prompt of", 16]);
+        await turn();
+        if (signal.aborted) throw failWith("aborted", "stopped");
+        if (faults.failure) throw faults.failure;
+        return { info: { adapter: { name: "" } }, deviation: 1e-4, figures: [], notes: [] };
+      }
+
       free() {
         if (trace.running > 0) throw new Error("freed while running");
         trace.freed += 1;
@@ -144,7 +162,8 @@ export class FakeWorker extends EventTarget {
       addEventListener: (_type, listener) => this.#listeners.push(listener),
     }, wasm, {
       check,
-      adapterName: async () => "fake adapter",
+      adapter: async () => ({ name: "fake adapter", fallback: false }),
+      openKept: async () => null,
       openSession: async (call, hooks) => {
         trace.sessions.push({ name: call.name, cache: call.cache, integrity: call.integrity });
         if (call.name === "owner/busy") hooks.onWait("another tab");

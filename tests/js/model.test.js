@@ -63,6 +63,22 @@ test("headers go with what is fetched, and with nothing else", () => {
   assert.throws(() => resolveModel([new File([], "config.json")], { headers }, PAGE), refused(/headers/));
 });
 
+test("an option that would do nothing is refused", () => {
+  const files = [new File([], "config.json")];
+  const folder = { kind: "directory", name: "m", getFileHandle: () => {} };
+  for (const model of ["https://elsewhere.example/m/", "./models/tale/", files, folder]) {
+    assert.throws(() => source(model, { hubUrl: "https://hub.example" }), refused(/^hubUrl: /));
+  }
+  for (const model of [files, folder]) assert.throws(() => source(model, { network: { attempts: 1 } }), refused(/^network: /));
+  // In a recipe each is for those of the models that it concerns, and none is refused for the others.
+  const merge = mergeSource("the recipe", [["own", "https://own.example/m/"], ["here", files], ["placed", "c/d"]], { hubUrl: "https://hub.example", network: { attempts: 1 } }, PAGE);
+  const { models } = completeModels(merge, ["own", "here", "placed", "owner/name", "./there"]);
+  assert.deepEqual([...models.values()].map((each) => (each.kind === "http" ? [each.base, each.network] : each.kind)), [
+    ["https://own.example/m/", { attempts: 1 }], "files", ["https://hub.example/c/d/resolve/main/", { attempts: 1 }],
+    ["https://hub.example/owner/name/resolve/main/", { attempts: 1 }], ["https://site.example/a/there/", { attempts: 1 }],
+  ]);
+});
+
 test("a token goes to the hub alone, and shows nowhere", () => {
   const token = "hf_secret";
   const hub = source("a/b@v1", { token, headers: { authorization: "Bearer other", "X-Own": "1" }, hubUrl: "https://hub.example/" });

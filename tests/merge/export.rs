@@ -18,7 +18,10 @@ use super::support::{embedded, files, fixture, tensors};
 use crate::common::layouts::{Layout, Made, Share, decode as value, layouts, make};
 use crate::common::recorder::recorded;
 
-fn planned<S: ByteSource + Clone>(source: &S, options: MergeOptions) -> Result<Merge<S>, MergeError> {
+fn planned<S: ByteSource + Clone + 'static>(
+    source: &S,
+    options: MergeOptions,
+) -> Result<Merge<S>, MergeError> {
     let options = MergeOptions { quantize: true, ..options };
     let name = ModelRef { path: "it".into(), revision: None };
     block_on(async {
@@ -27,12 +30,12 @@ fn planned<S: ByteSource + Clone>(source: &S, options: MergeOptions) -> Result<M
     })
 }
 
-fn export<S: ByteSource + Clone>(source: &S) -> Files {
+fn export<S: ByteSource + Clone + 'static>(source: &S) -> Files {
     files(&planned(source, MergeOptions::default()).unwrap())
 }
 
 /// What of the device differs between a load of `source` as FP8 and one of its export, in either mode.
-fn same_on_the_device<S: ByteSource + Clone>(source: &S, exported: &Files) -> bool {
+fn same_on_the_device<S: ByteSource + Clone + 'static>(source: &S, exported: &Files) -> bool {
     let exported = MemorySource::new(exported.clone());
     let original = recorded(source, Precision::F8);
     let as_stored = recorded(&exported, Precision::Checkpoint);

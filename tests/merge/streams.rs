@@ -1,12 +1,14 @@
 //! How often the parents are read, and a result that is read in several places at once.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::ops::Range;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bise::checkpoint::source::{MemorySource, MemoryStream};
-use bise::checkpoint::{ByteSource, ByteStream, Opened, SourceError};
+use bise::checkpoint::{ByteSource, ByteStream, Manifest, Opened, SourceError};
 use bise::dtype::Dtype;
 use bise::merge::{Merge, MergeOptions};
 use pollster::block_on;
@@ -196,4 +198,105 @@ fn two_readers_of_a_quantised_result_do_not_disturb_one_another() {
     found.insert(scales.to_owned(), bytes);
     found.insert("model.safetensors.index.json".to_owned(), expected["model.safetensors.index.json"].clone());
     assert!(decode(&found) == decode(&expected));
+}
+
+/// Bytes that come a few at a time, and only while somebody waits. How far they have come is counted.
+#[derive(Clone)]
+struct Slow {
+    source: MemorySource,
+    reached: Rc<Cell<u64>>,
+}
+
+struct SlowStream {
+    bytes: VecDeque<u8>,
+    at: u64,
+    reached: Rc<Cell<u64>>,
+}
+
+const PIECE_BYTES: usize = 1000;
+
+/// Is ready the second time it is asked.
+async fn wait() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+impl ByteSource for Slow {
+    type Stream = SlowStream;
+
+    async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<SlowStream>, SourceError> {
+        let at = range.as_ref().map_or(0, |range| range.start);
+        let mut opened = self.source.open(file, range).await?;
+        let mut bytes = VecDeque::new();
+        while let Some(piece) = opened.stream.next().await? {
+            bytes.extend(piece);
+        }
+        Ok(opened.map(|_| SlowStream { bytes, at, reached: self.reached.clone() }))
+    }
+
+    async fn turn(&self) {
+        wait().await;
+    }
+}
+
+impl ByteStream for SlowStream {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+        wait().await;
+        let piece: Vec<u8> = self.bytes.drain(..PIECE_BYTES.min(self.bytes.len())).collect();
+        self.at += piece.len() as u64;
+        self.reached.set(self.reached.get().max(self.at));
+        Ok(Some(piece).filter(|piece| !piece.is_empty()))
+    }
+}
+
+/// Where the data of the weight file begins.
+fn own_start(files: &Files) -> u64 {
+    let source = MemorySource::new(files.clone());
+    block_on(Manifest::read(&source)).unwrap().shards[0].header.data_start
+}
+
+#[test]
+fn what_comes_next_is_fetched_meanwhile_as_far_as_it_may_be_kept() {
+    let models: BTreeMap<&str, Files> =
+        [("a", large(1, Dtype::Bf16).files()), ("b", large(2, Dtype::Bf16).files())].into();
+    let recipe =
+        "models: [{model: a}, {model: b}]\nmerge_method: slerp\nbase_model: a\nparameters: {t: 0.3}\n";
+    let options = |kept_bytes| MergeOptions { kept_bytes, chunk_elements: 1000, ..MergeOptions::default() };
+    let in_memory = |name: &str| MemorySource::new(models[name].clone());
+    let expected = files(&plan(recipe, options(0), in_memory).unwrap());
+    let expected = &expected["model.safetensors"];
+    let mut leads = Vec::new();
+    for kept_bytes in [0, 300_000, 700_000, u64::MAX] {
+        let reached = ["a", "b"].map(|_| Rc::new(Cell::new(0)));
+        let open =
+            |name: &str| Slow { source: in_memory(name), reached: reached[usize::from(name == "b")].clone() };
+        let merge = plan(recipe, options(kept_bytes), open);
+        let merge = merge.unwrap();
+        let manifest = merge.manifest().unwrap();
+        let header = &manifest.shards[0].header;
+        let mut stream = block_on(merge.open("model.safetensors", None)).unwrap().stream;
+        let (mut got, mut lead) = (Vec::new(), 0);
+        reached.iter().for_each(|reached| reached.set(0));
+        while step(&mut stream, &mut got) {
+            // In either parent, the end of the tensor that is computed. Their files are laid out alike.
+            let at = (got.len() as u64).saturating_sub(header.data_start + 1);
+            let tensor = header.tensors.iter().find(|tensor| at < tensor.end).unwrap();
+            let needed = own_start(&models["a"]) + tensor.end;
+            lead = lead.max(reached.iter().map(|reached| reached.get().saturating_sub(needed)).sum());
+        }
+        assert!(got == *expected, "{kept_bytes}");
+        assert!(lead <= kept_bytes.saturating_add(4 * PIECE_BYTES as u64), "{lead} of {kept_bytes}");
+        leads.push(lead);
+    }
+    assert!(
+        leads.is_sorted() && leads[0] < 4 * PIECE_BYTES as u64 && leads[1] > 10_000 && leads[3] > 400_000,
+        "{leads:?}"
+    );
 }

@@ -10,7 +10,7 @@ use bise::merge::{Merge, MergeError, MergeOptions, Parent, Recipe};
 use pollster::block_on;
 
 /// A merge of sources that `open` finds by the model's name.
-pub fn plan<S: ByteSource + Clone>(
+pub fn plan<S: ByteSource + Clone + 'static>(
     text: &str,
     options: MergeOptions,
     open: impl Fn(&str) -> S,
@@ -27,7 +27,7 @@ pub fn plan<S: ByteSource + Clone>(
 }
 
 /// Everything a merge writes, by file.
-pub fn files<S: ByteSource + Clone>(merge: &Merge<S>) -> BTreeMap<String, Vec<u8>> {
+pub fn files<S: ByteSource + Clone + 'static>(merge: &Merge<S>) -> BTreeMap<String, Vec<u8>> {
     let mut sink = MemorySink::default();
     block_on(merge.write(&mut sink, &mut |_| ())).expect("merge");
     sink.files

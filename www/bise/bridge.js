@@ -4,7 +4,7 @@ import { BiseError, badRequest } from "./errors.js";
 
 /** @typedef {import("./protocol.js").Call} Call */
 /** @typedef {import("./protocol.js").FromWorker} FromWorker */
-/** @typedef {Extract<FromWorker, { type: "progress" | "merging" | "tensor" | "delta" | "keeping" }>} CallEvent */
+/** @typedef {Extract<FromWorker, { type: "progress" | "merging" | "tensor" | "delta" | "keeping" | "benching" }>} CallEvent */
 /**
  * @typedef {object} Waiting
  * @property {(value: any) => void} resolve
@@ -17,6 +17,7 @@ const GRACE_MS = 2000;
 
 export class Bridge {
   #worker;
+  #onGpuLost;
   #nextId = 1;
   #heard = false;
   /** Why no call can be made any more. @type {BiseError | null} */
@@ -24,9 +25,13 @@ export class Bridge {
   /** @type {Map<number, Waiting>} */
   #waiting = new Map();
 
-  /** @param {Worker} worker */
-  constructor(worker) {
+  /**
+   * @param {Worker} worker
+   * @param {() => void} [onGpuLost] the device went, and the worker with it
+   */
+  constructor(worker, onGpuLost = () => {}) {
     this.#worker = worker;
+    this.#onGpuLost = onGpuLost;
     worker.addEventListener("message", (event) => this.#receive(event.data));
     worker.addEventListener("error", (event) => {
       const detail = event.message ? `: ${event.message}` : "";
@@ -98,6 +103,7 @@ export class Bridge {
       case "progress":
       case "merging":
       case "tensor":
+      case "benching":
       case "delta":
       case "keeping":
         waiting.onEvent(message);
@@ -108,6 +114,7 @@ export class Bridge {
         return;
       case "error": {
         this.#waiting.delete(message.id);
+        if (message.gpuLost) this.#onGpuLost();
         const error = new BiseError(message.error.code, message.error.message);
         waiting.reject(error);
         // The device takes every engine state with it: nothing in this worker will work again.

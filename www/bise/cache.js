@@ -1,7 +1,10 @@
 /** What this browser keeps of models: to list and to delete. */
 
 import { badRequest } from "./errors.js";
-import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, lockName, openStore, orNull, readJson } from "./store.js";
+import { resolveModel } from "./model.js";
+import { checkNames } from "./options.js";
+import { withoutQuery } from "./revision.js";
+import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, changePins, lockName, openStore, orNull, readJson, readPins } from "./store.js";
 
 /**
  * A kept model.
@@ -17,8 +20,17 @@ import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, lockName, openStore, orNull, readJ
  * @property {Date | null} lastUsed
  */
 
+/**
+ * What the weight files of a model had when they were first downloaded, where nothing else tells their hashes: later
+ * downloads of the same version are compared with it. Outlives the model.
+ *
+ * @typedef {object} PinnedModel
+ * @property {string} url of its directory
+ * @property {Record<string, string>} sha256 by file name
+ */
+
 /** The models that this origin keeps; pages and workers of all its tabs share them. */
-export const cache = Object.freeze({ list, remove, clear, space });
+export const cache = Object.freeze({ list, remove, clear, space, pinned, forget });
 
 /** @returns {Promise<CachedModel[]>} the last used first */
 async function list() {
@@ -52,18 +64,18 @@ async function describe(directory) {
  * Deletes a kept model. Engines that were loaded from it are not affected.
  *
  * @param {string} id
- * @returns {Promise<void>}
+ * @returns {Promise<boolean>} false if there is none of that id
  * @throws {import("./errors.js").BiseError} `bad-request` while it is being loaded
  */
 async function remove(id) {
   const store = await existing();
-  if (store === null) return;
-  if (!(await list()).some((model) => model.id === id)) return;
+  if (store === null || !(await list()).some((model) => model.id === id)) return false;
   const removed = await navigator.locks.request(lockName(id), { ifAvailable: true }, async (held) => {
     if (held !== null) await orNull(() => store.removeEntry(id, { recursive: true }));
     return held !== null;
   });
   if (!removed) throw badRequest("cache.remove: this model is being loaded: wait for it, or stop the load.");
+  return true;
 }
 
 /**
@@ -81,6 +93,48 @@ async function clear() {
 async function space() {
   const { quota, usage } = await navigator.storage?.estimate?.() ?? {};
   return { free: quota === undefined || usage === undefined ? null : Math.max(0, quota - usage) };
+}
+
+/** @returns {Promise<PinnedModel[]>} */
+async function pinned() {
+  const store = await existing();
+  /** @type {Map<string, PinnedModel>} */
+  const models = new Map();
+  for (const [place, { sha256 }] of Object.entries(store === null ? {} : await readPins(store))) {
+    const end = place.lastIndexOf("/") + 1;
+    const url = place.slice(0, end);
+    const model = models.get(url) ?? { url, sha256: {} };
+    model.sha256[place.slice(end)] = sha256;
+    models.set(url, model);
+  }
+  return [...models.values()];
+}
+
+/**
+ * Forgets what a model's weight files had when they were first downloaded: the way out of an `integrity` error where
+ * the source has replaced them and calls them the same. The next download is compared with nothing, and remembered.
+ *
+ * @param {string} model its URL, or `owner/name`
+ * @param {{ hubUrl?: string }} [options]
+ * @returns {Promise<boolean>} false if nothing of it was remembered
+ * @throws {import("./errors.js").BiseError} `bad-request` for what is no URL or name
+ */
+async function forget(model, options) {
+  const { hubUrl } = /** @type {{ hubUrl?: string }} */ (checkNames(options, ["hubUrl"], "forget options"));
+  const { source } = resolveModel(model, { hubUrl }, globalThis.document?.baseURI ?? globalThis.location.href);
+  if (source.kind !== "http") throw badRequest("cache.forget: only of models that were fetched is anything remembered: pass a URL or owner/name.");
+  const store = await existing();
+  let found = false;
+  if (store === null) return found;
+  const url = withoutQuery(source.base);
+  await changePins(store, (pins) => {
+    for (const place of Object.keys(pins)) {
+      if (place.slice(0, place.lastIndexOf("/") + 1) !== url) continue;
+      delete pins[place];
+      found = true;
+    }
+  });
+  return found;
 }
 
 async function existing() {

@@ -1,5 +1,5 @@
 /**
- * `<bise-chat model="owner/name" weights="f8">`: a small chat to embed in any page.
+ * `<bise-chat model="owner/name" weights="f8" backend="auto">`: a small chat to embed in any page.
  *
  * A model may be gigabytes, so it loads when the visitor asks for it; with the attribute `autoload`,
  * at once. `hub-url` is Engine.load's hubUrl.
@@ -96,8 +96,9 @@ export class BiseChat extends HTMLElement {
     let failure;
     try {
       engine = await Engine.load(this.getAttribute("model") ?? "", {
-        // What is no weight mode is refused there, by name.
+        // What is no weight mode and no backend is refused there, by name.
         ...(this.hasAttribute("weights") ? { weights: /** @type {"f8"} */ (this.getAttribute("weights")) } : {}),
+        backend: /** @type {"auto"} */ (this.getAttribute("backend") ?? "auto"),
         ...(this.hasAttribute("hub-url") ? { hubUrl: this.getAttribute("hub-url") ?? "" } : {}),
         onProgress: ({ done, total }) => {
           if (total > 0) progress.value = done / total;

@@ -17,7 +17,10 @@ const REPLACE_OPTIONS = Object.freeze(["onProgress", "onTensor", "signal", "hubU
 
 const DISPOSED = "This engine was disposed: load a new one.";
 
-/** A model on the GPU, in a worker of its own. Made by {@link Engine.load}. */
+/** Whether the device of an engine that was left the choice was lost, and no load has fallen back on the processor since. */
+let gpuWasLost = false;
+
+/** A model in a worker of its own, on the GPU or on the processor. Made by {@link Engine.load}. */
 export class Engine {
   #bridge;
   #info;
@@ -135,7 +138,7 @@ export class Engine {
     return this.#bridge.call({ type: "memory" });
   }
 
-  /** Ends what is running, frees the GPU's memory and ends the worker. */
+  /** Ends what is running, frees its memory and ends the worker. */
   async dispose() {
     await this.#bridge.close(badRequest(DISPOSED));
   }
@@ -151,13 +154,19 @@ export class Engine {
  */
 export async function loadWith(given, options, spawn) {
   const model = lasting(given);
-  const { engine, cache = true, integrity = null, onProgress, onTensor, signal, ...rest } = checkLoadOptions(options);
+  const { engine, cache, integrity = null, onProgress, onTensor, signal, ...rest } = checkLoadOptions(options);
   const pageUrl = globalThis.document?.baseURI ?? globalThis.location.href;
   const { source, name } = resolveModel(model, rest, pageUrl);
   if (source.kind === "merge" && integrity !== null) throw badRequest("integrity: it is for one model, not for a merge.");
+  if (source.kind !== "merge" && onTensor) throw badRequest("onTensor: it hears what a merge does; this is one model.");
+  if (source.kind !== "http" && cache) throw badRequest("cache: only what is fetched is kept for the next time, not files, folders or merges.");
   if (signal?.aborted) throw new BiseError("aborted", "The load was aborted.", { cause: signal.reason });
-  const bridge = new Bridge(spawn());
-  const loading = bridge.call({ type: "load", source, options: engine, name, cache, integrity }, {
+  const isFree = (rest.backend ?? "auto") === "auto";
+  const bridge = new Bridge(spawn(), () => {
+    if (isFree) gpuWasLost = true;
+  });
+  const fallBack = isFree && gpuWasLost ? { lost: true } : {};
+  const loading = bridge.call({ type: "load", source, options: { ...engine, ...fallBack }, name, cache: cache ?? true, integrity }, {
     onEvent: (event) => {
       if (event.type === "keeping") keepForGood();
       if (signal?.aborted) return;
@@ -168,6 +177,7 @@ export async function loadWith(given, options, spawn) {
   });
   try {
     const loaded = await (signal ? orAbort(loading, signal, "The load") : loading);
+    if (fallBack.lost) gpuWasLost = false;
     return new Engine(bridge, loaded, name, { model, hubUrl: rest.hubUrl, network: rest.network }, spawn);
   } catch (thrown) {
     // Not waited for: an abort takes effect at once, and the worker cleans up behind it.

@@ -1,13 +1,13 @@
 /** The one error class of the package. */
 
 /**
- * @typedef {"no-webgpu" | "device-lost" | "out-of-memory" | "unsupported-model" | "bad-checkpoint"
+ * @typedef {"no-webgpu" | "unsupported-browser" | "device-lost" | "out-of-memory" | "unsupported-model" | "bad-checkpoint"
  *   | "bad-recipe" | "bad-request" | "network" | "integrity" | "quota" | "aborted"} ErrorCode
  */
 
 /** @type {readonly ErrorCode[]} */
 export const ERROR_CODES = Object.freeze([
-  "no-webgpu", "device-lost", "out-of-memory", "unsupported-model", "bad-checkpoint",
+  "no-webgpu", "unsupported-browser", "device-lost", "out-of-memory", "unsupported-model", "bad-checkpoint",
   "bad-recipe", "bad-request", "network", "integrity", "quota", "aborted",
 ]);
 

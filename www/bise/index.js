@@ -1,6 +1,7 @@
 /** bise: Mistral-family language models in a browser tab, on WebGPU. */
 
 export { Engine } from "./engine.js";
+export { bench } from "./bench.js";
 export { cache } from "./cache.js";
 export { inspect } from "./inspect.js";
 export { merge } from "./merge.js";
@@ -12,6 +13,9 @@ export { HUB_URL } from "./model.js";
 /** @typedef {import("./model.js").Model} Model */
 /** @typedef {import("./model.js").LoadOptions} LoadOptions */
 /** @typedef {import("./model.js").Models} Models */
+/** @typedef {import("./bench.js").BenchOptions} BenchOptions */
+/** @typedef {import("./protocol.js").BenchReport} BenchReport */
+/** @typedef {import("./protocol.js").Figure} Figure */
 /** @typedef {import("./inspect.js").InspectOptions} InspectOptions */
 /** @typedef {import("./protocol.js").Inspection} Inspection */
 /** @typedef {import("./model.js").Network} Network */
@@ -25,6 +29,7 @@ export { HUB_URL } from "./model.js";
 /** @typedef {import("./protocol.js").Waiting} Waiting */
 /** @typedef {import("./protocol.js").Info} Info */
 /** @typedef {import("./cache.js").CachedModel} CachedModel */
+/** @typedef {import("./cache.js").PinnedModel} PinnedModel */
 /** @typedef {import("./errors.js").ErrorCode} ErrorCode */
 /** @typedef {import("./openai.js").ChatParams} ChatParams */
 /** @typedef {import("./openai.js").ChatCompletion} ChatCompletion */

@@ -9,13 +9,14 @@ import { spawnWorker } from "./spawn.js";
 /** @typedef {import("./protocol.js").Inspection} Inspection */
 /** @typedef {import("./protocol.js").RawInspection} RawInspection */
 
-/** @typedef {Pick<import("./model.js").LoadOptions, "weights" | "contextLength" | "signal" | "hubUrl" | "headers" | "token">} InspectOptions */
+/** @typedef {Pick<import("./model.js").LoadOptions, "backend" | "weights" | "contextLength" | "signal" | "hubUrl" | "headers" | "token">} InspectOptions */
 
-const OPTIONS = Object.freeze(["weights", "contextLength", "signal", "hubUrl", "headers", "token"]);
+const OPTIONS = Object.freeze(["backend", "weights", "contextLength", "signal", "hubUrl", "headers", "token"]);
 
 /**
  * Describes a checkpoint without loading it: reads config.json, the tokenizer's files and the headers of the weight files.
- * Needs no WebGPU; where there is some, `problems` say what of the model its limits do not hold.
+ * Needs no WebGPU. `problems` say what of the model does not fit where it would run: into the adapter's limits, or into
+ * the memory that WebAssembly has.
  *
  * @param {import("./model.js").PlainModel} model
  * @param {InspectOptions} [options]
@@ -84,10 +85,13 @@ function toPublic(raw, storage) {
     contexts: raw.contexts.map(({ context_length: contextLength, kv_cache_bytes: kvCache, activation_bytes: activations }) => (
       { contextLength, kvCache, activations, total: weights + kvCache + activations }
     )),
+    backend: raw.backend,
+    backendReason: raw.backend_reason,
     adapter: raw.adapter === null ? null : { name: raw.adapter, software: raw.software, maxBindingBytes: raw.max_binding_bytes },
     problems: raw.problems,
     storage,
     chat: raw.chat,
     tokenizer: raw.tokenizer,
+    kept: raw.kept,
   };
 }

@@ -39,22 +39,23 @@ import { isHash, withoutQuery } from "./revision.js";
 /**
  * @typedef {object} LoadOptions
  * @property {"auto" | "webgpu" | "cpu"} [backend] where to run; "auto" (the default) takes WebGPU where there is an
- *   adapter, else the processor
+ *   adapter that is no software, else the processor; and the processor once after a device was lost, if it holds the model
  * @property {"f8" | "i8" | "checkpoint"} [weights] linear weights as FP8 (the default on WebGPU); as 8-bit integers where
  *   they are wider than FP8 (the default on the processor, and for it alone); or all as the checkpoint has them
  * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
  * @property {boolean} [cache] keep the model in this browser, and load it from there the next time (the default for what
- *   is fetched; files, folders and merges are not kept)
+ *   is fetched; files, folders and merges are not kept, and `true` is refused for them)
  * @property {Record<string, string>} [integrity] SHA-256 of weight files, in hexadecimal by file name: another content is
  *   an error
  * @property {(progress: import("./protocol.js").Progress) => void} [onProgress]
- * @property {(tensor: import("./protocol.js").TensorReport) => void} [onTensor] what a merge did to each tensor
+ * @property {(tensor: import("./protocol.js").TensorReport) => void} [onTensor] what a merge did to each tensor; for
+ *   merges alone
  * @property {AbortSignal} [signal]
- * @property {string} [hubUrl] where `owner/name` is looked up
+ * @property {string} [hubUrl] where `owner/name` is looked up; for such names, and recipes, alone
  * @property {Record<string, string> | Headers} [headers] sent with each request, such as an Authorization for a gated model
  * @property {string} [token] access token for gated and private models of the hub: sent with requests for `owner/name`
  *   alone, to `hubUrl`, and kept nowhere
- * @property {Network} [network] how patient to be with servers
+ * @property {Network} [network] how patient to be with servers; not for files and folders
  */
 
 export const HUB_URL = "https://huggingface.co";
@@ -162,16 +163,17 @@ export function plainHeaders(given) {
  */
 function resolvePlain(model, options, pageUrl) {
   if (typeof model === "string") {
-    const { token } = options;
+    const { token, hubUrl } = options;
     if (!isUrl(model)) return { source: hubSource(model, options, pageUrl), name: model };
     if (token !== undefined) {
       throw badRequest("token: it is sent to the hub alone, for owner/name. What another server needs goes into headers.");
     }
+    if (hubUrl !== undefined) throw badRequest("hubUrl: it is where owner/name is looked up; a URL says by itself where the model lies.");
     const { headers, network } = options;
     const base = directoryUrl(model, pageUrl);
     return { source: { kind: "http", base, ...(headers ? { headers } : {}), ...(network ? { network } : {}) }, name: withoutSecrets(model) };
   }
-  for (const name of /** @type {const} */ (["headers", "token"])) {
+  for (const name of /** @type {const} */ (["headers", "token", "hubUrl", "network"])) {
     if (options[name] !== undefined) throw badRequest(`${name}: for models that are fetched, not for files or folders.`);
   }
   if (isDirectory(model)) return { source: { kind: "directory", handle: model }, name: model.name };
@@ -237,8 +239,10 @@ export function mergeSource(recipe, models, options, pageUrl) {
   if (typeof recipe !== "string") throw badRequest(`recipe must be the text of a mergekit recipe, not ${describe(recipe)}.`);
   const { hubUrl = HUB_URL, headers, token, network } = options;
   const sources = models.map(([name, model]) => {
-    const isHere = typeof model === "string";
-    const access = { hubUrl, network, ...(isHere && headers ? { headers } : {}), ...(isHere && token && !isUrl(model) ? { token } : {}) };
+    // Options are for those of the models that they concern.
+    const isFetched = typeof model === "string";
+    const onHub = isFetched && !isUrl(model);
+    const access = { ...(isFetched ? { headers, network } : {}), ...(onHub ? { hubUrl, token } : {}) };
     return /** @type {const} */ ([name, resolvePlain(model, access, pageUrl).source]);
   });
   return {
@@ -262,7 +266,7 @@ export function completeModels(source, names) {
   }
   // A recipe is somebody's text: an address in it is not sent what the caller means for the hub.
   const sourceOf = (/** @type {string} */ name) => models.get(name)
-    ?? resolvePlain(name, isUrl(name) ? { hubUrl, network } : { hubUrl, network, headers, token }, pageUrl).source;
+    ?? resolvePlain(name, isUrl(name) ? { network } : { hubUrl, network, headers, token }, pageUrl).source;
   return { ...source, models: new Map(names.map((name) => [name, sourceOf(name)])) };
 }
 

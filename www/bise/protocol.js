@@ -97,7 +97,13 @@ export {};
 
 /**
  * Options of a load, as the engine takes them.
- * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8" | "i8", contextLength?: number }} EngineLoadOptions
+ * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8" | "i8", contextLength?: number,
+ *   lost?: boolean }} EngineLoadOptions `lost`: the page's last device was lost
+ */
+
+/**
+ * What a browser tells of its adapter: a description, or maker and family, or ""; whether it is a fallback.
+ * @typedef {{ name: string, fallback: boolean }} Told
  */
 
 /**
@@ -120,7 +126,7 @@ export {};
  * @property {number} vocab
  * @property {"checkpoint" | "f8" | "i8"} weights how weights are stored
  * @property {"webgpu" | "cpu"} backend
- * @property {string | null} backendReason why it is not WebGPU, where the choice was left to the engine
+ * @property {string | null} backendReason why, where the choice was left to the engine
  * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string }} adapter
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {boolean} chat whether the checkpoint has a chat template
@@ -156,17 +162,20 @@ export {};
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {{ contextLength: number, total: number, kvCache: number, activations: number }[]} contexts memory at other
  *   lengths that this device holds, the shortest first
+ * @property {"webgpu" | "cpu"} backend where a load with these options would run
+ * @property {string | null} backendReason why, where the choice was left to the engine
  * @property {{ name: string, software: boolean, maxBindingBytes: number } | null} adapter null where there is no WebGPU
- * @property {string[]} problems why the adapter's limits do not hold this model, and what to do; empty if they do. How
- *   much memory is free no browser tells
+ * @property {string[]} problems why this model does not fit, and what to do: the adapter's limits, or on the processor the
+ *   memory that WebAssembly has; empty if it does. How much memory is free no browser tells
  * @property {{ freeBytes: number, quotaBytes: number } | null} storage of this browser for this site; null where it does
  *   not say
  * @property {boolean} chat whether the checkpoint has a chat template
  * @property {boolean} tokenizer whether the checkpoint has a tokenizer
+ * @property {boolean} kept whether this browser keeps it whole: nothing is to be fetched
  */
 
 /**
- * What the wasm module answers: `Inspection` of src/engine/inspect.rs.
+ * What the wasm module answers, and whether it read what is kept: `Inspection` of src/engine/inspect.rs.
  * @typedef {object} RawInspection
  * @property {string} architecture
  * @property {number} parameters
@@ -187,12 +196,15 @@ export {};
  * @property {number} activation_bytes
  * @property {number} total_bytes
  * @property {{ context_length: number, kv_cache_bytes: number, activation_bytes: number }[]} contexts
+ * @property {"webgpu" | "cpu"} backend
+ * @property {string | null} backend_reason
  * @property {string | null} adapter
  * @property {boolean} software
  * @property {number} max_binding_bytes
  * @property {string[]} problems
  * @property {boolean} tokenizer
  * @property {boolean} chat
+ * @property {boolean} kept
  */
 
 /**
@@ -255,6 +267,28 @@ export {};
  */
 
 /**
+ * One figure of a bench: the median of its samples, in `unit`, with the least and the most of them. `at` is a number of
+ * tokens, of the prompt or before the decoded one, else 0. `limit` is what the adapter can do at most, as it was measured
+ * beside it, and `ratio` how close to that it is.
+ * @typedef {object} Figure
+ * @property {"limit" | "kernel" | "merge" | "load" | "first token" | "prefill" | "decode" | "submits" | "dispatches" | "time"} kind
+ * @property {string} name
+ * @property {number} at
+ * @property {number} value
+ * @property {string} unit
+ * @property {[number, number]} spread
+ * @property {number} samples
+ * @property {number | null} limit
+ * @property {number | null} ratio
+ */
+
+/**
+ * What a bench measured. `deviation` is that of the logits from the CPU backend's, of the largest; `notes` say what was
+ * left out, `hostBytes` is the wasm memory of the worker.
+ * @typedef {{ info: Info, deviation: number, figures: Figure[], notes: string[], hostBytes: number }} BenchReport
+ */
+
+/**
  * @typedef {{ type: "load", source: Source, options: EngineLoadOptions, name: string, cache: boolean,
  *   integrity: Record<string, string> | null }} LoadCall gives {@link Loaded}
  * @typedef {{ type: "generate", request: Request }} GenerateCall gives {@link Output}
@@ -265,8 +299,11 @@ export {};
  * @typedef {{ type: "inspect", source: PlainSource, options: EngineLoadOptions }} InspectCall gives {@link RawInspection}
  * @typedef {{ type: "outline", recipe: string }} OutlineCall gives {@link RecipeOutline}
  * @typedef {{ type: "memory" }} MemoryCall gives the bytes of wasm memory
+ * @typedef {{ type: "logits" }} LogitsCall gives the Float32Array that a bench compares its own with
+ * @typedef {{ type: "bench", expected: Float32Array, rounds: number, longest: number, quick: boolean }} BenchCall gives {@link BenchReport}
  * @typedef {{ type: "dispose" }} DisposeCall gives null
- * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | InspectCall | OutlineCall | MemoryCall | DisposeCall} Call
+ * @typedef {LoadCall | ReplaceCall | GenerateCall | MergeCall | InspectCall | OutlineCall | MemoryCall | LogitsCall
+ *   | BenchCall | DisposeCall} Call
  */
 
 /**
@@ -282,9 +319,11 @@ export {};
  * @typedef {{ type: "tensor", id: number, tensor: TensorReport }} TensorEvent
  * @typedef {{ type: "progress", id: number, progress: Progress }} ProgressEvent
  * @typedef {{ type: "delta", id: number, delta: Delta }} DeltaEvent
+ * @typedef {{ type: "benching", id: number, what: string }} BenchingEvent what a bench is about to do
  * @typedef {{ type: "keeping", id: number }} KeepingEvent a model is kept, the first of this origin
  * @typedef {{ type: "done", id: number, value: any }} Done
- * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string } }} Failed
+ * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string },
+ *   gpuLost?: boolean }} Failed `gpuLost`: it was the device that went, not the worker that broke
  * @typedef {{ type: "crashed", message: string }} Crashed
- * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | KeepingEvent | Done | Failed | Crashed} FromWorker
+ * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | KeepingEvent | BenchingEvent | Done | Failed | Crashed} FromWorker
  */

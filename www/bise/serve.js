@@ -21,7 +21,8 @@ import { directorySink, portSink } from "./sink.js";
  * @typedef {object} Platform
  * @property {() => void} check throws what WebGPU is missing here
  * @property {typeof import("./session.js").openSession} openSession
- * @property {() => Promise<string>} adapterName what the browser tells of its adapter, or ""
+ * @property {typeof import("./session.js").openKept} openKept
+ * @property {() => Promise<import("./protocol.js").Told>} adapter what the browser tells of its adapter
  */
 
 /**
@@ -39,10 +40,11 @@ export function serve(port, wasm, platform) {
 
   /**
    * @param {Extract<ToWorker, { type: "load" }>} call
+   * @param {Promise<object>} gpu
    * @param {AbortSignal} signal
    * @returns {Promise<import("./protocol.js").Loaded>}
    */
-  async function load(call, signal) {
+  async function load(call, gpu, signal) {
     const { id } = call;
     const report = (/** @type {import("./protocol.js").Progress} */ progress) => port.postMessage({ type: "progress", id, progress });
     const session = await platform.openSession(call, {
@@ -56,7 +58,7 @@ export function serve(port, wasm, platform) {
     try {
       engine = await wasm.WebEngine.load(
         source.kind === "merge" ? completeModels(source, wasm.recipeModels(source.recipe)) : source,
-        call.options,
+        { ...call.options, ...await gpu },
         (progress) => report(note === null ? progress : { ...progress, note }),
         (tensor) => port.postMessage({ type: "tensor", id, tensor }),
         signal,
@@ -66,10 +68,18 @@ export function serve(port, wasm, platform) {
       await session.close(found);
     }
     let info = /** @type {import("./protocol.js").Info} */ (found);
-    const name = info.backend === "webgpu" ? await platform.adapterName() : "";
-    if (name !== "") info = { ...info, adapter: { ...info.adapter, name } };
     if (note !== null) info = { ...info, cache: { state: "off", note } };
     return { info, merged: engine.mergeReport() };
+  }
+
+  /**
+   * What the engine has to know of the adapter. Asked for while the wasm module is still on its way.
+   *
+   * @param {import("./protocol.js").EngineLoadOptions} options
+   * @returns {Promise<{ gpu?: { told: import("./protocol.js").Told } }>}
+   */
+  async function askAdapter({ backend }) {
+    return backend === "cpu" ? {} : { gpu: { told: await platform.adapter() } };
   }
 
   /**
@@ -82,8 +92,9 @@ export function serve(port, wasm, platform) {
     switch (message.type) {
       case "load": {
         if (message.options.backend === "webgpu") platform.check();
+        const gpu = askAdapter(message.options);
         await start(wasm);
-        return load(message, signal);
+        return load(message, gpu, signal);
       }
       case "replace": {
         if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
@@ -122,11 +133,30 @@ export function serve(port, wasm, platform) {
           signal,
         );
       }
-      case "inspect": {
-        await start(wasm);
-        const inspection = await wasm.inspect(message.source, message.options, signal);
+      case "logits": {
+        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+        return engine.benchLogits();
+      }
+      case "bench": {
+        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+        const { expected, rounds, longest, quick } = message;
+        const report = await engine.bench(expected, rounds, longest, quick, (/** @type {[string, number]} */ [what, at]) => {
+          port.postMessage({ type: "benching", id, what: at > 0 ? `${what} ${at}` : what });
+        }, signal);
         const name = await platform.adapterName();
-        return inspection.adapter === null || name === "" ? inspection : { ...inspection, adapter: name };
+        if (name !== "") report.info.adapter.name = name;
+        return { ...report, hostBytes: wasm.wasm_memory() };
+      }
+      case "inspect": {
+        const gpu = askAdapter(message.options);
+        await start(wasm);
+        const session = await platform.openKept(message, signal);
+        try {
+          const inspection = await wasm.inspect(session?.source ?? message.source, { ...message.options, ...await gpu }, signal);
+          return { ...inspection, kept: session !== null };
+        } finally {
+          session?.close();
+        }
       }
       case "outline":
         await start(wasm);
@@ -157,14 +187,20 @@ export function serve(port, wasm, platform) {
     const ended = answer(data, controller.signal).then(
       (value) => port.postMessage({ type: "done", id, value }),
       // What has no code is a trap or a fault of ours: either way this engine is not to be trusted.
-      (thrown) => port.postMessage({ type: "error", id, error: toPlain(thrown, "device-lost") }),
+      (thrown) => port.postMessage({ type: "error", id, error: toPlain(thrown, "device-lost"), gpuLost: thrown?.code === "device-lost" }),
     ).finally(() => running.delete(id));
     running.set(id, { controller, ended });
   });
 }
 
+/** The least module with an instruction of SIMD: a function that makes a vector. */
+const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11);
+
 /** @param {Wasm} wasm */
 async function start(wasm) {
+  if (!WebAssembly.validate(SIMD_MODULE)) {
+    throw new BiseError("unsupported-browser", "This browser's WebAssembly has no SIMD (or not on this processor), which bise computes with. Chrome and Edge have it from 91 on, Firefox from 89, Safari from 16.4.");
+  }
   const what = "The engine's wasm module could not be loaded";
   try {
     await wasm.default();

@@ -1,8 +1,8 @@
 /** One load with its cache, in the worker: what is opened before it, and put right after it. */
 
 import { BiseError } from "./errors.js";
-import { hubRevision, isUnchanged, withoutQuery } from "./revision.js";
-import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, PINS_FILE, entryId, lockName, openStore, readJson, writeJson } from "./store.js";
+import { hubRevision, isUnchanged, isWeights, withVersions, withoutQuery } from "./revision.js";
+import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, PINS_FILE, changePins, entryId, lockName, openStore, orNull, readJson, readPins, writeJson } from "./store.js";
 
 /** @typedef {import("./protocol.js").LoadCall} LoadCall */
 /** @typedef {import("./protocol.js").Info} Info */
@@ -27,8 +27,12 @@ import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, PINS_FILE, entryId, lockName, open
  * @property {AbortSignal} signal
  */
 
+/** @typedef {{ manifest: Record<string, string>, hub: Record<string, string>, pins: Pins }} Trust */
+
 /** How long files of a worker that has just ended may stay locked. */
 const OPEN_PATIENCE_MS = 3000;
+/** How long a server may take to tell of small files what it did not tell with them. */
+const VERSIONS_PATIENCE_MS = 10_000;
 
 /**
  * @param {LoadCall} call
@@ -37,6 +41,7 @@ const OPEN_PATIENCE_MS = 3000;
  */
 export async function openSession(call, hooks) {
   const { source, integrity } = call;
+  /** @type {Trust} */
   const trust = { manifest: integrity ?? {}, hub: {}, pins: {} };
   if (source.kind !== "http") {
     return { source: source.kind === "merge" ? source : { ...source, trust }, note: null, close: async () => {} };
@@ -52,7 +57,7 @@ export async function openSession(call, hooks) {
 /**
  * @param {LoadCall} call
  * @param {Extract<LoadCall["source"], { kind: "http" }>} source
- * @param {{ manifest: Record<string, string>, hub: Record<string, string>, pins: Pins }} trust
+ * @param {Trust} trust
  * @param {Hooks} hooks
  * @returns {Promise<Session>}
  */
@@ -83,20 +88,30 @@ async function openHttp(call, source, trust, hooks) {
     const [pack, journal] = handles;
     const entry = /** @type {Entry | null} */ (await readJson(directory, ENTRY_FILE));
     const kept = entry !== null && (pack?.getSize() ?? 0) > 0 ? entry : null;
-    const allPins = /** @type {Pins} */ (await readJson(store, PINS_FILE) ?? {});
-    trust.pins = Object.fromEntries(Object.entries(allPins).filter(([each]) => each.startsWith(url)).map(([each, pin]) => [each.slice(url.length), pin]));
+    trust.pins = Object.fromEntries(Object.entries(await readPins(store)).filter(([each]) => each.startsWith(url)).map(([each, pin]) => [each.slice(url.length), pin]));
     const { quota, usage } = await navigator.storage.estimate();
 
-    const told = kept === null ? false : await isFresh(kept, hub, source, hooks.signal);
-    const fresh = told !== false;
-    // What describes another revision must not stand beside this one's weights.
-    if (!fresh) await directory.removeEntry(ENTRY_FILE).catch(() => {});
+    const told = kept === null ? false : await isFresh(kept, hub, trust, source, hooks.signal);
     /** @type {Entry | null} */
     let described = kept;
     let writing = Promise.resolve();
+    // What describes another revision must not stand beside this one's weights.
+    const onReplace = async () => {
+      described = null;
+      await orNull(() => directory.removeEntry(ENTRY_FILE));
+    };
     const onStart = (/** @type {Entry["files"]} */ files, /** @type {number} */ bytes) => {
-      described = { name: call.name, url, revision: revision?.sha ?? null, weights, files, bytes, complete: false, lastUsed: new Date().toISOString() };
-      writing = writeJson(directory, ENTRY_FILE, described);
+      const sha256 = Object.fromEntries(Object.entries({ ...trust.hub, ...trust.manifest }).filter(([file]) => file in files));
+      /** @type {Entry} */
+      const begun = { name: call.name, url, revision: revision?.sha ?? null, weights, files, sha256, bytes, complete: false, lastUsed: new Date().toISOString() };
+      described = begun;
+      writing = (async () => {
+        await writeJson(directory, ENTRY_FILE, begun);
+        if (begun.revision !== null || Object.values(files).every(({ validator }) => validator !== null)) return;
+        const versions = await withVersions(files, source, AbortSignal.any([hooks.signal, AbortSignal.timeout(VERSIONS_PATIENCE_MS)]));
+        described = { ...begun, files: versions };
+        await writeJson(directory, ENTRY_FILE, described);
+      })();
       // Reported where it is waited for; a load that ends before must not leave it unheard.
       writing.catch(() => {});
       if (isFirst) hooks.onFirst();
@@ -104,9 +119,11 @@ async function openHttp(call, source, trust, hooks) {
     const cache = {
       pack,
       journal,
-      fresh,
+      fresh: told !== false,
+      identified: revision !== null,
       freeBytes: quota === undefined || usage === undefined ? null : Math.max(0, quota - usage),
       onStart,
+      onReplace,
     };
 
     const close = async (/** @type {Info | null} */ info) => {
@@ -114,9 +131,12 @@ async function openHttp(call, source, trust, hooks) {
         await writing.catch(() => {});
         const bytes = pack?.getSize() ?? 0;
         for (const handle of handles.splice(0)) handle.close();
-        if (bytes === 0) await store.removeEntry(id, { recursive: true });
-        else if (info !== null && described !== null) {
-          await writeJson(directory, ENTRY_FILE, { ...described, name: call.name, weights: info.weights, revision: described.revision ?? (told === "unreachable" ? null : revision?.sha ?? null), bytes, complete: true, lastUsed: new Date().toISOString() });
+        if (bytes === 0 || described === null) await store.removeEntry(id, { recursive: true });
+        else if (info !== null) {
+          await writeJson(directory, ENTRY_FILE, {
+            ...described, name: call.name, revision: described.revision ?? (told === "unreachable" ? null : revision?.sha ?? null),
+            weights: info.weights, sha256: info.sha256, bytes, complete: true, lastUsed: new Date().toISOString(),
+          });
           if (revision === null) await pin(store, url, info.sha256, described.files);
         }
       } catch {
@@ -136,19 +156,67 @@ async function openHttp(call, source, trust, hooks) {
 
 /**
  * Whether what is kept is what the server has. What cannot be asked, or is not told, is taken as it is: without a
- * network, or without the token, a kept model still loads.
+ * network, or without the token, a kept model still loads. Weights whose hashes are known are those that have them,
+ * whatever a server calls them.
  *
  * @param {Entry} entry
  * @param {Awaited<ReturnType<typeof hubRevision>>} hub
+ * @param {Trust} trust
  * @param {{ base: string, headers?: Record<string, string> }} source
  * @param {AbortSignal} signal
  * @returns {Promise<boolean | "unreachable">}
  */
-async function isFresh(entry, hub, source, signal) {
+async function isFresh(entry, hub, trust, source, signal) {
   if (hub === "unreachable") return hub;
   // One that was stored while the hub would not say has no commit of its own.
   if (hub !== null && entry.revision !== null) return entry.revision === hub.sha;
-  return await isUnchanged(entry.files, source, signal);
+  const { files, sha256 = {} } = entry;
+  const expected = { ...trust.hub, ...trust.manifest };
+  const weights = Object.keys(files).filter(isWeights);
+  if (weights.length === 0 || weights.some((file) => !(file in expected && file in sha256))) return isUnchanged(files, source, signal);
+  if (weights.some((file) => expected[file] !== sha256[file])) return false;
+  const others = Object.entries(files).filter(([file, { validator }]) => !isWeights(file) && validator !== null);
+  return others.length === 0 || isUnchanged(Object.fromEntries(others), source, signal);
+}
+
+/**
+ * What is kept of a model whole and as its server has it, to be looked at: nothing is fetched or written. Null if
+ * there is none, or another load is at work on it.
+ *
+ * @param {import("./protocol.js").InspectCall} call
+ * @param {AbortSignal} signal
+ * @returns {Promise<{ source: any, close: () => void } | null>}
+ */
+export async function openKept({ source, options }, signal) {
+  if (source.kind !== "http" || whatIsMissing() !== null) return null;
+  const id = await entryId(withoutQuery(source.base), options.weights ?? "f8");
+  const store = await openStore(false);
+  const directory = store && await orNull(() => store.getDirectoryHandle(id));
+  const entry = /** @type {Entry | null} */ (directory && await readJson(directory, ENTRY_FILE));
+  const release = directory && entry?.complete ? await tryLock(lockName(id)) : null;
+  if (!directory || !entry || !release) return null;
+  /** @type {SyncHandle[]} */
+  const handles = [];
+  const close = () => {
+    for (const handle of handles) handle.close();
+    release();
+  };
+  try {
+    const hub = await hubRevision(source, signal);
+    /** @type {Trust} */
+    const trust = { manifest: {}, hub: hub === null || hub === "unreachable" ? {} : hub.hashes, pins: {} };
+    if (await isFresh(entry, hub, trust, source, signal) !== false) {
+      for (const file of [PACK_FILE, JOURNAL_FILE]) handles.push(await openSync(directory, file, signal));
+      const [pack, journal] = handles;
+      return { source: { ...source, cache: { pack, journal, fresh: true } }, close };
+    }
+  } catch (thrown) {
+    close();
+    if (signal.aborted) throw thrown;
+    return null;
+  }
+  close();
+  return null;
 }
 
 /** @returns {string | null} */
@@ -165,15 +233,24 @@ function whatIsMissing() {
  * @param {Hooks} hooks
  * @returns {Promise<() => void>} what releases it
  */
-function lock(name, { onWait, signal }) {
+async function lock(name, { onWait, signal }) {
+  const release = await tryLock(name);
+  if (release !== null) return release;
+  onWait("another tab loads this model: waiting for what it keeps");
   return new Promise((resolve, reject) => {
-    const hold = () => new Promise((release) => resolve(() => release(null)));
-    navigator.locks.request(name, { ifAvailable: true }, async (held) => {
-      if (held !== null) return hold();
-      onWait("another tab loads this model: waiting for what it keeps");
-      void navigator.locks.request(name, { signal }, hold).catch(reject);
-      return null;
-    }).catch(reject);
+    navigator.locks.request(name, { signal }, () => new Promise((end) => resolve(() => end(null)))).catch(reject);
+  });
+}
+
+/**
+ * @param {string} name
+ * @returns {Promise<(() => void) | null>} what releases it; null if another holds it
+ */
+function tryLock(name) {
+  return new Promise((resolve, reject) => {
+    navigator.locks.request(name, { ifAvailable: true }, (held) => (
+      held === null ? resolve(null) : new Promise((end) => resolve(() => end(null)))
+    )).catch(reject);
   });
 }
 
@@ -212,12 +289,10 @@ async function isEmpty(store) {
  * @param {Entry["files"]} files
  */
 async function pin(store, url, hashes, files) {
-  await navigator.locks.request("bise-pins", async () => {
-    const pins = /** @type {Pins} */ (await readJson(store, PINS_FILE) ?? {});
+  await changePins(store, (pins) => {
     for (const [file, sha256] of Object.entries(hashes)) {
       const validator = files[file]?.validator;
       if (validator) pins[`${url}${file}`] = { validator, sha256 };
     }
-    await writeJson(store, PINS_FILE, pins);
   });
 }

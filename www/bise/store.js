@@ -25,6 +25,7 @@ export const JOURNAL_FILE = "journal";
  * @property {string | null} revision the hub's commit
  * @property {"f8" | "i8" | "checkpoint"} weights
  * @property {Record<string, KnownFile>} files
+ * @property {Record<string, string>} [sha256] of its weight files; until it is complete, those that they are to have
  * @property {number} bytes how long the entry will be, about
  * @property {boolean} complete
  * @property {string} lastUsed
@@ -87,6 +88,28 @@ export async function writeJson(directory, file, value) {
   const stream = await handle.createWritable();
   await stream.write(`${JSON.stringify(value, null, 2)}\n`);
   await stream.close();
+}
+
+/**
+ * Changes what is remembered of first downloads; no other tab does meanwhile.
+ *
+ * @param {FileSystemDirectoryHandle} store
+ * @param {(pins: Pins) => void} change
+ */
+export async function changePins(store, change) {
+  await navigator.locks.request("bise-pins", async () => {
+    const pins = await readPins(store);
+    change(pins);
+    await writeJson(store, PINS_FILE, pins);
+  });
+}
+
+/**
+ * @param {FileSystemDirectoryHandle} store
+ * @returns {Promise<Pins>}
+ */
+export async function readPins(store) {
+  return /** @type {Pins} */ (await readJson(store, PINS_FILE) ?? {});
 }
 
 /**

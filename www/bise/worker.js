@@ -3,7 +3,7 @@
 import * as wasm from "./wasm/bise.js";
 import { BiseError } from "./errors.js";
 import { serve } from "./serve.js";
-import { openSession } from "./session.js";
+import { openKept, openSession } from "./session.js";
 
 /** @type {import("./serve.js").Port} */
 const port = {
@@ -20,7 +20,7 @@ function crashed(reason) {
   port.postMessage({ type: "crashed", message: reason instanceof Error ? reason.message : String(reason) });
 }
 
-serve(port, wasm, { check, adapterName, openSession });
+serve(port, wasm, { check, adapter, openSession, openKept });
 
 function check() {
   if ("gpu" in navigator) return;
@@ -30,11 +30,15 @@ function check() {
   throw new BiseError("no-webgpu", `This browser offers no WebGPU here. ${remedy}`);
 }
 
-/** Browsers tell little, and not to the library below: a description, or maker and family. */
-async function adapterName() {
+/** Browsers tell little, and not all of it to the library below: a description, or maker and family. */
+async function adapter() {
   // TypeScript's own declarations do not know WebGPU in every version.
   const { gpu } = /** @type {{ gpu?: { requestAdapter(options: object): Promise<any> } }} */ (/** @type {unknown} */ (navigator));
-  const adapter = await gpu?.requestAdapter({ powerPreference: "high-performance" })?.catch(() => null);
-  const { description = "", vendor = "", architecture = "" } = adapter?.info ?? {};
-  return String(description || [vendor, architecture].filter(Boolean).join(" "));
+  const found = await gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  const { description = "", vendor = "", architecture = "", isFallbackAdapter } = found?.info ?? {};
+  return {
+    name: String(description || [vendor, architecture].filter(Boolean).join(" ")),
+    // Browsers have moved this from one object to the other.
+    fallback: Boolean(isFallbackAdapter ?? found?.isFallbackAdapter),
+  };
 }

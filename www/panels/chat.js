@@ -68,14 +68,18 @@ export class ChatPanel {
   /**
    * @param {Engine | null} engine
    * @param {string} name
+   * @param {boolean} [goesOn] whether the conversation stays
    */
-  async attach(engine, name) {
+  async attach(engine, name, goesOn = false) {
     this.stop();
     await this.#ended;
     this.#engine = engine;
     this.#name = name;
     this.#around.status.model(engine?.info ?? null);
-    await this.reset();
+    if (!goesOn) return this.reset();
+    if (engine) this.#use(this.#used);
+    if (this.#messages.length === 0) this.#showWelcome();
+    this.#refresh();
   }
 
   /** Forgets the conversation. */

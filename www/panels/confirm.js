@@ -29,7 +29,7 @@ export function needsNoQuestion({ downloadBytes, problems }) {
  * @returns {[string, string][]}
  */
 export function factsOf(inspection, contextLength, local) {
-  const { downloadBytes, dtype, scales, files, storage, adapter, weights } = inspection;
+  const { downloadBytes, dtype, scales, files, storage, adapter, weights, kept, backend, backendReason } = inspection;
   const stored = DTYPES[dtype] ?? dtype;
   const converted = weights === "f8" && !dtype.startsWith("F8") ? ", to become FP8 on the way" : "";
   const memory = memoryAt(inspection, contextLength);
@@ -37,14 +37,15 @@ export function factsOf(inspection, contextLength, local) {
   /** @type {[string, string][]} */
   const facts = [
     [`${formatCount(inspection.parameters)} weights, ${stored}${converted}`, [layers, scales].filter(Boolean).join(", ")],
-    [`${formatBytes(downloadBytes)} to ${local ? "read" : "download"}`, shards],
-    [`${formatBytes(memory.total)} of GPU memory`, `${formatBytes(memory.weights)} for weights, ${formatBytes(memory.kvCache)} for ${contextLength} positions, ${formatBytes(memory.activations)} for the rest`],
+    kept ? ["Kept in this browser", "nothing to download"] : [`${formatBytes(downloadBytes)} to ${local ? "read" : "download"}`, shards],
+    [`${formatBytes(memory.total)} of ${backend === "cpu" ? "this tab’s memory" : "GPU memory"}`, `${formatBytes(memory.weights)} for weights, ${formatBytes(memory.kvCache)} for ${contextLength} positions, ${formatBytes(memory.activations)} for the rest`],
   ];
-  if (!local && storage) {
+  if (!local && !kept && storage) {
     const enough = storage.freeBytes >= memory.weights;
     facts.push([`${formatBytes(storage.freeBytes)} free in this browser’s storage`, enough ? "enough to keep the model for the next visit" : "not enough to keep the model: the next visit would download it again"]);
   }
-  if (adapter?.software) facts.push(["No graphics card in use", "this adapter computes on the processor, slowly"]);
+  if (backend === "cpu") facts.push(["The processor computes", backendReason ?? "as chosen"]);
+  else if (adapter?.software) facts.push(["No graphics card in use", "this adapter computes on the processor, slowly"]);
   return facts;
 }
 
@@ -63,17 +64,18 @@ export class ConfirmPanel {
   #problems = byId("confirm-problems", HTMLElement);
   #context = byId("confirm-context", HTMLSelectElement);
   #load = byId("confirm-load", HTMLButtonElement);
+  #other = byId("confirm-other", HTMLButtonElement);
   #cancel = byId("confirm-cancel", HTMLButtonElement);
 
   /**
-   * Asks whether to load; gives the context length, or null for a no.
+   * Asks whether to load; gives the context length, or null for a no, or "other" for what `other` says instead.
    *
    * @param {string} name
    * @param {Inspection} inspection
-   * @param {{ local: boolean, signal: AbortSignal }} options
-   * @returns {Promise<number | null>}
+   * @param {{ local: boolean, signal: AbortSignal, other: string | null }} options
+   * @returns {Promise<number | "other" | null>}
    */
-  ask(name, inspection, { local, signal }) {
+  ask(name, inspection, { local, signal, other }) {
     const { contexts, contextLength, problems } = inspection;
     const lengths = new Set([...contexts.map((each) => each.contextLength), contextLength]);
     const choices = [...lengths].sort((a, b) => a - b);
@@ -82,6 +84,8 @@ export class ConfirmPanel {
     this.#problems.hidden = problems.length === 0;
     this.#problems.replaceChildren(...problems.map((textContent) => element("li", { textContent })));
     this.#load.disabled = problems.length > 0;
+    this.#other.hidden = other === null;
+    this.#other.textContent = other ?? "";
     const show = () => {
       const facts = factsOf(inspection, Number(this.#context.value), local);
       this.#facts.replaceChildren(...facts.map(([fact, detail]) => element("li", {}, [fact, element("span", { textContent: detail === "" ? "" : `: ${detail}` })])));
@@ -92,7 +96,7 @@ export class ConfirmPanel {
     this.#title.focus();
     return new Promise((resolve) => {
       const over = new AbortController();
-      const end = (/** @type {number | null} */ answer) => {
+      const end = (/** @type {number | "other" | null} */ answer) => {
         over.abort();
         this.#card.hidden = true;
         resolve(answer);
@@ -100,6 +104,7 @@ export class ConfirmPanel {
       const listen = { signal: over.signal };
       this.#context.addEventListener("change", show, listen);
       this.#load.addEventListener("click", () => end(Number(this.#context.value)), listen);
+      this.#other.addEventListener("click", () => end("other"), listen);
       this.#cancel.addEventListener("click", () => end(null), listen);
       this.#card.addEventListener("keydown", (event) => {
         if (event.key === "Escape") end(null);

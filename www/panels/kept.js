@@ -11,6 +11,8 @@ export class KeptPanel {
   #list = byId("kept-list", HTMLElement);
   #total = byId("kept-total", HTMLElement);
   #note = byId("kept-note", HTMLElement);
+  #pins = byId("kept-pins", HTMLElement);
+  #pinList = byId("kept-pin-list", HTMLElement);
   #onFailed;
 
   /** @param {(thrown: unknown) => void} onFailed */
@@ -30,8 +32,10 @@ export class KeptPanel {
   }
 
   async refresh() {
-    const [models, { free }] = await Promise.all([cache.list(), cache.space()]);
-    this.#section.hidden = models.length === 0;
+    const [models, pinned, { free }] = await Promise.all([cache.list(), cache.pinned(), cache.space()]);
+    this.#section.hidden = models.length + pinned.length === 0;
+    this.#pins.hidden = pinned.length === 0;
+    this.#pinList.replaceChildren(...pinned.map(({ url }) => this.#pin(url)));
     this.#list.replaceChildren(...models.map((model) => this.#item(model)));
     const total = models.reduce((sum, { bytes }) => sum + bytes, 0);
     this.#total.textContent = `${formatBytes(total)} in all${free === null ? "" : `, room for ${formatBytes(free)} more`}`;
@@ -50,7 +54,17 @@ export class KeptPanel {
     ]);
   }
 
-  /** @param {() => Promise<void>} work */
+  /** @param {string} url */
+  #pin(url) {
+    const title = shortName(url);
+    const forget = button("Forget", () => void this.#delete(() => cache.forget(url)), "quiet");
+    forget.ariaLabel = `Forget the first download: ${title}`;
+    return element("li", { className: "stored-item", title: url }, [
+      element("div", { className: "stored-head" }, [element("strong", { textContent: title }), element("span", { className: "hint" }), forget]),
+    ]);
+  }
+
+  /** @param {() => Promise<unknown>} work */
   async #delete(work) {
     try {
       await work();

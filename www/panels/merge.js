@@ -23,6 +23,7 @@ import { StoredPanel } from "./merge/storage.js";
  * @typedef {object} Surroundings
  * @property {import("./sampling.js").SamplingPanel} sampling
  * @property {import("./models.js").ModelsPanel} models
+ * @property {import("./backend.js").BackendPanel} backend
  * @property {() => { engine: Engine, model: unknown } | null} loaded what the chat runs
  * @property {() => Promise<void>} unload ends it
  * @property {() => void} showChat
@@ -82,6 +83,7 @@ export class MergePanel {
       subjects: () => this.#subjects(),
       merged: () => (this.#isCurrentInChat() ? around.loaded()?.engine ?? null : null),
       makeRoom: () => around.unload(),
+      backend: () => around.backend.options(),
     });
     this.#stored = new StoredPanel((directory) => this.#chatWith(directory, directory.name), (thrown) => this.#message.error(thrown, []));
   }

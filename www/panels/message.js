@@ -5,9 +5,10 @@ import { button, byId, element } from "./dom.js";
 
 /** @type {Record<import("../pkg/index.js").BiseError["code"], string>} */
 const TITLES = {
-  "no-webgpu": "This browser cannot run models yet",
+  "no-webgpu": "There is no WebGPU here",
+  "unsupported-browser": "This browser cannot run models",
   "device-lost": "The engine was lost",
-  "out-of-memory": "Not enough GPU memory",
+  "out-of-memory": "Not enough memory",
   "unsupported-model": "This kind of model is not supported",
   "bad-checkpoint": "The model’s files are missing, incomplete or damaged",
   "bad-recipe": "The recipe cannot be used",
@@ -20,7 +21,7 @@ const TITLES = {
 
 /** @type {Partial<Record<import("../pkg/index.js").BiseError["code"], string>>} */
 const REMEDIES = {
-  "no-webgpu": "bise computes on the graphics card, through WebGPU. On Linux it may have to be switched on in the browser’s settings first.",
+  "no-webgpu": "On Linux, WebGPU may have to be switched on in the browser’s settings first. The processor runs models, too.",
   "device-lost": "Other programs, a driver update or a sleeping computer can take the graphics device away. Loading the model again usually helps.",
   "out-of-memory": "Close other tabs, keep the weights as FP8, or take a smaller model.",
   network: "Check the name or address and your connection. A gated model needs your access token, which the model panel takes; or download it and open its folder.",

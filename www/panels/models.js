@@ -1,6 +1,6 @@
 /** Choosing a model, and its load: bytes, rate, remaining time, then shaders. */
 
-import { BiseError, Engine, HUB_URL, cache, inspect } from "../pkg/index.js";
+import { BiseError, Engine, HUB_URL, inspect } from "../pkg/index.js";
 import { evenBlend } from "./blend.js";
 import { ConfirmPanel, needsNoQuestion } from "./confirm.js";
 import { byId } from "./dom.js";
@@ -20,13 +20,16 @@ import { KeptPanel } from "./kept.js";
 
 /**
  * @typedef {object} Events
- * @property {() => Promise<void>} onUnload the loaded model has to go before another comes
- * @property {(engine: LoadedEngine, name: string, model: Model) => void} onLoaded
+ * @property {(isAgain: boolean) => Promise<void>} onUnload the loaded model has to go before another comes, or the same
+ * @property {(engine: LoadedEngine, name: string, model: Model, isAgain: boolean) => void} onLoaded
  * @property {(error: unknown, retry: () => void) => void} onFailed
  */
 
+const ASKING = "Looking for a graphics device";
+
 export class ModelsPanel {
   #events;
+  #backend;
   #kept;
   #panel = byId("models-panel", HTMLDetailsElement);
   #nameLabel = byId("model-name", HTMLElement);
@@ -47,8 +50,12 @@ export class ModelsPanel {
   /** What was loaded last. @type {() => void} */
   #again = () => this.loadDefault();
 
-  /** @param {Events} events */
-  constructor(events) {
+  /**
+   * @param {import("./backend.js").BackendPanel} backend
+   * @param {Events} events
+   */
+  constructor(backend, events) {
+    this.#backend = backend;
     this.#events = events;
     this.#kept = new KeptPanel((thrown) => events.onFailed(thrown, () => void this.#kept.refresh()));
     void this.#kept.refresh();
@@ -71,7 +78,7 @@ export class ModelsPanel {
     this.#choices[0]?.click();
   }
 
-  /** Loads once more what was loaded last. */
+  /** Loads once more what was loaded last; the conversation stays. */
   reload() {
     this.#again();
   }
@@ -85,7 +92,7 @@ export class ModelsPanel {
   /** Ends the loaded model, so that another has room. */
   async close() {
     this.cancel();
-    await this.#events.onUnload();
+    await this.#events.onUnload(false);
     this.unload();
   }
 
@@ -114,17 +121,18 @@ export class ModelsPanel {
     if (isOwn || watch || (typeof model === "object" && "recipe" in model)) return this.#start(model, name, options, watch);
     const controller = this.#supersede();
     try {
-      // What is kept is not downloaded: there is nothing to ask, and perhaps no network.
-      const asked = typeof model === "string" ? model.replace(/[?#].*$/, "") : null;
-      const isKept = (await cache.list()).some(({ name, weights, complete }) => complete && name === asked && (weights === "checkpoint") === isWhole);
-      if (controller.signal.aborted) return false;
-      if (isKept) return await this.#start(model, name, options);
+      // What is kept tells this by itself, without a network, too.
       this.#show(`Looking at ${name}`, "Reading the model’s description");
-      const inspection = await inspect(model, { ...options, signal: controller.signal });
+      const inspection = await inspect(model, { ...options, ...this.#backend.options(), signal: controller.signal });
       if (controller.signal.aborted) return false;
       this.#loading.hidden = true;
       if (needsNoQuestion(inspection)) return await this.#start(model, name, options);
-      const contextLength = await this.#confirm.ask(name, inspection, { local: typeof model !== "string", signal: controller.signal });
+      const other = inspection.problems.length > 0 ? this.#backend.other(inspection.backend) : null;
+      const contextLength = await this.#confirm.ask(name, inspection, { local: typeof model !== "string", signal: controller.signal, other: other?.label ?? null });
+      if (contextLength === "other") {
+        other?.choose();
+        return await this.load(model, name);
+      }
       return contextLength !== null && await this.#start(model, name, { ...options, contextLength });
     } catch (thrown) {
       // What is loaded stays so, whether the visitor changed their mind or the model cannot be had.
@@ -165,17 +173,19 @@ export class ModelsPanel {
    * @param {string} name
    * @param {LoadOptions} options
    * @param {Watch} [watch]
+   * @param {boolean} [isAgain]
    * @returns {Promise<boolean>} whether it is loaded
    */
-  async #start(model, name, options, watch) {
+  async #start(model, name, options, watch, isAgain = false) {
     const controller = this.#supersede();
-    this.#again = () => void this.#start(model, name, options);
+    this.#again = () => void this.#start(model, name, options, undefined, true);
     for (const choice of this.#choices) choice.setAttribute("aria-pressed", String(this.#offers.get(choice) === model));
     this.#begin(name);
     try {
-      await this.#events.onUnload();
+      await this.#events.onUnload(isAgain);
       const engine = await Engine.load(model, {
         ...options,
+        ...this.#backend.options(),
         onProgress: this.#reporter(watch),
         ...(watch?.onTensor ? { onTensor: watch.onTensor } : {}),
         signal: controller.signal,
@@ -184,7 +194,7 @@ export class ModelsPanel {
       this.#kept.note(engine.info.cache.note);
       this.#announcer.textContent = `${name} is ready.`;
       if (matchMedia("(max-width: 52rem)").matches) this.#panel.open = false;
-      this.#events.onLoaded(engine, name, model);
+      this.#events.onLoaded(engine, name, model, isAgain);
       return true;
     } catch (thrown) {
       const replaced = this.#controller !== controller;
@@ -211,7 +221,7 @@ export class ModelsPanel {
   /** @param {string} name */
   #begin(name) {
     this.#nameLabel.textContent = "loading";
-    this.#show(`Loading ${name}`, "Asking for the graphics device");
+    this.#show(`Loading ${name}`, ASKING);
   }
 
   /**
@@ -239,7 +249,7 @@ export class ModelsPanel {
       if (progress.note !== undefined) this.#kept.note(progress.note);
       if (total > 0) this.#progress.value = done / total;
       else this.#progress.removeAttribute("value");
-      if (phase === "adapter") this.#detail.textContent = "Asking for the graphics device";
+      if (phase === "adapter") this.#detail.textContent = ASKING;
       if (phase === "config") this.#detail.textContent = "Reading the model’s description";
       if (phase === "weights") this.#detail.textContent = weightsLine(done, total, rate.add(done, performance.now()));
       if (phase === "shaders") this.#detail.textContent = `Compiling shaders, ${done} of ${total}`;

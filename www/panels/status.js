@@ -1,4 +1,4 @@
-/** The line at the bottom: adapter, memory, context, speed. */
+/** The line at the bottom: where it runs, memory, context, speed. */
 
 import { byId } from "./dom.js";
 import { formatBytes, formatSpeed } from "./format.js";
@@ -10,14 +10,11 @@ export class StatusPanel {
   #memory = byId("status-memory", HTMLElement);
   #context = byId("status-context", HTMLElement);
   #speed = byId("status-speed", HTMLElement);
-  #softwareNote = byId("software-note", HTMLElement);
 
   /** @param {Info | null} info */
   model(info) {
-    this.#adapter.textContent = info ? info.adapter.name || "unnamed" : "none yet";
-    // Why it is not WebGPU, where it is not.
-    this.#adapter.title = info?.backendReason ?? this.#adapter.textContent;
-    this.#softwareNote.hidden = !info?.adapter.software;
+    this.#adapter.textContent = info ? `${info.backend === "webgpu" ? "WebGPU: " : ""}${info.adapter.name}` : "none yet";
+    this.#adapter.title = this.#adapter.textContent;
     this.#memory.textContent = info ? formatBytes(info.memory.total) : "0 MB";
     this.#memory.title = info
       ? `weights ${formatBytes(info.memory.weights)}, context ${formatBytes(info.memory.kvCache)}, other ${formatBytes(info.memory.activations)}`

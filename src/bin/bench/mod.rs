@@ -1,155 +1,138 @@
 //! `bench`: how fast this adapter runs a model, beside what the same adapter can do at most.
 //!
-//! ```text
-//! model    a checkpoint, or a stack of layers of Mistral 7B's shape; validated before it is timed
-//! limits   streaming reads, matrix products over several kernel shapes, dispatches, readbacks
-//! report   medians, spreads and ratios, as text and as JSON
-//! ```
+//! What is measured, and how, is the library's ([`bise::engine::bench`]), and the same in browsers. Here are the
+//! reference that logits are compared with, the merge on this machine's processor, and the text.
 
-mod limits;
-mod model;
-mod report;
+mod merge;
 
 use std::error::Error;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-use bise::steps::DecoderShape;
+use bise::checkpoint::Manifest;
+use bise::checkpoint::source::read_all;
+use bise::engine::bench::{BenchOptions, BenchReport, Figure, compared};
+use bise::engine::fill::Target;
+use bise::engine::{BackendChoice, Engine, Kept, LoadOptions, WeightMode};
+use bise::model::config::CONFIG_FILE;
+use bise::model::{Config, Decoder, KvCache, Precision, WeightPlan, Weights};
+use bise::reference::Reference;
 use pollster::block_on;
 
-use self::limits::Limits;
-use self::model::{Loaded, Origin};
-use self::report::{Decode, Prefill, Report, median};
-use crate::run::{Weights, print_json};
+use crate::run::{Weights as WeightArg, gpu_options, print_json, source};
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Directory of a checkpoint, or `mistral-7b`: layers of its shape with random FP8 weights.
+    /// Directory of a checkpoint.
     model: PathBuf,
-    /// Layers of `mistral-7b`.
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    layers: u32,
     /// Precision of linear weights.
     #[arg(long, value_enum, default_value = "f8")]
-    weights: Weights,
+    weights: WeightArg,
     /// How often everything is timed.
     #[arg(long, default_value_t = 3, value_name = "N")]
-    rounds: usize,
+    rounds: u32,
     /// Longest prompt and context that are timed.
     #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
     longest: u32,
+    /// Fewer kernels, shorter prompts and samples.
+    #[arg(long)]
+    quick: bool,
     /// Print exactly one JSON object.
     #[arg(long)]
     json: bool,
 }
 
-/// Prompt lengths.
-const PROMPTS: [u32; 4] = [16, 128, 512, 2048];
-/// Tokens in the cache before a token is decoded.
-const CONTEXTS: [u32; 3] = [16, 512, 2048];
-/// Tokens decoded for one sample.
-const STEPS: u32 = 8;
-/// A prompt that takes longer than this is timed once.
-const LONG_MS: f64 = 4000.0;
-
 /// Runs `bench`.
 pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    let origin = if args.model.as_os_str() == "mistral-7b" {
-        Origin::Mistral7b { layers: args.layers }
-    } else {
-        Origin::Directory(args.model.clone())
+    let options = BenchOptions { rounds: args.rounds, longest: args.longest, quick: args.quick };
+    let weights = args.weights.into();
+    let say = |what: &str| {
+        // With stderr closed nobody is told.
+        let _ = writeln!(std::io::stderr(), "[{what}]");
     };
-    let context = args.longest.saturating_add(64);
-    let mut loaded = block_on(Loaded::open(&origin, args.weights.into(), context))?;
-    // Nothing is timed that does not compute what it should.
-    let deviation = block_on(loaded.validate(&origin, args.weights.into()))?;
-    let shape = loaded.shape.clone();
-    let fits = |tokens: &u32| *tokens <= args.longest && tokens + STEPS <= shape.context;
-
-    let mut limits = block_on(Limits::new(loaded.decoder.backend(), &loaded.matrices))?;
-    let mut prompts: Vec<(u32, Vec<f64>)> = PROMPTS.into_iter().filter(fits).map(|t| (t, vec![])).collect();
-    let mut contexts: Vec<(u32, Vec<f64>)> = CONTEXTS.into_iter().filter(fits).map(|t| (t, vec![])).collect();
-    for round in 0..args.rounds.max(1) {
-        block_on(limits.sample(loaded.decoder.backend().gpu(), round))?;
-        for (context, samples) in &mut contexts {
-            samples.push(block_on(decode(&mut loaded, *context))?);
-        }
-        // What takes long is timed once, and nothing longer is.
-        let mut is_long = false;
-        for (tokens, samples) in &mut prompts {
-            let known = samples.first().copied();
-            if !is_long && (known.is_none() && round == 0 || known.is_some_and(|ms| ms < LONG_MS)) {
-                samples.push(block_on(prefill(&mut loaded, *tokens))?);
-            }
-            is_long |= samples.first().is_none_or(|ms| *ms >= LONG_MS);
-        }
-    }
-
-    let submits = loaded.decoder.backend().gpu().traffic().submits;
-    block_on(decode(&mut loaded, 16.min(shape.context / 2)))?;
-    // One token to warm up.
-    let submits = (loaded.decoder.backend().gpu().traffic().submits - submits) as f64 / f64::from(STEPS + 1);
-    let mut report = Report::new(&loaded, &limits, deviation, submits);
-    for (context, _) in &contexts {
-        let profile = block_on(profile(&mut loaded, *context))?;
-        report.dispatches(*context, &shape, &profile);
-    }
-    for (context, samples) in contexts {
-        report.decode.push(Decode::new(context, &samples, &limits, &loaded));
-    }
-    for (tokens, samples) in prompts.into_iter().filter(|(_, samples)| !samples.is_empty()) {
-        report.prefill.push(Prefill::new(tokens, &samples, &limits, &loaded));
-    }
+    say("the reference");
+    let expected = block_on(expected(&args.model, weights))?;
+    let load = LoadOptions {
+        weights,
+        context_length: None,
+        backend: BackendChoice::Webgpu,
+        gpu: gpu_options()?,
+        ..LoadOptions::default()
+    };
+    let source = source(&args.model)?;
+    let mut engine = block_on(Engine::load(&source, &load, &mut |_| (), &|| false))?;
+    let mut report =
+        block_on(engine.bench(&expected, options, &mut |what, at| say(&format!("{what} {at}")), &|| false))?;
+    drop(engine);
+    say("the merge");
+    merge::measure(&args.model, options, &mut report)?;
     if args.json {
         return print_json(&report);
     }
-    report.print()?;
+    print(&report)?;
     Ok(())
 }
 
-/// Token ids that a model of that vocabulary takes.
-fn ids(shape: &DecoderShape, count: u32) -> Vec<u32> {
-    (0..count).map(|i| (i * 7919 + 13) % shape.vocab).collect()
+async fn config(directory: &Path) -> Result<(Config, serde_json::Value), Box<dyn Error>> {
+    let bytes = read_all(&source(directory)?, CONFIG_FILE, None, 2 << 20).await?;
+    Ok((Config::parse(&bytes)?, serde_json::from_slice(&bytes)?))
 }
 
-/// Milliseconds for one token behind that many.
-async fn decode(loaded: &mut Loaded, context: u32) -> Result<f64, Box<dyn Error>> {
-    let ids = ids(&loaded.shape, context);
-    loaded.decoder.reset();
-    loaded.decoder.assume(&ids);
-    loaded.decoder.forward(&[1], false, true).await?;
-    let mut samples = Vec::new();
-    for id in 0..STEPS {
-        let started = Instant::now();
-        loaded.decoder.forward(&[id], false, true).await?;
-        samples.push(started.elapsed().as_secs_f64() * 1e3);
+/// The logits that the plain-Rust reference gives.
+async fn expected(directory: &Path, mode: WeightMode) -> Result<Vec<f32>, Box<dyn Error>> {
+    let source = source(directory)?;
+    let (config, json) = config(directory).await?;
+    let manifest = Manifest::read(&source).await?;
+    let precision = match mode {
+        WeightMode::Checkpoint => Precision::Checkpoint,
+        WeightMode::Auto | WeightMode::F8 => Precision::F8,
+        WeightMode::I8 => Precision::I8,
+    };
+    let plan = WeightPlan::new(&config, &json, &manifest, precision)?;
+    let passes = compared(config.vocab);
+    let mut shape = config.shape(passes.iter().map(|(ids, _)| ids.len() as u32).sum());
+    shape.max_batch = shape.context;
+    let cache = KvCache::new(shape.cache_slots(), shape.window);
+    let max_batch = shape.max_batch;
+    let mut backend = Reference::new(shape);
+    let weights = Weights::allocate(&plan, &mut backend)?;
+    let mut target = Target { plan: &plan, weights: &weights, backend: &mut backend };
+    Kept::nothing().fill(&source, &manifest, &mut target, &|| false, &mut |_| ()).await?;
+    let mut decoder = Decoder::new(backend, weights, cache, max_batch);
+    let mut all = Vec::new();
+    for (ids, is_prompt) in passes {
+        all.extend(decoder.forward(&ids, is_prompt, true).await?.unwrap_or_default());
     }
-    Ok(median(&samples))
+    Ok(all)
 }
 
-/// Milliseconds for a prompt of that many tokens, logits included.
-async fn prefill(loaded: &mut Loaded, tokens: u32) -> Result<f64, Box<dyn Error>> {
-    let ids = ids(&loaded.shape, tokens);
-    loaded.decoder.reset();
-    let started = Instant::now();
-    let batches = ids.chunks(loaded.decoder.max_batch().max(1) as usize);
-    let last = batches.len();
-    for (index, batch) in (1..).zip(batches) {
-        loaded.decoder.forward(batch, true, index == last).await?;
+/// As text: kernels' own figures first, since there are many of them.
+fn print(report: &BenchReport) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let (adapter, memory) = (&report.info.adapter, &report.info.memory);
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let (parameters, layers) = (report.info.parameters, report.info.layers);
+    writeln!(out, "adapter    {}, {}", adapter.name, adapter.driver)?;
+    writeln!(out, "model      {parameters} weights in {layers} layers")?;
+    writeln!(out, "deviation  {:.1e} of the largest logit, beside the reference", report.deviation)?;
+    let [weights, cache, rest] = [memory.weights, memory.kv_cache, memory.activations].map(mib);
+    writeln!(out, "memory     weights {weights:.1} MiB, key/value cache {cache:.1}, activations {rest:.1}")?;
+    let (kernels, rest): (Vec<&Figure>, Vec<&Figure>) =
+        report.figures.0.iter().partition(|figure| figure.kind == "kernel");
+    for figure in kernels.into_iter().chain(rest) {
+        let at = if figure.at > 0 { format!(" at {}", figure.at) } else { String::new() };
+        let name = format!("{:<11} {}{at}", figure.kind, figure.name);
+        let [least, most] = figure.spread;
+        let spread = if figure.samples > 1 { format!("({least:.2} to {most:.2})") } else { String::new() };
+        let ratio = match (figure.ratio, figure.limit) {
+            (Some(ratio), Some(limit)) => format!("{ratio:.2} of {limit:.2}"),
+            _ => String::new(),
+        };
+        writeln!(out, "{name:<72} {:>10.2} {:<10} {spread:<22} {ratio}", figure.value, figure.unit)?;
     }
-    Ok(started.elapsed().as_secs_f64() * 1e3)
-}
-
-/// Dispatches and milliseconds of one token, by kernel.
-async fn profile(loaded: &mut Loaded, context: u32) -> Result<Vec<(&'static str, u64, f64)>, Box<dyn Error>> {
-    let ids = ids(&loaded.shape, context);
-    loaded.decoder.reset();
-    loaded.decoder.assume(&ids);
-    loaded.decoder.backend_mut().profile(true);
-    loaded.decoder.forward(&[1], false, true).await?;
-    let kernels = loaded.decoder.backend().profiled().iter();
-    let kernels = kernels.map(|(name, (count, ms))| (*name, *count, *ms)).collect();
-    loaded.decoder.backend_mut().profile(false);
-    Ok(kernels)
+    for note in &report.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    Ok(())
 }

@@ -19,8 +19,8 @@ pub(super) struct Activations {
     pub(super) logits_staging: GpuBuffer,
 }
 
-const SLOTS: [Slot; 7] =
-    [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::LastNormed, Slot::Logits];
+/// All but [`Slot::LastNormed`]: the product behind it takes the norm in.
+const SLOTS: [Slot; 6] = [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::Logits];
 
 /// f32 of a slot's buffer.
 fn slot_words(shape: &DecoderShape, slot: Slot) -> u64 {

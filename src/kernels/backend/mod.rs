@@ -2,13 +2,13 @@
 //! groups made once per step and matrix.
 
 mod buffers;
-#[cfg(not(target_arch = "wasm32"))]
 mod profile;
 mod sample;
 mod steps;
 mod target;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use target::GpuBufferRef;
 
@@ -41,7 +41,16 @@ pub struct BackendInfo {
 pub struct GpuVector {
     id: u32,
     len: u32,
-    buffer: GpuBuffer,
+    buffer: Rc<GpuBuffer>,
+}
+
+/// A norm that the products behind it take in: `y = x / rms(x) * gain`.
+#[derive(Clone)]
+struct Norm {
+    x: Slot,
+    y: Slot,
+    id: u32,
+    gain: Rc<GpuBuffer>,
 }
 
 /// One step of one matrix, cache or norm: what its bind groups are filed under.
@@ -49,9 +58,9 @@ pub struct GpuVector {
 enum StepKey {
     Embed { table: u32 },
     RmsNorm { x: Slot, weight: u32, y: Slot },
-    Linear { x: Slot, weight: u32, y: Slot, write: Write, prompt: bool },
-    Gated { x: Slot, gate: u32 },
-    Up { x: Slot, up: u32, prompt: bool },
+    Linear { x: Slot, norm: u32, weight: u32, y: Slot, write: Write, prompt: bool },
+    Gated { x: Slot, norm: u32, gate: u32, prompt: bool },
+    Up { x: Slot, norm: u32, up: u32, prompt: bool },
     Silu,
     RopeStore { layer: u32 },
     Attend { layer: u32, prompt: bool },
@@ -59,6 +68,17 @@ enum StepKey {
     AttendReduce,
     SampleAdjust,
     SamplePick,
+}
+
+/// What waits for a kernel to be compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The first token.
+    Prompt,
+    /// The second.
+    Decode,
+    /// Nothing: until then the host chooses.
+    Choice,
 }
 
 /// A dispatch ready to run but for its grid.
@@ -90,14 +110,18 @@ pub struct WebGpu {
     uploader: Uploader,
     allocation_scope: Option<wgpu::ErrorScopeGuard>,
     planning: bool,
-    planned: Vec<Kernel>,
+    planned: Vec<(Stage, Kernel)>,
+    /// Kernels of the stages, compiled or on the way.
+    stages: Vec<(Stage, Pipeline)>,
+    choosing: bool,
     pass: Vec<Dispatch>,
     batch: BatchUniform,
     prompt: bool,
+    /// The latest norm, where it was left to what follows.
+    norm: Option<Norm>,
     /// How the attention of this pass is cut, where it is one decoded token's.
     one: Option<OneTiling>,
     next_id: u32,
-    #[cfg(not(target_arch = "wasm32"))]
     profile: profile::Profile,
     shape: DecoderShape,
     gpu: Gpu,
@@ -142,6 +166,7 @@ impl WebGpu {
     pub async fn new(gpu: Gpu, shape: DecoderShape) -> Result<WebGpu, GpuError> {
         let mut kernels = Kernels::default();
         let mut decoders = HashMap::new();
+        decode_fp8::start(&gpu, &mut kernels);
         for dtype in super::weights::DTYPES {
             decoders.insert(dtype, decode_fp8::choose(&gpu, &mut kernels, dtype).await?);
         }
@@ -164,12 +189,14 @@ impl WebGpu {
             allocation_scope: None,
             planning: false,
             planned: Vec::new(),
+            stages: Vec::new(),
+            choosing: false,
             pass: Vec::new(),
             batch: BatchUniform::default(),
             prompt: false,
+            norm: None,
             one: None,
             next_id: 0,
-            #[cfg(not(target_arch = "wasm32"))]
             profile: profile::Profile::default(),
             shape,
             gpu,
@@ -237,7 +264,7 @@ impl WebGpu {
         Ok(())
     }
 
-    fn decoder(&self, dtype: Dtype) -> Decoder {
+    pub(in crate::kernels) fn decoder(&self, dtype: Dtype) -> Decoder {
         self.decoders.get(&dtype).copied().unwrap_or(Decoder::Safe)
     }
 
@@ -280,8 +307,13 @@ impl WebGpu {
             return Err(GpuError::Rejected { label: name.into(), detail });
         };
         if self.planning {
-            if !self.planned.contains(&kernel) {
-                self.planned.push(kernel);
+            if !self.planned.iter().any(|(_, planned)| *planned == kernel) {
+                let stage = match (self.choosing, self.prompt) {
+                    (true, _) => Stage::Choice,
+                    (_, true) => Stage::Prompt,
+                    (_, false) => Stage::Decode,
+                };
+                self.planned.push((stage, kernel));
             }
             return Ok(None);
         }
@@ -321,11 +353,13 @@ impl WebGpu {
         prompt: bool,
     ) -> Result<Option<Vec<Bound>>, GpuError> {
         let (spec, decoder) = (&weight.spec, self.decoder(weight.spec.dtype));
-        let kernel = if prompt {
-            matmul::kernel(spec, decoder, self.tile)
-        } else {
-            matvec::kernel(spec, decoder, self.threads)
+        let norm = self.norm_of(x);
+        let kernel = match &norm {
+            _ if prompt => matmul::kernel(spec, decoder, self.tile),
+            Some(_) => matvec::normed(spec, decoder, self.threads, self.shape.norm_epsilon),
+            None => matvec::kernel(spec, decoder, self.threads),
         };
+        let x = norm.as_ref().map_or(x, |norm| norm.x);
         let Some(pipeline) = self.pipeline(&spec.label, kernel)? else { return Ok(None) };
         let single = y.single();
         let (x_pitch, y_pitch) = (self.pitch(x), y.pitch(self));
@@ -334,17 +368,17 @@ impl WebGpu {
             let params = linear::Params::new(weight, part, x_pitch, y_pitch, first, single, write);
             let params = self.uniform(&params)?;
             let y = y.buffer(self)?;
-            let buffers = [
-                &self.activations.batch,
-                self.params(&params)?,
-                self.slot(x)?,
-                &part.weights,
-                &part.scales,
-                y,
-            ];
+            let (batch, params) = (&self.activations.batch, self.params(&params)?);
+            let mut buffers = vec![batch, params, self.slot(x)?, &part.weights, &part.scales, y];
+            buffers.extend(norm.as_ref().map(|norm| &*norm.gain));
             bound.push(Bound { pipeline, group: self.kernels.bind(&self.gpu, pipeline, &buffers)? });
         }
         Ok(Some(bound))
+    }
+
+    /// The norm that makes this slot, where it was left to its readers.
+    fn norm_of(&self, slot: Slot) -> Option<Norm> {
+        self.norm.clone().filter(|norm| norm.y == slot)
     }
 
     fn linear_to(
@@ -395,7 +429,7 @@ impl Store for WebGpu {
     fn vector(&mut self, label: &str, len: u32) -> Result<GpuVector, GpuError> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = self.gpu.buffer(label, WebGpu::vector_bytes(len), usage, Purpose::Weights)?;
-        Ok(GpuVector { id: self.next_id(), len, buffer })
+        Ok(GpuVector { id: self.next_id(), len, buffer: Rc::new(buffer) })
     }
 
     fn write_vector(&mut self, vector: &GpuVector, values: &[f32]) -> Result<(), GpuError> {

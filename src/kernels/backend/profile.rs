@@ -1,6 +1,4 @@
-//! What a pass is made of and how long each kernel takes, by timestamps. For the bench; native builds only.
-
-use std::collections::BTreeMap;
+//! What a pass is made of and how long each kernel takes, by timestamps. For the bench.
 
 use super::{Dispatch, WebGpu};
 use crate::gpu::{GpuBuffer, GpuError, Purpose, read_buffer};
@@ -8,12 +6,24 @@ use crate::gpu::{GpuBuffer, GpuError, Purpose, read_buffer};
 /// Dispatches of one pass that are timed at most: a set of queries holds 4096.
 const MOST: usize = 2048;
 
+/// Kernels with their dispatches and milliseconds, in the order in which they first ran.
+type Kernels = Vec<(&'static str, u64, f64)>;
+
 /// Dispatches by kernel, and their time.
 #[derive(Default)]
 pub(super) struct Profile {
     on: bool,
     buffers: Option<(wgpu::QuerySet, GpuBuffer, GpuBuffer)>,
-    kernels: BTreeMap<&'static str, (u64, f64)>,
+    kernels: Kernels,
+}
+
+impl Profile {
+    fn add(&mut self, name: &'static str, count: u64, ms: f64) {
+        match self.kernels.iter_mut().find(|(other, ..)| *other == name) {
+            Some((_, counted, timed)) => (*counted, *timed) = (*counted + count, *timed + ms),
+            None => self.kernels.push((name, count, ms)),
+        }
+    }
 }
 
 impl WebGpu {
@@ -24,9 +34,9 @@ impl WebGpu {
         self.profile.kernels.clear();
     }
 
-    /// Dispatches and milliseconds by kernel since [`WebGpu::profile`].
-    pub fn profiled(&self) -> &BTreeMap<&'static str, (u64, f64)> {
-        &self.profile.kernels
+    /// Kernels with their dispatches and milliseconds since [`WebGpu::profile`].
+    pub fn profiled(&mut self) -> &mut Kernels {
+        &mut self.profile.kernels
     }
 
     fn kernel_of(&self, dispatch: &Dispatch) -> &'static str {
@@ -44,7 +54,7 @@ impl WebGpu {
         }
         for dispatch in dispatches {
             let name = self.kernel_of(dispatch);
-            self.profile.kernels.entry(name).or_default().0 += 1;
+            self.profile.add(name, 1, 0.0);
         }
         if !self.gpu.tier().timestamps || dispatches.len() > MOST {
             return Ok(None);
@@ -92,7 +102,7 @@ impl WebGpu {
             let &[low, high, end_low, end_high] = stamps else { continue };
             let ticks = (end_low | end_high << 32).saturating_sub(low | high << 32);
             let name = self.kernel_of(dispatch);
-            self.profile.kernels.entry(name).or_default().1 += ticks as f64 * period / 1e6;
+            self.profile.add(name, 0, ticks as f64 * period / 1e6);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::gpu::{Arriving, Gpu, GpuBuffer, GpuError, Purpose, buffer_bytes};
 use crate::kernels::sample_adjust::{self, Choice};
 use crate::kernels::sample_pick::{self, CHOSEN_WORDS};
 use crate::kernels::{PITCH, Sizes};
-use crate::steps::sampling::{Rules, Sampled, powers};
+use crate::steps::sampling::{Past, Rules, Sampled, powers};
 use crate::steps::{DecoderShape, Slot};
 
 /// Buffers of the choice, and the choices on their way to the host.
@@ -67,7 +67,7 @@ impl WebGpu {
         &mut self,
         rules: &Rules,
         bias: &[(u32, f32)],
-        prompt: &[u32],
+        past: Past,
     ) -> Result<usize, GpuError> {
         let sampling = &mut self.sampling;
         sampling.rules = *rules;
@@ -84,8 +84,11 @@ impl WebGpu {
         }
         if rules.penalties == 1 {
             let mut seen = vec![0u32; vocab];
-            for &id in prompt {
+            for &id in past.prompt.iter().chain(past.output) {
                 seen.get_mut(id as usize).into_iter().for_each(|seen| *seen = 1);
+            }
+            for &id in past.output {
+                seen.get_mut(id as usize).into_iter().for_each(|seen| *seen += 2);
             }
             queue.write_buffer(sampling.history.raw(), 0, bytemuck::cast_slice(&seen));
         }
@@ -97,6 +100,7 @@ impl WebGpu {
     /// Records the choice from the pass's logits.
     pub(super) fn record_choice(&mut self, draw: u64) -> Result<(), GpuError> {
         let vocab = self.shape.vocab;
+        self.choosing = self.planning;
         if !self.planning {
             let choice = Choice::new(&self.sampling.rules, vocab, draw);
             self.gpu.queue().write_buffer(self.sampling.choice.raw(), 0, bytemuck::bytes_of(&choice));

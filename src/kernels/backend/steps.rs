@@ -1,18 +1,49 @@
 //! The steps of a layer as dispatches of one compute pass.
 
-use super::{Bound, Dispatch, GpuBufferRef, StepKey, WebGpu};
-use crate::gpu::{GpuError, GpuMatrix, read_buffer};
+use super::{Bound, Dispatch, GpuBufferRef, Stage, StepKey, WebGpu};
+use crate::gpu::{GpuError, GpuMatrix, Pipeline, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
-    BatchUniform, attend, attend_reduce, embed, matvec_gated, rms_norm, rope_store, silu_mul,
+    BatchUniform, Sizes, attend, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm, rope_store,
+    silu_mul,
 };
-use crate::steps::sampling::{Rules, Sampled};
+use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
 
-use super::GpuVector;
+use super::{GpuVector, Norm};
 
 impl WebGpu {
+    /// Starts to compile what was planned: all of it, or only what the first token waits for.
+    fn start_stages(&mut self, first: bool) {
+        for (stage, kernel) in std::mem::take(&mut self.planned) {
+            if first && stage != Stage::Prompt {
+                self.planned.push((stage, kernel));
+            } else {
+                self.stages.push((stage, self.kernels.start(&self.gpu, kernel)));
+            }
+        }
+    }
+
+    /// What steps behind a norm that was left to them are filed under.
+    fn norm_id(&self, x: Slot) -> u32 {
+        self.norm_of(x).map_or(0, |norm| norm.id)
+    }
+
+    /// The kernels of a stage.
+    fn stage(&self, wanted: Stage) -> Vec<Pipeline> {
+        self.stages.iter().filter(|(stage, _)| *stage == wanted).map(|(_, pipeline)| *pipeline).collect()
+    }
+
+    /// Waits until tokens can be chosen here, which a chat does not: the host chooses its first ones.
+    ///
+    /// # Errors
+    /// What the compiler says.
+    pub async fn choosable(&mut self) -> Result<(), GpuError> {
+        let wanted: Vec<_> = [Stage::Decode, Stage::Choice].into_iter().flat_map(|s| self.stage(s)).collect();
+        self.kernels.wait(&wanted, &mut |_, _| ()).await
+    }
+
     /// Adds one dispatch to a pass.
     pub(super) fn encode_one(
         &self,
@@ -39,14 +70,20 @@ impl Steps for WebGpu {
 
     fn compile(&mut self) {
         self.planning = false;
-        for kernel in std::mem::take(&mut self.planned) {
-            self.kernels.start(&self.gpu, kernel);
-        }
+        self.choosing = false;
+        // An adapter that computes on the CPU compiles there as well: first what the first token waits for.
+        self.start_stages(self.sizes == Sizes::Cpu);
     }
 
     async fn compiled(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), GpuError> {
-        self.kernels.finish(progress).await?;
+        self.kernels.wait(&self.stage(Stage::Prompt), progress).await?;
+        self.start_stages(false);
         self.gpu.check()
+    }
+
+    async fn decodable(&mut self) -> Result<(), GpuError> {
+        let wanted = self.stage(Stage::Decode);
+        self.kernels.wait(&wanted, &mut |_, _| ()).await
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), GpuError> {
@@ -83,8 +120,12 @@ impl Steps for WebGpu {
     }
 
     fn rms_norm(&mut self, x: Slot, weight: &GpuVector, y: Slot) -> Result<(), GpuError> {
-        let last = y == Slot::LastNormed;
-        let rows = if last { 1 } else { self.batch.tokens };
+        self.norm = None;
+        if !self.prompt || y == Slot::LastNormed {
+            self.norm = Some(Norm { x, y, id: weight.id, gain: weight.buffer.clone() });
+            return Ok(());
+        }
+        let rows = self.batch.tokens;
         let bind = |this: &mut Self| {
             let kernel = rms_norm::kernel(this.pitch(x) / 4, this.sizes);
             let Some(pipeline) = this.pipeline("rms_norm", Some(kernel))? else {
@@ -93,7 +134,7 @@ impl Steps for WebGpu {
             let params = this.uniform(&rms_norm::Params {
                 width: this.shape.width(x),
                 pitch: this.pitch(x) / 4,
-                last: u32::from(last),
+                last: 0,
                 epsilon: this.shape.norm_epsilon,
             })?;
             let buffers = [
@@ -116,19 +157,23 @@ impl Steps for WebGpu {
         first: u32,
         write: Write,
     ) -> Result<(), GpuError> {
-        let key = StepKey::Linear { x, weight: weight.id, y, write, prompt: self.prompt };
+        let norm = self.norm_id(x);
+        let key = StepKey::Linear { x, norm, weight: weight.id, y, write, prompt: self.prompt };
         self.linear_to(key, x, weight, (GpuBufferRef::Slot(y), first), write)
     }
 
     fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
         let (tokens, threads) = (self.batch.tokens, self.threads);
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
-        if self.prompt || !alike {
-            let mlp = GpuBufferRef::Slot(Slot::Mlp);
-            let key =
-                StepKey::Linear { x, weight: gate.id, y: Slot::Mlp, write: Write::Set, prompt: self.prompt };
-            self.linear_to(key, x, gate, (mlp, 0), Write::Set)?;
-            let key = StepKey::Up { x, up: up.id, prompt: self.prompt };
+        let (prompt, id) = (self.prompt, self.norm_id(x));
+        if prompt && alike {
+            return self.gated_product(x, gate, up);
+        }
+        let Some(norm) = self.norm_of(x).filter(|_| alike) else {
+            let (mlp, write) = (GpuBufferRef::Slot(Slot::Mlp), Write::Set);
+            let key = StepKey::Linear { x, norm: id, weight: gate.id, y: Slot::Mlp, write, prompt };
+            self.linear_to(key, x, gate, (mlp, 0), write)?;
+            let key = StepKey::Up { x, norm: id, up: up.id, prompt };
             self.linear_to(key, x, up, (GpuBufferRef::Up, 0), Write::Set)?;
             let pitch = self.pitch(Slot::Mlp) / 4;
             let bind = |this: &mut Self| {
@@ -140,29 +185,31 @@ impl Steps for WebGpu {
                 Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
-        }
+        };
         let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
-            let kernel = matvec_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), threads);
+            let (decoder, epsilon) = (this.decoder(gate.spec.dtype), this.shape.norm_epsilon);
+            let kernel = matvec_gated::kernel(&gate.spec, decoder, threads, epsilon);
             let Some(pipeline) = this.pipeline("matvec_gated", kernel)? else { return Ok(None) };
-            let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
+            let (x_pitch, y_pitch) = (this.pitch(norm.x), this.pitch(Slot::Mlp));
             let mut bound = Vec::new();
             for (part, up) in gate.parts.iter().zip(&up.parts) {
                 let params = this.uniform(&matvec_gated::Params::new(gate, part, x_pitch, y_pitch))?;
                 let buffers = [
                     this.params(&params)?,
-                    this.slot(x)?,
+                    this.slot(norm.x)?,
                     &part.weights,
                     &part.scales,
                     &up.weights,
                     &up.scales,
                     this.slot(Slot::Mlp)?,
+                    &norm.gain,
                 ];
                 bound.push(Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? });
             }
             Ok(Some(bound))
         };
-        self.record(StepKey::Gated { x, gate: gate.id }, bind, grids)
+        self.record(StepKey::Gated { x, norm: id, gate: gate.id, prompt: false }, bind, grids)
     }
 
     fn rope_store(&mut self, layer: u32) -> Result<(), GpuError> {
@@ -259,13 +306,10 @@ impl Steps for WebGpu {
         if self.planning {
             return Ok(None);
         }
-        #[cfg(not(target_arch = "wasm32"))]
         let (timed, mut encoder) = match self.encode_timed(&pass_list)? {
             Some(encoder) => (true, encoder),
             None => (false, self.encode(&pass_list)?),
         };
-        #[cfg(target_arch = "wasm32")]
-        let mut encoder = self.encode(&pass_list)?;
         let staging = &self.activations.logits_staging;
         if logits {
             let bytes = u64::from(self.shape.vocab) * 4;
@@ -277,7 +321,6 @@ impl Steps for WebGpu {
         } else {
             self.gpu.idle().await.map(|()| None)
         };
-        #[cfg(not(target_arch = "wasm32"))]
         if timed && result.is_ok() {
             self.read_times(&pass_list).await?;
         }
@@ -298,9 +341,14 @@ impl Steps for WebGpu {
         &mut self,
         rules: &Rules,
         bias: &[(u32, f32)],
-        prompt: &[u32],
+        past: Past,
     ) -> Result<Option<usize>, GpuError> {
-        self.prepare_sampling(rules, bias, prompt).map(Some)
+        let mut wanted = self.stage(Stage::Decode);
+        wanted.extend(self.stage(Stage::Choice));
+        match self.kernels.are_ready(&wanted)? {
+            true => self.prepare_sampling(rules, bias, past).map(Some),
+            false => Ok(None),
+        }
     }
 
     fn begin_sampled(&mut self, position: u32) -> Result<(), GpuError> {
@@ -321,6 +369,34 @@ impl Steps for WebGpu {
 }
 
 impl WebGpu {
+    /// Gate, up and activation of many tokens.
+    fn gated_product(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
+        let (tokens, tile) = (self.batch.tokens, self.tile);
+        let grids = gate.parts.iter().map(|part| matmul_gated::grid(part.rows, tokens, tile));
+        let bind = |this: &mut Self| {
+            let kernel = matmul_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), tile);
+            let Some(pipeline) = this.pipeline("matmul_gated", kernel)? else { return Ok(None) };
+            let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
+            let mut bound = Vec::new();
+            for (part, up) in gate.parts.iter().zip(&up.parts) {
+                let params = this.uniform(&matmul_gated::Params::new(gate, part, x_pitch, y_pitch))?;
+                let buffers = [
+                    &this.activations.batch,
+                    this.params(&params)?,
+                    this.slot(x)?,
+                    &part.weights,
+                    &part.scales,
+                    &up.weights,
+                    &up.scales,
+                    this.slot(Slot::Mlp)?,
+                ];
+                bound.push(Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? });
+            }
+            Ok(Some(bound))
+        };
+        self.record(StepKey::Gated { x, norm: 0, gate: gate.id, prompt: true }, bind, grids)
+    }
+
     /// Begins a pass whose ids are in place, or will be by then.
     fn open_pass(&mut self, tokens: u32, position: u32, prompt: bool) -> Result<(), GpuError> {
         self.gpu.check().inspect_err(|_| self.forget())?;
@@ -335,6 +411,7 @@ impl WebGpu {
         let (splits, tiles_per_split) = tiling.splits(&self.shape, position, tokens, prompt);
         self.batch = BatchUniform { tokens, position, splits, tiles_per_split };
         self.prompt = prompt;
+        self.norm = None;
         self.pass.clear();
         if !self.planning {
             let rope = self.shape.rope_table(position, tokens);

@@ -1,7 +1,24 @@
-// The client package on an otherwise empty page, as `globalThis.bise`, with what tests keep needing.
+// The client package on an otherwise empty page, as `globalThis.bise`, with what tests keep needing. Engines run on
+// WebGPU, or on the backend that the page's address names (`?backend=auto`), unless a load says otherwise: left the
+// choice, they would all take the processor, since the adapters of the tests are software.
 
 const path = "/pkg/index.js"; // not a literal: the type checker knows no such file
 const client = await import(path);
+const backend = new URLSearchParams(location.search).get("backend") ?? "webgpu";
+
+/** The client's engine, on the page's backend. */
+const Engine = {
+  /** @param {unknown} model @param {any} options */
+  async load(model, options) {
+    const isPlain = options === undefined || (typeof options === "object" && options !== null);
+    const given = isPlain ? { backend, ...options } : options;
+    const engine = await client.Engine.load(model, given);
+    if (given.backend !== "auto" && engine.info.backend !== given.backend) {
+      throw new Error(`this test asked for ${given.backend}, and runs on ${engine.info.backend}`);
+    }
+    return engine;
+  },
+};
 
 /**
  * How a promise ended: its value or its error, and after how many milliseconds.
@@ -44,4 +61,4 @@ function useWorker(other) {
   };
 }
 
-Object.assign(globalThis, { useWorker, bise: { ...client, outcome, proof } });
+Object.assign(globalThis, { useWorker, bise: { ...client, Engine, outcome, proof } });

@@ -16,6 +16,7 @@ import { formatSpeed } from "../format.js";
  * @property {() => { subjects: Subject[], areSmall: boolean } | null} subjects null while the recipe has an error
  * @property {() => LoadedEngine | null} merged the chat's engine, if it runs this very merge
  * @property {() => Promise<void>} makeRoom ends the chat's engine
+ * @property {() => ReturnType<import("../backend.js").BackendPanel["options"]>} backend where they run
  */
 
 export class ComparePanel {
@@ -94,7 +95,8 @@ export class ComparePanel {
    */
   async #keptEngine(column, signal) {
     const { model } = column.subject;
-    const key = JSON.stringify(model);
+    const backend = this.#around.backend();
+    const key = JSON.stringify(model) + backend.backend;
     const kept = this.#engines.get(key);
     if (kept) return kept;
     // Of merges only the last one stays.
@@ -103,7 +105,7 @@ export class ComparePanel {
       this.#engines.delete(old);
       void engine.dispose();
     }
-    const engine = await load(column, signal);
+    const engine = await load(column, backend, signal);
     this.#engines.set(key, engine);
     return engine;
   }
@@ -126,7 +128,7 @@ export class ComparePanel {
       /** @type {LoadedEngine | null} */
       let engine = null;
       await answer(column, async () => {
-        engine = await load(column, signal);
+        engine = await load(column, this.#around.backend(), signal);
         return engine;
       });
       await /** @type {LoadedEngine | null} */ (engine)?.dispose();
@@ -148,11 +150,13 @@ function newColumn(subject) {
 
 /**
  * @param {Column} column
+ * @param {{ backend: "auto" | "webgpu" | "cpu" }} backend
  * @param {AbortSignal} signal
  */
-async function load({ subject, status }, signal) {
+async function load({ subject, status }, backend, signal) {
   status.textContent = "loading";
   return Engine.load(subject.model, {
+    ...backend,
     signal,
     onProgress: ({ phase, done, total }) => {
       const share = total > 0 ? ` ${Math.round((100 * done) / total)} %` : "";

@@ -1,0 +1,423 @@
+//! How fast a loaded model runs, beside what the same adapter can do at most. One text for the command line and for
+//! browsers; the limits are those of [`crate::kernels::probe`].
+
+use serde::Serialize;
+use web_time::Instant;
+
+use super::{Engine, EngineError, Info};
+use crate::kernels::WebGpu;
+use crate::kernels::probe::{Kind, Limits, Probe, median};
+use crate::steps::sampling::{Past, Rules};
+use crate::steps::{DecoderShape, MatrixSpec};
+
+/// Prompt lengths.
+const PROMPTS: [u32; 4] = [16, 128, 512, 2048];
+/// Tokens in the cache before a token is decoded.
+const CONTEXTS: [u32; 3] = [16, 512, 2048];
+/// Tokens decoded for one sample.
+const STEPS: u32 = 8;
+/// A prompt that takes longer than this is timed once.
+const LONG_MS: f64 = 4000.0;
+/// A prompt that would take longer than this, by the shorter ones, is left out.
+const TOO_LONG_MS: f64 = 90_000.0;
+/// Tokens of the prompt whose logits are compared, and tokens decoded behind it.
+const COMPARED: [u32; 2] = [12, 3];
+/// How far logits may be from the reference's, of the largest: keys and values are rounded to f16.
+const TOLERANCE: f32 = 5e-3;
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct BenchOptions {
+    /// How often everything is timed.
+    pub rounds: u32,
+    /// Longest prompt and context that are timed.
+    pub longest: u32,
+    /// Fewer kernels, shorter samples.
+    pub quick: bool,
+}
+
+impl Default for BenchOptions {
+    fn default() -> BenchOptions {
+        BenchOptions { rounds: 3, longest: 2048, quick: false }
+    }
+}
+
+/// One figure: the median of its samples.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// `limit`, `kernel`, `merge`, `load`, `first token`, `prefill`, `decode`, `submits`, `dispatches` or `time`.
+    pub kind: &'static str,
+    /// Which of its kind.
+    pub name: String,
+    /// Tokens: of the prompt, or before the decoded one; else 0.
+    pub at: u32,
+    /// The median.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+    /// Least and most.
+    pub spread: [f64; 2],
+    /// Number of samples.
+    pub samples: usize,
+    /// What the adapter can do at most, in the same unit, where that was measured.
+    pub limit: Option<f64>,
+    /// How close to the limit it is; 1: reached.
+    pub ratio: Option<f64>,
+}
+
+/// The result of a bench.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    /// What was measured, and on which adapter; memory in bytes.
+    pub info: Info,
+    /// Largest deviation of a logit from the reference's, of the largest.
+    pub deviation: f32,
+    /// All figures.
+    pub figures: Figures,
+    /// What was left out, and why.
+    pub notes: Vec<&'static str>,
+}
+
+/// All figures of a report.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Figures(pub Vec<Figure>);
+
+/// How samples become a figure.
+#[derive(Clone, Copy, Debug)]
+pub enum Unit {
+    /// Each times this.
+    Times(f64, &'static str),
+    /// This by each.
+    Per(f64, &'static str),
+}
+
+impl Figures {
+    /// Adds the median of some samples; `limit` is in the figure's unit, and 0 where there is none.
+    // One function, and not inlined: what is called so often would be half of the bench's code.
+    #[inline(never)]
+    pub fn add(
+        &mut self,
+        (kind, name, at): (&'static str, &str, u32),
+        unit: Unit,
+        samples: &[f64],
+        limit: f64,
+    ) {
+        let mut figure = Figure {
+            kind,
+            name: name.to_owned(),
+            at,
+            value: 0.0,
+            unit: "",
+            spread: [f64::INFINITY, 0.0],
+            samples: samples.len(),
+            limit: None,
+            ratio: None,
+        };
+        let mut values = samples.to_vec();
+        for value in &mut values {
+            (*value, figure.unit) = match unit {
+                Unit::Times(factor, unit) => (*value * factor, unit),
+                Unit::Per(work, unit) => (work / *value, unit),
+            };
+            let [least, most] = &mut figure.spread;
+            (*least, *most) = (least.min(*value), most.max(*value));
+        }
+        figure.value = median(&values);
+        if limit > 0.0 {
+            (figure.limit, figure.ratio) = (Some(limit), Some(figure.value / limit));
+        }
+        self.0.push(figure);
+    }
+}
+
+/// Token ids that a model of that vocabulary takes.
+fn ids(vocab: u32, count: u32) -> Vec<u32> {
+    (0..count).map(|i| (i * 7919 + 13) % vocab.max(1)).collect()
+}
+
+/// The passes whose logits are compared: ids, and whether they are a prompt.
+pub fn compared(vocab: u32) -> Vec<(Vec<u32>, bool)> {
+    let [prompt, rest] = COMPARED;
+    let ids = ids(vocab, prompt + rest);
+    let (prompt, rest) = ids.split_at(prompt as usize);
+    std::iter::once((prompt.to_vec(), true)).chain(rest.iter().map(|id| (vec![*id], false))).collect()
+}
+
+impl Engine {
+    /// Logits of the passes that a bench compares, one behind the other: what an engine on another backend
+    /// gives as `expected`. `(passes, vocab)`
+    ///
+    /// # Errors
+    /// What the backend reports.
+    pub async fn bench_logits(&mut self) -> Result<Vec<f32>, EngineError> {
+        self.decoder.reset();
+        let mut all = Vec::new();
+        for (ids, is_prompt) in compared(self.config.vocab) {
+            all.extend(self.decoder.forward(&ids, is_prompt, true).await?.unwrap_or_default());
+        }
+        Ok(all)
+    }
+
+    /// Compares logits with `expected`, as [`Engine::bench_logits`] gives them, then times everything. `progress`
+    /// hears what is done next, and at which number of tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::BadRequest`] on the CPU; [`EngineError::WrongLogits`]; [`EngineError::Aborted`]; what the
+    /// device reports.
+    pub async fn bench(
+        &mut self,
+        expected: &[f32],
+        options: BenchOptions,
+        progress: &mut dyn FnMut(&'static str, u32),
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<BenchReport, EngineError> {
+        let shape = self.gpu()?.shape().clone();
+        let mut say = |what: &'static str, at: u32| {
+            progress(what, at);
+            if cancelled() { Err(EngineError::Aborted) } else { Ok(()) }
+        };
+        say("comparing logits", 0)?;
+        let (deviation, first_ms) = self.validate(expected).await?;
+        let cold = self.loading.ms + first_ms;
+
+        self.gpu()?.choosable().await?;
+        say("preparing limits", 0)?;
+        let matrices = self.plan.products();
+        let mut limits = Limits::new(self.gpu()?, &matrices, options.quick).await?;
+        let longest = if options.quick { options.longest.min(128) } else { options.longest };
+        let mut notes = Vec::new();
+        if shape.context < longest.saturating_add(STEPS + 8) {
+            notes.push("the context holds no longer prompts");
+        }
+        // Milliseconds: of prompts, then of tokens behind a context.
+        let mut points: Vec<(bool, u32, Vec<f64>)> = Vec::new();
+        for (is_prompt, lengths) in [(true, &PROMPTS[..]), (false, &CONTEXTS[..])] {
+            let fit = lengths.iter().filter(|&&at| at <= longest && at + STEPS + 8 <= shape.context);
+            points.extend(fit.map(|&at| (is_prompt, at, Vec::new())));
+        }
+        let mut submits = 0;
+        for round in 0..options.rounds.max(1) {
+            say("measuring limits", 0)?;
+            limits.sample(self.gpu()?.gpu()).await?;
+            let mut ms_per_token = 0.0;
+            for (is_prompt, at, samples) in &mut points {
+                let known = samples.first().copied();
+                if !*is_prompt {
+                    say("decoding behind", *at)?;
+                    let before = self.traffic().submits;
+                    samples.push(self.time_decode(*at, &shape).await?);
+                    submits = self.traffic().submits - before;
+                } else if known.is_none() && (round > 0 || ms_per_token * f64::from(*at) > TOO_LONG_MS) {
+                    if round == 0 {
+                        notes.push("longer prompts would take minutes");
+                    }
+                } else if known.is_none_or(|ms| ms < LONG_MS) {
+                    say("a prompt of", *at)?;
+                    samples.push(self.time_prompt(*at, &shape).await?);
+                }
+                ms_per_token = samples.first().map_or(ms_per_token, |ms| ms / f64::from(*at));
+            }
+        }
+
+        say("profiling", 0)?;
+        let timed = self.gpu()?.gpu().tier().timestamps;
+        if !timed {
+            notes.push("this adapter has no timestamps: kernels are counted, not timed");
+        }
+        let mut figures = of_limits(&limits);
+        let loading = Unit::Per(self.loading.bytes as f64 / 1e3, "MB/s");
+        figures.add(
+            ("load", "weights", 0),
+            loading,
+            &[self.loading.weights_ms],
+            median(&limits.writes) / 1e6,
+        );
+        figures.add(("first token", "cold, from the load on", 0), Unit::Times(1.0, "ms"), &[cold], 0.0);
+        if let Some((true, at, samples)) = points.first() {
+            figures.add(("first token", "warm", *at), Unit::Times(1.0, "ms"), samples, 0.0);
+        }
+        for (is_prompt, at, samples) in points.iter().filter(|(_, _, samples)| !samples.is_empty()) {
+            let (kind, name, tokens, limit_ms) = match is_prompt {
+                true => ("prefill", "prompt", f64::from(*at), prompt_limit_ms(*at, &matrices, &limits)),
+                false => ("decode", "token", 1.0, decode_limit_ms(*at, &shape, &matrices, &limits)),
+            };
+            let tokens_ms = tokens * 1e3;
+            figures.add((kind, name, *at), Unit::Per(tokens_ms, "tokens/s"), samples, tokens_ms / limit_ms);
+        }
+        // The first of them ends a prompt; the rest were decoded.
+        let per_token = submits as f64 / f64::from(STEPS + 1);
+        figures.add(("submits", "per token", 0), Unit::Times(1.0, "submits"), &[per_token], 0.0);
+        for (_, at, _) in points.iter().filter(|(is_prompt, ..)| !is_prompt) {
+            self.profile(*at, &shape, timed, &mut figures).await?;
+        }
+        Ok(BenchReport { info: self.info(), deviation, figures, notes })
+    }
+
+    fn gpu(&mut self) -> Result<&mut WebGpu, EngineError> {
+        let cpu =
+            || EngineError::BadRequest("the bench measures WebGPU: load with the backend webgpu".into());
+        self.decoder.backend_mut().webgpu().ok_or_else(cpu)
+    }
+
+    /// The largest deviation of a logit, and milliseconds until the first ones were there.
+    async fn validate(&mut self, expected: &[f32]) -> Result<(f32, f64), EngineError> {
+        self.decoder.reset();
+        let vocab = self.config.vocab as usize;
+        let passes = compared(self.config.vocab);
+        let started = Instant::now();
+        let (mut worst, mut first_ms) = (0.0_f32, 0.0);
+        if expected.len() != vocab * passes.len() {
+            worst = f32::INFINITY;
+        }
+        for ((ids, is_prompt), want) in passes.iter().zip(expected.chunks(vocab.max(1))) {
+            let got = self.decoder.forward(ids, *is_prompt, true).await?.unwrap_or_default();
+            if *is_prompt {
+                first_ms = started.elapsed().as_secs_f64() * 1e3;
+            }
+            let largest = want.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+            for (g, w) in got.iter().zip(want) {
+                let off = (g - w).abs() / largest;
+                // What is not a number is no result either, and `max` would drop it.
+                worst = if off <= worst { worst } else { off };
+            }
+        }
+        if worst <= TOLERANCE { Ok((worst, first_ms)) } else { Err(EngineError::WrongLogits(worst)) }
+    }
+
+    /// Milliseconds for one token of the token loop behind that many.
+    async fn time_decode(&mut self, context: u32, shape: &DecoderShape) -> Result<f64, EngineError> {
+        self.decoder.reset();
+        self.decoder.assume(&ids(shape.vocab, context));
+        let rules = Rules { greedy: 1, ..Rules::default() };
+        let ahead = self.decoder.start_sampling(&rules, &[], Past::default())?.unwrap_or(1);
+        self.decoder.advance(&[1], false, 0)?;
+        let mut started = Instant::now();
+        let mut left = STEPS;
+        for step in 0..=STEPS {
+            while left > 0 && self.decoder.under_way() < ahead {
+                self.decoder.advance(&[], false, 0)?;
+                left -= 1;
+            }
+            self.decoder.chosen().await?;
+            if step == 0 {
+                started = Instant::now();
+            }
+        }
+        Ok(started.elapsed().as_secs_f64() * 1e3 / f64::from(STEPS))
+    }
+
+    /// Milliseconds for a prompt of that many tokens, the choice of the first token included.
+    async fn time_prompt(&mut self, tokens: u32, shape: &DecoderShape) -> Result<f64, EngineError> {
+        let ids = ids(shape.vocab, tokens);
+        self.decoder.reset();
+        let started = Instant::now();
+        let rules = Rules { greedy: 1, ..Rules::default() };
+        self.decoder.start_sampling(&rules, &[], Past::default())?;
+        let batches = ids.chunks(self.decoder.max_batch().max(1) as usize);
+        let last = batches.len();
+        for (index, batch) in (1..).zip(batches) {
+            if index == last {
+                self.decoder.advance(batch, true, 0)?;
+                self.decoder.chosen().await?;
+            } else {
+                self.decoder.forward(batch, true, false).await?;
+            }
+        }
+        Ok(started.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// What one token behind `context` others is made of.
+    async fn profile(
+        &mut self,
+        context: u32,
+        shape: &DecoderShape,
+        timed: bool,
+        figures: &mut Figures,
+    ) -> Result<(), EngineError> {
+        self.decoder.reset();
+        self.decoder.assume(&ids(shape.vocab, context));
+        self.gpu()?.profile(true);
+        self.decoder.forward(&[1], false, true).await?;
+        let kernels = std::mem::take(self.gpu()?.profiled());
+        self.gpu()?.profile(false);
+        let layers = u64::from(shape.layers.max(1));
+        let mut per_layer = 0;
+        let counted = Unit::Times(1.0, "dispatches");
+        for (name, count, ms) in &kernels {
+            // Of what runs once for a token, a layer has none.
+            per_layer += count / layers;
+            figures.add(("dispatches", name, context), counted, &[*count as f64], 0.0);
+            if timed {
+                figures.add(("time", name, context), Unit::Times(1.0, "ms"), &[*ms], 0.0);
+            }
+        }
+        figures.add(("dispatches", "per layer", context), counted, &[per_layer as f64], 0.0);
+        Ok(())
+    }
+}
+
+/// What the adapter can do at most, and each kernel that was tried.
+fn of_limits(limits: &Limits) -> Figures {
+    let mut figures = Figures::default();
+    let stream = limits.best(Kind::Stream);
+    for (index, probe) in limits.probes.iter().enumerate() {
+        let (kind, what, unit) = match probe.kind {
+            Kind::Stream => ("limit", "streaming read", Unit::Times(1e-9, "GB/s")),
+            Kind::Matvec(_) => ("limit", "matrix-vector", Unit::Times(1e-9, "GB/s")),
+            Kind::Matmul(_) => ("limit", "matrix-matrix", Unit::Times(1e-9, "GFLOP/s")),
+            Kind::Dispatch => ("limit", "dispatches", Unit::Times(1e-3, "per ms")),
+            Kind::Reduce => ("merge", "reduce", Unit::Times(1e-9, "GB/s")),
+            Kind::Blend => ("merge", "blend", Unit::Times(1e-9, "GB/s")),
+        };
+        let dtype = match probe.kind {
+            Kind::Matvec(dtype) | Kind::Matmul(dtype) => Some(dtype),
+            _ => None,
+        };
+        let mut name = what.to_owned();
+        if let Some(dtype) = dtype {
+            name = format!("{what} {dtype}");
+            let kernel = format!("{what} {} {}", probe.shape, probe.variant);
+            figures.add(("kernel", &kernel, 0), unit, &probe.samples, limits.best(probe.kind) * 1e-9);
+        }
+        // The best of a kind stands for it; of equals the first.
+        let of_kind = limits.probes.iter().enumerate().filter(|(_, other)| other.kind == probe.kind);
+        let better = |(at, other): (usize, &Probe)| {
+            other.rate() > probe.rate() || (other.rate() == probe.rate() && at < index)
+        };
+        if !of_kind.into_iter().any(better) {
+            let limit = if kind == "merge" { stream * 1e-9 } else { 0.0 };
+            figures.add((kind, &name, 0), unit, &probe.samples, limit);
+        }
+    }
+    figures.add(("limit", "writes to the device", 0), Unit::Times(1e-6, "MB/s"), &limits.writes, 0.0);
+    figures.add(("limit", "submit and read back", 0), Unit::Times(1.0, "ms"), &limits.readbacks, 0.0);
+    figures
+}
+
+fn size(spec: &MatrixSpec) -> f64 {
+    f64::from(spec.rows) * f64::from(spec.cols)
+}
+
+/// Milliseconds in which every weight is read once at the best rate of its type, and the cache at the streaming rate.
+fn decode_limit_ms(context: u32, shape: &DecoderShape, matrices: &[MatrixSpec], limits: &Limits) -> f64 {
+    let positions = f64::from(context.min(shape.cache_slots()));
+    let cache_bytes = positions * f64::from(shape.kv_width()) * 4.0 * f64::from(shape.layers);
+    let matvec = |spec: &MatrixSpec| {
+        size(spec) * spec.dtype.size_bytes() as f64 / limits.best(Kind::Matvec(spec.dtype))
+    };
+    (cache_bytes / limits.best(Kind::Stream) + matrices.iter().map(matvec).sum::<f64>()) * 1e3
+}
+
+/// Milliseconds in which every matrix is multiplied with so many tokens at the best rate of its type, or read once
+/// where that takes longer, and the head with the last of them.
+fn prompt_limit_ms(tokens: u32, matrices: &[MatrixSpec], limits: &Limits) -> f64 {
+    let Some((head, layers)) = matrices.split_last() else { return 0.0 };
+    let bytes = |spec: &MatrixSpec| size(spec) * spec.dtype.size_bytes() as f64;
+    let matmul = |spec: &MatrixSpec| {
+        let work = 2.0 * size(spec) * f64::from(tokens) / limits.best(Kind::Matmul(spec.dtype));
+        work.max(bytes(spec) / limits.best(Kind::Stream))
+    };
+    let head = bytes(head) / limits.best(Kind::Matvec(head.dtype));
+    (head + layers.iter().map(matmul).sum::<f64>()) * 1e3
+}

@@ -1,0 +1,83 @@
+//! `Mlp = silu(x Wg^T) * (x Wu^T)` for many tokens. See matmul_gated.wgsl.
+
+use crate::gpu::{Binding, GpuMatrix, Kernel, Part};
+use crate::steps::MatrixSpec;
+
+use super::matmul::REGISTERS_WGSL;
+use super::sizes::Tile;
+use super::weights::Decoder;
+use super::{BATCH_WGSL, BatchUniform, Grid, linear, weights};
+
+/// Rows of each matrix that a thread computes.
+const ROWS: u32 = 4;
+
+/// Layout of `Params` in matmul_gated.wgsl.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    /// Row of Wg and Wu at which the buffers start.
+    pub first_row: u32,
+    /// Rows in each.
+    pub rows: u32,
+    /// 16-byte loads per row.
+    pub loads: u32,
+    /// vec4 between rows of x.
+    pub x_pitch: u32,
+    /// f32 between rows of y.
+    pub y_pitch: u32,
+    /// Scales per row; 0: none.
+    pub scale_blocks: u32,
+    /// Loads that share a scale.
+    pub loads_per_block: u32,
+    /// Uniform structs are multiples of 16 bytes.
+    pub padding: u32,
+}
+
+impl Params {
+    /// Parameters of one part, for x and y with rows of `x_pitch` and `y_pitch` f32.
+    pub fn new(matrix: &GpuMatrix, part: &Part, x_pitch: u32, y_pitch: u32) -> Params {
+        Params {
+            first_row: part.first_row,
+            rows: part.rows,
+            loads: matrix.loads_per_row(),
+            x_pitch: x_pitch / 4,
+            y_pitch,
+            scale_blocks: matrix.scale_blocks(),
+            loads_per_block: linear::loads_per_block(&matrix.spec),
+            padding: 0,
+        }
+    }
+}
+
+/// Group 0, in order.
+pub const BINDINGS: &[Binding] = &[
+    Binding::uniform("batch", size_of::<BatchUniform>()),
+    Binding::uniform("params", size_of::<Params>()),
+    Binding::read("x"),
+    Binding::read("gate_weights"),
+    Binding::read("gate_scales"),
+    Binding::read("up_weights"),
+    Binding::read("up_scales"),
+    Binding::write("y"),
+];
+
+/// The kernel for a pair of matrices of this shape; `None` for a dtype that shaders do not read.
+pub fn kernel(spec: &MatrixSpec, decoder: Decoder, tile: Tile) -> Option<Kernel> {
+    Some(Kernel {
+        name: "matmul_gated",
+        parts: vec![
+            BATCH_WGSL,
+            weights::wgsl(spec.dtype, decoder)?,
+            REGISTERS_WGSL,
+            tile.walk(),
+            include_str!("matmul_gated.wgsl"),
+        ],
+        constants: tile.constants(spec, 2 * ROWS),
+        bindings: BINDINGS,
+    })
+}
+
+/// Workgroups for `rows` rows of each matrix and `tokens` tokens.
+pub fn grid(rows: u32, tokens: u32, tile: Tile) -> Grid {
+    tile.grid(rows, ROWS, tokens)
+}
