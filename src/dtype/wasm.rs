@@ -1,4 +1,4 @@
-//! The loops that every weight passes, in WebAssembly SIMD. The release build optimises for size,
+//! The loops of quantising and narrowing in WebAssembly SIMD. The release build optimises for size,
 //! which switches the compiler's own vectorisation off, and a model has billions of weights.
 //! Measured under V8 at that optimisation: 1.9 ns per weight, the scalar loop 6.7 ns. Native
 //! tests reach only the scalar twins in `dtype.rs`; change both together.
@@ -15,17 +15,6 @@ use super::{E4M3_MAX, Halves, LANES};
 /// Four loads. Named element by element, vectors may come from memory so.
 fn load(values: &[f32; LANES]) -> [v128; 4] {
     bytemuck::pod_read_unaligned(bytemuck::bytes_of(values))
-}
-
-/// Twin of the scalar `any_carry`.
-pub(super) fn any_carry(words: &[[u8; 16]], [mask, lowest, sign]: [u64; 3]) -> bool {
-    let [mask, lowest, sign] = [u64x2_splat(mask), u64x2_splat(lowest), u64x2_splat(sign)];
-    let mut any = u64x2_splat(0);
-    for word in words {
-        let word: v128 = bytemuck::pod_read_unaligned(word);
-        any = v128_or(any, u64x2_add(v128_and(word, mask), lowest));
-    }
-    v128_any_true(v128_and(any, sign))
 }
 
 /// Twin of the scalar `absmax_bits`.

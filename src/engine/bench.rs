@@ -294,17 +294,7 @@ impl Engine {
         }
         let mut started = Instant::now();
         let rules = Rules { greedy: 1, ..Rules::default() };
-<<<<<<< HEAD
         let ahead = self.decoder.start_sampling(&rules, &[], Past::default())?.unwrap_or(1);
-        self.decoder.advance(&[1], false, 0)?;
-        let mut started = Instant::now();
-        let mut left = STEPS;
-        for step in 0..=STEPS {
-            while left > 0 && self.decoder.under_way() < ahead {
-                self.decoder.advance(&[], false, 0)?;
-                left -= 1;
-=======
-        let ahead = self.decoder.start_sampling(&rules, &[], &[])?.unwrap_or(1);
         while let Some((batch, rest)) = next.split_at_checked(self.decoder.max_batch().max(1) as usize)
             && !rest.is_empty()
         {
@@ -314,41 +304,16 @@ impl Engine {
         let mut submitted = 0;
         for step in 0..=steps {
             while submitted <= steps && self.decoder.under_way() < ahead {
-                self.decoder.advance(next, 0)?;
+                self.decoder.advance(next, is_prompt, 0)?;
                 next = &[];
                 submitted += 1;
->>>>>>> bench5
             }
             self.decoder.chosen().await?;
             if step == 0 && !is_prompt {
                 started = Instant::now();
             }
         }
-<<<<<<< HEAD
-        Ok(started.elapsed().as_secs_f64() * 1e3 / f64::from(STEPS))
-    }
-
-    /// Milliseconds for a prompt of that many tokens, the choice of the first token included.
-    async fn time_prompt(&mut self, tokens: u32, shape: &DecoderShape) -> Result<f64, EngineError> {
-        let ids = ids(shape.vocab, tokens);
-        self.decoder.reset();
-        let started = Instant::now();
-        let rules = Rules { greedy: 1, ..Rules::default() };
-        self.decoder.start_sampling(&rules, &[], Past::default())?;
-        let batches = ids.chunks(self.decoder.max_batch().max(1) as usize);
-        let last = batches.len();
-        for (index, batch) in (1..).zip(batches) {
-            if index == last {
-                self.decoder.advance(batch, true, 0)?;
-                self.decoder.chosen().await?;
-            } else {
-                self.decoder.forward(batch, true, false).await?;
-            }
-        }
-        Ok(started.elapsed().as_secs_f64() * 1e3)
-=======
         Ok(started.elapsed().as_secs_f64() * 1e3 / f64::from(steps.max(1)))
->>>>>>> bench5
     }
 
     /// What one token behind `context` others is made of.
