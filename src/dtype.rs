@@ -241,9 +241,7 @@ mod blocks;
 mod quantize;
 pub use quantize::{I8_BLOCK, quantize_row_e4m3, quantize_row_i8};
 
-use blocks::{
-    absmax_bits, any_carry, narrow_block_bf16, narrow_block_f16, quantize_block, quantize_block_i8,
-};
+use blocks::{any_carry, narrow_block_bf16, narrow_block_f16};
 
 /// [`LANES`] elements of 16 bits.
 type Halves = [[u8; 2]; LANES];

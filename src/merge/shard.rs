@@ -153,7 +153,7 @@ impl<S: ByteSource + Clone + 'static> ShardMerge<S> {
                 let open = std::mem::take(&mut self.ahead.feeds);
                 let mut feeds = Feeds { open, next: &mut self.ahead.feeds, run: &run };
                 match Running::open(inner, info, &mut feeds).await? {
-                    Opening::Gpu(running) => return Ok(running),
+                    Opening::Gpu(running) => return Ok(*running),
                     Opening::Cpu(mut evaluation) => {
                         evaluation.gather().await.map_err(wrap)?;
                         self.ahead.going_on_behind(position, &mut evaluation);
@@ -173,7 +173,7 @@ impl<S: ByteSource + Clone + 'static> ShardMerge<S> {
 /// Where a tensor goes.
 enum Opening<S: ByteSource> {
     Cpu(Box<Evaluation<S>>),
-    Gpu(Running<S>),
+    Gpu(Box<Running<S>>),
 }
 
 impl<S: ByteSource + Clone + 'static> Running<S> {
@@ -197,7 +197,7 @@ impl<S: ByteSource + Clone + 'static> Running<S> {
         let unknown = || wrap(CheckpointError::UnknownTensor { tensor: info.name.clone() });
         let plan = inner.tensors.get(&info.name).ok_or_else(unknown)?;
         if let Some((result, solved)) = on_gpu(inner, plan, feeds).await.map_err(wrap)? {
-            return Ok(Opening::Gpu(Running::new(info, plan, Evaluator::Gpu(result), solved)));
+            return Ok(Opening::Gpu(Box::new(Running::new(info, plan, Evaluator::Gpu(result), solved))));
         }
         let kept = inner.options.kept_bytes;
         let opened = Evaluation::open(plan.clone(), &inner.parents, kept, &inner.cancelled, feeds).await;
@@ -208,7 +208,7 @@ impl<S: ByteSource + Clone + 'static> Running<S> {
     async fn start(inner: &Inner<S>, info: &TensorInfo) -> Result<Running<S>, SourceError> {
         let mut feeds = Feeds { open: Vec::new(), next: &mut Vec::new(), run: &|_| 1 };
         let mut evaluation = match Running::open(inner, info, &mut feeds).await? {
-            Opening::Gpu(running) => return Ok(running),
+            Opening::Gpu(running) => return Ok(*running),
             Opening::Cpu(evaluation) => evaluation,
         };
         let prepared = evaluation.prepare(inner.options.chunk_elements.max(1), None).await;
