@@ -19,14 +19,26 @@ const STARTS = 5;
 const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 
 /**
+ * Processor time that the browser's processes have taken, in milliseconds.
+ * @param {import("puppeteer-core").CDPSession} session of the browser
+ */
+async function processorMs(session) {
+  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+  return processInfo.reduce((sum, { cpuTime }) => sum + 1000 * cpuTime, 0);
+}
+
+/**
  * Opens the page and asks its model something as soon as it can be asked: milliseconds from the navigation to the first
- * word, tokens per second from the first to the last, and where it ran.
+ * word, the browser's processor time until then and for the reply, tokens per second from the first to the last, and where
+ * it ran.
  * @param {import("puppeteer-core").Page} page
  * @param {string} url
  */
 async function visit(page, url) {
+  const session = await page.browser().target().createCDPSession();
+  const before = await processorMs(session);
   await page.goto(url, { waitUntil: "load" });
-  return page.evaluate(async () => {
+  const begun = await page.evaluate(async () => {
     const find = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (document.querySelector(selector));
     /** @param {() => boolean} isSo */
     const until = (isSo) => new Promise((resolve) => {
@@ -43,11 +55,15 @@ async function visit(page, url) {
     prompt.value = "There was once a king who had three sons.";
     prompt.form?.requestSubmit();
     await until(() => (document.querySelector(".assistant .text")?.textContent ?? "") !== "");
-    const first = performance.now();
-    await until(() => document.querySelector(".turn-foot span") !== null);
-    const [, tokens, rate] = /^(\d+) tokens, (\S+) tokens\/s$/.exec(find(".turn-foot span").textContent ?? "") ?? [];
-    return { ready, first, tokens: Number(tokens), rate: Number(rate), ranOn: find("#status-adapter").textContent, why: find("#backend-why").textContent ?? "" };
+    return { ready, first: performance.now(), ranOn: find("#status-adapter").textContent, why: find("#backend-why").textContent ?? "" };
   });
+  const first = await processorMs(session);
+  await page.waitForSelector(".turn-foot span");
+  const reply = await processorMs(session);
+  await session.detach();
+  const note = await page.$eval(".turn-foot span", (node) => node.textContent ?? "");
+  const [, tokens, rate] = /^(\d+) tokens, (\S+) tokens\/s$/.exec(note) ?? [];
+  return { ...begun, tokens: Number(tokens), rate: Number(rate), processorMs: first - before, replyMs: reply - first };
 }
 
 /**
@@ -61,12 +77,17 @@ async function answers(where, url, adapter) {
   try {
     const page = await browser.newPage();
     await visit(page, url); // fills the HTTP cache
+    /** @type {Awaited<ReturnType<typeof visit>>[]} */
     const visits = [];
     for (let i = 0; i < STARTS; i += 1) visits.push(await visit(page, url));
     const odd = visits.find(({ ranOn, tokens, why }) => ranOn !== "CPU, one thread" || !(tokens >= 32) || why.includes("is software") !== adapter);
     if (odd) throw new Error(`not what was to be measured: ${JSON.stringify(odd)}`);
-    const [ready, first, rate] = [visits.map((each) => each.ready), visits.map((each) => each.first), visits.map((each) => each.rate)].map(median);
-    console.log(`the page, ${where}: loaded in ${ready?.toFixed(0)} ms, first word after ${first?.toFixed(0)} ms (${((first ?? NaN) / ANSWER_WITHIN_MS).toFixed(2)} of ${ANSWER_WITHIN_MS}, each ${visits.map((each) => each.first.toFixed(0)).join(" ")}), then ${rate} tokens/s (${((rate ?? NaN) / TOKENS_PER_SECOND_AT_LEAST).toFixed(2)} x ${TOKENS_PER_SECOND_AT_LEAST}); medians of ${STARTS}`);
+    const of = (/** @type {"ready" | "first" | "rate" | "processorMs" | "replyMs"} */ what) => median(visits.map((each) => each[what]));
+    const [first, rate] = [of("first"), of("rate")];
+    const tokens = median(visits.map((each) => each.tokens));
+    console.log(`the page, ${where} (medians of ${STARTS}): loaded in ${of("ready").toFixed(0)} ms`);
+    console.log(`  first word after ${first.toFixed(0)} ms, ${(first / ANSWER_WITHIN_MS).toFixed(2)} of ${ANSWER_WITHIN_MS}; ${of("processorMs").toFixed(0)} ms of processor time in all of the browser`);
+    console.log(`  then ${rate} tokens/s, ${(rate / TOKENS_PER_SECOND_AT_LEAST).toFixed(2)} x ${TOKENS_PER_SECOND_AT_LEAST}; ${of("replyMs").toFixed(0)} ms of processor time for ${tokens} tokens`);
   } finally {
     await close();
   }
