@@ -6,8 +6,8 @@
 use core::arch::wasm32::{
     f32x4_abs, f32x4_add, f32x4_div, f32x4_lt, f32x4_mul, f32x4_ne, f32x4_pmin, f32x4_splat,
     i8x16_narrow_i16x8, i16x8_narrow_i32x4, i32x4_add, i32x4_sub, u8x16_narrow_i16x8, u16x8_narrow_i32x4,
-    u32x4_extract_lane, u32x4_max, u32x4_min, u32x4_shl, u32x4_shr, u32x4_splat, v128, v128_and,
-    v128_bitselect, v128_or,
+    u32x4_extract_lane, u32x4_max, u32x4_min, u32x4_shl, u32x4_shr, u32x4_splat, u64x2_add, u64x2_splat,
+    v128, v128_and, v128_any_true, v128_bitselect, v128_or,
 };
 
 use super::{E4M3_MAX, Halves, LANES};
