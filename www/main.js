@@ -52,8 +52,8 @@ const models = new ModelsPanel(backend, {
   onFailed: (error, retry) => {
     const again = { label: "Try again", run: retry };
     const other = { label: "Choose another model", run: () => models.openPanel() };
-    const others = error instanceof BiseError ? backend.waysOut(error.code) : [];
-    message.error(error, [again, ...others, other]);
+    const code = error instanceof BiseError ? error.code : null;
+    message.error(error, code === "unsupported-browser" ? [] : [again, ...backend.waysOut(code), other]);
   },
 });
 

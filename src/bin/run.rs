@@ -70,6 +70,9 @@ pub struct ModelArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value = "auto")]
     backend: Backend,
+    /// Do not time on a GPU how it decodes fastest.
+    #[arg(long)]
+    no_autotune: bool,
     /// Print exactly one JSON object.
     #[arg(long)]
     json: bool,
@@ -186,6 +189,7 @@ fn load(args: &ModelArgs) -> Result<Engine, Box<dyn Error>> {
         weights: args.weights.into(),
         context_length: args.context,
         backend: args.backend.into(),
+        autotune: args.no_autotune.then_some(false),
         gpu: gpu_options()?,
         ..LoadOptions::default()
     };

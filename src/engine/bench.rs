@@ -203,18 +203,16 @@ impl Engine {
             let mut ms_per_token = 0.0;
             for (is_prompt, at, samples) in &mut points {
                 let known = samples.first().copied();
-                if !*is_prompt {
-                    say("decoding behind", *at)?;
-                    let before = self.traffic().submits;
-                    samples.push(self.time_decode(*at, &shape).await?);
-                    submits = self.traffic().submits - before;
-                } else if known.is_none() && (round > 0 || ms_per_token * f64::from(*at) > TOO_LONG_MS) {
+                if *is_prompt && known.is_none() && (round > 0 || ms_per_token * f64::from(*at) > TOO_LONG_MS)
+                {
                     if round == 0 {
                         notes.push("longer prompts would take minutes");
                     }
-                } else if known.is_none_or(|ms| ms < LONG_MS) {
-                    say("a prompt of", *at)?;
-                    samples.push(self.time_prompt(*at, &shape).await?);
+                } else if !*is_prompt || known.is_none_or(|ms| ms < LONG_MS) {
+                    say(if *is_prompt { "a prompt of" } else { "decoding behind" }, *at)?;
+                    let before = self.traffic().submits;
+                    samples.push(self.time(*is_prompt, *at, &shape).await?);
+                    submits = self.traffic().submits - before;
                 }
                 ms_per_token = samples.first().map_or(ms_per_token, |ms| ms / f64::from(*at));
             }
@@ -279,52 +277,43 @@ impl Engine {
             for (g, w) in got.iter().zip(want) {
                 let off = (g - w).abs() / largest;
                 // What is not a number is no result either, and `max` would drop it.
-                worst = if off <= worst { worst } else { off };
+                worst = if off <= worst || worst.is_nan() { worst } else { off };
             }
         }
         if worst <= TOLERANCE { Ok((worst, first_ms)) } else { Err(EngineError::WrongLogits(worst)) }
     }
 
-    /// Milliseconds for one token of the token loop behind that many.
-    async fn time_decode(&mut self, context: u32, shape: &DecoderShape) -> Result<f64, EngineError> {
+    /// Milliseconds for a prompt of that many tokens, the choice of the first token included; or for one token of
+    /// the token loop behind that many.
+    async fn time(&mut self, is_prompt: bool, at: u32, shape: &DecoderShape) -> Result<f64, EngineError> {
+        let (ids, one) = (ids(shape.vocab, at), [1]);
         self.decoder.reset();
-        self.decoder.assume(&ids(shape.vocab, context));
+        let (mut next, steps) = if is_prompt { (&ids[..], 0) } else { (&one[..], STEPS) };
+        if !is_prompt {
+            self.decoder.assume(&ids);
+        }
+        let mut started = Instant::now();
         let rules = Rules { greedy: 1, ..Rules::default() };
         let ahead = self.decoder.start_sampling(&rules, &[], Past::default())?.unwrap_or(1);
-        self.decoder.advance(&[1], false, 0)?;
-        let mut started = Instant::now();
-        let mut left = STEPS;
-        for step in 0..=STEPS {
-            while left > 0 && self.decoder.under_way() < ahead {
-                self.decoder.advance(&[], false, 0)?;
-                left -= 1;
+        while let Some((batch, rest)) = next.split_at_checked(self.decoder.max_batch().max(1) as usize)
+            && !rest.is_empty()
+        {
+            self.decoder.forward(batch, true, false).await?;
+            next = rest;
+        }
+        let mut submitted = 0;
+        for step in 0..=steps {
+            while submitted <= steps && self.decoder.under_way() < ahead {
+                self.decoder.advance(next, is_prompt, 0)?;
+                next = &[];
+                submitted += 1;
             }
             self.decoder.chosen().await?;
-            if step == 0 {
+            if step == 0 && !is_prompt {
                 started = Instant::now();
             }
         }
-        Ok(started.elapsed().as_secs_f64() * 1e3 / f64::from(STEPS))
-    }
-
-    /// Milliseconds for a prompt of that many tokens, the choice of the first token included.
-    async fn time_prompt(&mut self, tokens: u32, shape: &DecoderShape) -> Result<f64, EngineError> {
-        let ids = ids(shape.vocab, tokens);
-        self.decoder.reset();
-        let started = Instant::now();
-        let rules = Rules { greedy: 1, ..Rules::default() };
-        self.decoder.start_sampling(&rules, &[], Past::default())?;
-        let batches = ids.chunks(self.decoder.max_batch().max(1) as usize);
-        let last = batches.len();
-        for (index, batch) in (1..).zip(batches) {
-            if index == last {
-                self.decoder.advance(batch, true, 0)?;
-                self.decoder.chosen().await?;
-            } else {
-                self.decoder.forward(batch, true, false).await?;
-            }
-        }
-        Ok(started.elapsed().as_secs_f64() * 1e3)
+        Ok(started.elapsed().as_secs_f64() * 1e3 / f64::from(steps.max(1)))
     }
 
     /// What one token behind `context` others is made of.

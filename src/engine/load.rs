@@ -1,7 +1,7 @@
 //! From a source of bytes to a model on the device: everything small is read and checked
 //! first, then memory is taken, then weights stream into it.
 
-use futures_util::future::join3;
+use futures_util::future::{join, join3};
 use web_time::Instant;
 
 use super::backend::Device;
@@ -170,13 +170,26 @@ impl Engine {
         decoder::plan(&mut backend, &weights)?;
         // Browsers compile while the first bytes are on their way.
         backend.compile();
+        let tuner = match options.autotune {
+            Some(false) => None,
+            wanted => backend.tuner(wanted == Some(true)).await,
+        };
         stop()?;
 
         let total = manifest.total_bytes();
         let streaming = Instant::now();
         let mut target = Target { plan: &plan, weights: &weights, backend: &mut backend };
-        kept.fill(source, &manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
-            .await?;
+        let mut on_bytes = |done| report(Phase::Weights, done, total);
+        let filling = kept.fill(source, &manifest, &mut target, cancelled, &mut on_bytes);
+        let tuning = async { tuner?.run().await.ok().flatten() };
+        let (filled, threads) = join(filling, tuning).await;
+        filled?;
+        if threads.is_some() {
+            // What was compiled for the usual threads stays, where those have won.
+            backend.tuned(threads);
+            decoder::plan(&mut backend, &weights)?;
+            backend.compile();
+        }
         // Before the last weights are waited for: those lie in the queue behind the shaders.
         let mut weights_ms = ms(streaming);
         backend.compiled(&mut |done, total| report(Phase::Shaders, done, total)).await?;

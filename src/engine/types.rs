@@ -58,6 +58,9 @@ pub struct LoadOptions {
     pub context_length: Option<u32>,
     /// Where to compute.
     pub backend: BackendChoice,
+    /// Whether to time on the device how it decodes fastest, while weights stream: absent, on GPUs; `true`,
+    /// also on software adapters, where it delays the first token.
+    pub autotune: Option<bool>,
     /// The device to open.
     pub gpu: GpuOptions,
     /// Whether the last device was lost: left the choice, the CPU is taken, if it holds the model.
@@ -271,6 +274,9 @@ pub struct AdapterInfo {
     pub max_binding_bytes: u64,
     /// Which FP8 decoder its self-test allows: `fast` or `safe`.
     pub fp8_decoder: String,
+    /// Of a matrix-vector product, the threads of a workgroup and those that share a row, at most; on the CPU
+    /// none.
+    pub threads: Option<[u32; 2]>,
 }
 
 /// Bytes on the device, by purpose.

@@ -7,7 +7,7 @@ use super::sizes::Sizes;
 use super::{BATCH_WGSL, BatchUniform, Grid};
 
 /// Workgroup memory that WebGPU guarantees, bytes.
-const WORKGROUP_BYTES: u32 = 16_384;
+pub(super) const WORKGROUP_BYTES: u32 = 16_384;
 
 /// Keys that one workgroup walks in decode before the cache is split over several.
 const KEYS_PER_SPLIT: u32 = 256;

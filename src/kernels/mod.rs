@@ -4,6 +4,7 @@
 //! kernel has a plain-Rust twin of the same name in `reference`.
 
 pub mod attend;
+pub mod attend_many;
 pub mod attend_one;
 pub mod attend_reduce;
 mod backend;
@@ -24,10 +25,12 @@ pub mod sample_pick;
 pub mod silu_mul;
 pub mod sizes;
 pub mod slerp_sums;
+mod tune;
 pub mod weights;
 
 pub use backend::{BackendInfo, WebGpu};
 pub use sizes::{Sizes, Threads, Tile};
+pub use tune::Tuner;
 
 use crate::gpu::Kernel;
 use crate::steps::{DecoderShape, MatrixSpec};
@@ -69,12 +72,14 @@ pub(crate) fn fold(groups: u32) -> (u32, u32) {
 /// scales, sizes for GPU and CPU, several head sizes. For tests and diagnostics.
 pub fn compositions() -> Vec<Kernel> {
     let mut all = vec![attend_reduce::kernel(), rope_store::kernel(), silu_mul::kernel()];
+    all.extend([64, 256].map(probe::stream_read));
     for sizes in Sizes::ALL {
         all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));
         all.extend([sample_adjust::kernel(sizes), sample_pick::kernel(sizes)]);
         for head_dim in [2, 64, 128, 514, attend::MAX_HEAD_DIM] {
             let shape = DecoderShape { heads: 4, kv_heads: 2, head_dim, ..DecoderShape::default() };
             all.extend([true, false].map(|prompt| attend::Tiling::new(&shape, prompt, sizes).kernel(&shape)));
+            all.extend(attend_many::ManyTiling::new(&shape, sizes).map(|tiling| tiling.kernel()));
             all.extend(attend_one::OneTiling::new(&shape, sizes).map(|tiling| tiling.kernel(&shape)));
         }
     }

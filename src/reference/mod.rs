@@ -10,6 +10,7 @@
 )]
 
 pub mod attend;
+pub mod attend_many;
 pub mod attend_one;
 pub mod attend_reduce;
 mod backend;

@@ -31,11 +31,12 @@ pub fn ahead(gpu: &Gpu, kernel: &Kernel) -> Pin<Box<dyn Future<Output = Result<H
     let device = gpu.device().as_webgpu().map(|device| JsValue::from(device.clone()));
     let started = device.ok_or(JsValue::UNDEFINED).and_then(|device| {
         let device = device.unchecked_into::<Device>();
-        Ok((start(&device, kernel)?, device))
+        // Listening from now on: where nobody does, a rejection counts as a crash of the worker.
+        Ok((JsFuture::from(start(&device, kernel)?), device))
     });
     Box::pin(async move {
         let (compiling, device) = started.map_err(|error| describe(&error))?;
-        let pipeline = JsFuture::from(compiling).await.map_err(|error| describe(&error))?;
+        let pipeline = compiling.await.map_err(|error| describe(&error))?;
         let hand_over: HandOver = Box::new(move || hand_over(device, pipeline));
         Ok(hand_over)
     })

@@ -165,7 +165,7 @@ test("what was downloaded first is what later downloads must be", async (t) => {
 });
 
 test("bits that flip in the cache are mended", async (t) => {
-  const { page, server } = await openClient(t, HUB);
+  const { page, server } = await openClient(t, { ...HUB, backend: "auto" });
   assertLoaded(await visit(page, "me/tale"), "stored");
   for (let seed = 1; seed <= 6; seed += 1) {
     const flipped = await page.evaluate(async (seed) => {

@@ -175,11 +175,23 @@ test("a kept model outlives a new revision that does not come, and its descripti
   const { page, server } = await openClient(t, { ...HUB, expectErrors: [/50[03]/] });
   const options = { hubUrl: server.url, network: { attempts: 1, backoffMs: 1 } };
   assertLoaded(await visit(page, "me/tale", options), "stored");
+  const untouched = await page.evaluate(() => /** @type {any} */ (globalThis).bise.inspect("me/tale", { hubUrl: location.origin, weights: "checkpoint" }));
+  assert.equal(untouched.kept, false, "other settings are another entry");
   server.options.commit = "1".repeat(40);
   server.options.refuse = (path) => (path.includes("/resolve/") ? 503 : undefined);
   const failed = await visit(page, "me/tale", options);
   assert.equal(failed.code, "network", failed.message);
   assert.deepEqual(failed.kept.map((/** @type {any} */ { complete, revision }) => [complete, revision]), [[true, "0".repeat(40)]]);
+  // Whoever looks at it does not wait for a hub that is silent, once it is told not to.
+  server.options.refuse = (path) => (path.startsWith("/api/") ? 503 : undefined);
+  const looked = await page.evaluate(async () => {
+    const { inspect, outcome } = /** @type {any} */ (globalThis).bise;
+    const hubUrl = location.origin;
+    const stopped = await outcome(inspect("me/tale", { hubUrl, signal: AbortSignal.timeout(300) }));
+    return { stopped, told: await inspect("me/tale", { hubUrl }) };
+  });
+  assert.equal(looked.stopped.code, "aborted", looked.stopped.message);
+  assert.deepEqual([looked.told.kept, looked.told.chat], [true, true]);
   // It is as good as it was.
   server.options.commit = "0".repeat(40);
   server.options.refuse = undefined;

@@ -19,10 +19,10 @@ const CHROMIUM_ARGS = [
   "--disable-component-update",
   "--disable-sync",
   "--disable-dev-shm-usage", // containers have a small /dev/shm
-  "--enable-unsafe-webgpu",
-  "--use-webgpu-adapter=swiftshader",
-  "--enable-unsafe-swiftshader",
 ];
+
+/** Without these Chromium offers no adapter on a machine without a graphics card. */
+const CHROMIUM_SOFTWARE_ADAPTER = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-unsafe-swiftshader"];
 
 const FIREFOX_PREFERENCES = {
   "dom.webgpu.enabled": true,
@@ -52,10 +52,11 @@ export const newProfile = (name) => mkdtempSync(join(tmpdir(), `bise-${name}-`))
  * the folder `downloads`, in Chromium for contexts that are opened with `context`.
  * @param {BrowserName} name
  * @param {string} [profile] a folder
- * @param {{ networkEnabled?: boolean, args?: string[] }} [options] whether its requests can be watched: that keeps a copy
- * of every answer, and makes large ones several times as slow; further arguments for Chromium
+ * @param {{ networkEnabled?: boolean, args?: string[], adapter?: boolean }} [options] whether its requests can be watched:
+ * that keeps a copy of every answer, and makes large ones several times as slow; for Chromium, further arguments, and
+ * whether it has an adapter
  */
-export async function launch(name, profile = newProfile(name), { networkEnabled = true, args = [] } = {}) {
+export async function launch(name, profile = newProfile(name), { networkEnabled = true, args = [], adapter = true } = {}) {
   const downloads = join(profile, "downloads");
   mkdirSync(downloads, { recursive: true });
   const removeProfile = () => rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
@@ -63,7 +64,7 @@ export async function launch(name, profile = newProfile(name), { networkEnabled 
   const common = { headless: true, userDataDir: profile, protocolTimeout: CALL_TIMEOUT_MS, networkEnabled };
   const browser = await puppeteer.launch(
     name === "chromium"
-      ? { ...common, browser: "chrome", executablePath: find(["chromium", "chromium-browser", "google-chrome"]), args: [...CHROMIUM_ARGS, ...args] }
+      ? { ...common, browser: "chrome", executablePath: find(["chromium", "chromium-browser", "google-chrome"]), args: [...CHROMIUM_ARGS, ...(adapter ? CHROMIUM_SOFTWARE_ADAPTER : []), ...args] }
       : {
           ...common,
           browser: "firefox",

@@ -1,6 +1,7 @@
 //! Rotary embedding, cache and attention: head sizes, groups, windows, rolled caches, splits.
 
 use bise::kernels::attend::Tiling;
+use bise::kernels::attend_many::ManyTiling;
 use bise::kernels::attend_one::OneTiling;
 use bise::kernels::{self, BatchUniform, Sizes};
 use bise::reference;
@@ -193,6 +194,69 @@ fn attend() {
         check(&(seed, case, tiling, splits, "pieces"), &got[1], &pieces, tolerance);
     }
     assert!(most_splits > 16, "{most_splits}");
+}
+
+/// Beside those above: heads of one load, of ten, of more than one has threads; tokens beyond a workgroup's
+/// queries, windows that begin inside a tile, rolled caches. No cache is beyond 256 KiB.
+const MANY_CASES: [Case; 6] = [
+    prompt(8, [3, 1], None, 0, 100),
+    prompt(64, [9, 3], None, 20, 61),
+    prompt(80, [4, 2], Some(50), 333, 37),
+    prompt(128, [8, 2], Some(70), 777, 23),
+    prompt(128, [4, 1], None, 600, 9),
+    prompt(256, [2, 1], Some(100), 150, 40),
+];
+
+#[test]
+fn attend_many() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 25;
+    let mut random = Random::new(seed);
+    let mut served = 0;
+    let cases = || CASES.iter().filter(|case| case.prompt).chain(&MANY_CASES);
+    for (case, sizes) in Sizes::ALL.into_iter().flat_map(|sizes| cases().map(move |case| (case, sizes))) {
+        let shape = shape(case);
+        let Some(tiling) = ManyTiling::new(&shape, sizes) else { continue };
+        served += 1;
+        let params = kernels::attend::Params {
+            kv_heads: case.kv_heads,
+            group: case.heads / case.kv_heads,
+            half: case.head_dim / 2,
+            qkv_pitch: shape.qkv_width().next_multiple_of(16),
+            out_pitch: shape.q_width().next_multiple_of(16),
+            slots: shape.cache_slots(),
+            window: case.window.unwrap_or(u32::MAX),
+            scale: (case.head_dim as f32).powf(-0.5),
+        };
+        let qkv: Vec<f32> = random_rows(&mut random, case.tokens, params.qkv_pitch, params.qkv_pitch)
+            .iter()
+            .map(|v| v * 4.0)
+            .collect();
+        let (keys, values) = (cache(&mut random, &shape), cache(&mut random, &shape));
+        let mut want = random_rows(&mut random, case.tokens, params.out_pitch, params.out_pitch);
+        let mut run = |qkv: &[f32], out: &[f32], tokens: u32, position: u32| {
+            let batch = BatchUniform { tokens, position, ..Default::default() };
+            let contents = [
+                uniform(&batch),
+                uniform(&params),
+                bytes(qkv),
+                bytes(&keys),
+                bytes(&values),
+                bytes(out),
+            ];
+            runner.run(tiling.kernel(), &contents, tiling.grid(&shape, tokens)).swap_remove(0)
+        };
+        let got = run(&qkv, &want, case.tokens, case.position);
+        // A token's result does not depend on those before it in the batch.
+        let last = case.tokens - 1;
+        let (at, out_at) = ((last * params.qkv_pitch) as usize, (last * params.out_pitch) as usize);
+        let alone = run(&qkv[at..], &want[out_at..], 1, case.position + last);
+        assert_eq!(alone, &got[out_at..], "{:?}", (seed, case, tiling));
+        let batch = BatchUniform { tokens: case.tokens, position: case.position, ..Default::default() };
+        reference::attend_many::attend_many(&batch, &params, &qkv, &keys, &values, &mut want);
+        check(&(seed, case, tiling), &got, &want, Tolerance { abs: 2e-5, rel: 1e-4 });
+    }
+    assert!(served >= 18, "{served} cases");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The whole decoder: against the reference, and prompts cut in different ways.
 
 use bise::dtype::Dtype;
-use bise::kernels::WebGpu;
 use bise::kernels::weights::Decoder as WeightDecoder;
+use bise::kernels::{Sizes, Threads, WebGpu};
 use bise::reference::{Reference, ReferenceError};
 use bise::steps::{Batch, MatrixSpec, Slot, Steps, Store};
 
@@ -50,7 +50,12 @@ fn decoder_agrees_with_the_reference() {
             backend.set_decoder(Dtype::F8E4m3, WeightDecoder::Safe);
             assert_eq!(backend.info().fp8_decoder, WeightDecoder::Safe);
         }
+        // Each model with other threads, as tuning may choose them.
+        let candidates = Sizes::ALL.map(Threads::candidates).concat();
+        let threads = candidates[model.seed as usize * 3 % candidates.len()];
+        backend.tuned(Some(threads));
         let mut on_gpu = model.decoder(backend);
+        assert_eq!(on_gpu.backend().threads(), threads);
         let mut reference = model.decoder(Reference::new(model.shape()));
         let (prompt, rest) = (ids(model.seed, model.context - 6), ids(model.seed + 100, 6));
         // A full pass, one of one token, full ones, and what is left.
@@ -86,7 +91,10 @@ fn a_layer_takes_five_or_six_dispatches() {
         let before = decoder.backend().gpu().traffic().submits;
         pollster::block_on(decoder.forward(&[5], false, true)).unwrap();
         assert_eq!(decoder.backend().gpu().traffic().submits - before, 1);
-        decoder.backend_mut().profiled().iter().map(|&(name, count, _)| (name, count)).collect::<Vec<_>>()
+        let mut all: Vec<_> =
+            decoder.backend_mut().profiled().iter().map(|&(name, count, _)| (name, count)).collect();
+        all.sort_unstable();
+        all
     };
     let short = [("attend_one", layers), ("embed", 1), ("matvec", 3 * layers + 1), ("matvec_gated", layers)];
     assert_eq!(dispatches(&mut decoder), short);

@@ -54,7 +54,7 @@ fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
     use kernels::slerp_sums::Params as SlerpSums;
     let batch = layout!(BatchUniform { tokens: u32, position: u32, splits: u32, tiles_per_split: u32 });
     let params = match kernel {
-        "attend" | "attend_one" => layout!(Attend {
+        "attend" | "attend_many" | "attend_one" => layout!(Attend {
             kv_heads: u32,
             group: u32,
             half: u32,

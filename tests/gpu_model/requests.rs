@@ -8,10 +8,11 @@ use bise::engine::{
     Delta, Engine, EngineError, FinishReason, LoadOptions, Message, Prompt, Request, WeightMode,
 };
 use bise::gpu::LimitChoice;
+use bise::kernels::{Sizes, Threads};
 use pollster::block_on;
 
 use crate::common::limits;
-use crate::support::{from_top, greedy, load, run, webgpu};
+use crate::support::{check_golden, from_top, gpu, greedy, load, load_with, run, webgpu};
 
 const OPENING: &str = "The old man opened the door and";
 
@@ -248,4 +249,22 @@ fn a_load_can_be_aborted_and_repeated() {
     let mut engine = block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap();
     assert_eq!(engine.info().context_length, 64);
     assert_eq!(run(&mut engine, &greedy(Prompt::Text(OPENING.into()), 8)).unwrap().ids.len(), 8);
+}
+
+/// Tuning is a matter of speed alone, and of GPUs unless it is asked for.
+#[test]
+fn a_tuned_engine_says_the_same() {
+    let weights = WeightMode::Checkpoint;
+    let options = |autotune| LoadOptions { autotune, weights, gpu: gpu(limits()), ..LoadOptions::default() };
+    let mut tuned = load_with("www/models/tale", &options(Some(true)));
+    let adapter = tuned.info().adapter;
+    let sizes = if adapter.software { Sizes::Cpu } else { Sizes::Gpu };
+    let candidates: Vec<[u32; 2]> =
+        Threads::candidates(sizes).iter().map(|t| [t.workgroup, t.lanes]).collect();
+    assert!(candidates.contains(&adapter.threads.unwrap()), "{adapter:?}");
+    check_golden(&mut tuned, "tale");
+    let untuned = [None, Some(false)].map(|autotune| load_with("www/models/tale", &options(autotune)));
+    for engine in untuned.iter().skip(usize::from(!adapter.software)) {
+        assert_eq!(engine.info().adapter.threads, Some(candidates[0]));
+    }
 }

@@ -56,6 +56,12 @@ test("patience goes with everything that is fetched", () => {
   assert.throws(() => checkLoadOptions({ network: "none" }), refused(/network must be an object/));
 });
 
+test("tuning is left to the engine, or said", () => {
+  assert.deepEqual(checkLoadOptions({}).engine, {});
+  assert.deepEqual(checkLoadOptions({ autotune: false }).engine, { autotune: false });
+  assert.throws(() => checkLoadOptions({ autotune: "off" }), refused(/autotune must be/));
+});
+
 test("headers go with what is fetched, and with nothing else", () => {
   const headers = { Authorization: "Bearer x" };
   assert.deepEqual(source("a/b", { headers }).headers, headers);

@@ -67,7 +67,8 @@ export async function benchWith(given, options, spawn) {
     say(what);
     const bridge = new Bridge(spawn());
     try {
-      const load = { type: /** @type {const} */ ("load"), source, options: { ...engine, backend }, name, cache: false, integrity: null };
+      // The processor's usual form of weights would be another than that of WebGPU.
+      const load = { type: /** @type {const} */ ("load"), source, options: { weights: /** @type {const} */ ("f8"), ...engine, backend }, name, cache: false, integrity: null };
       await bridge.call(load, signal ? { signal } : {});
       aborted();
       const value = await use(bridge);

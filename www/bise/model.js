@@ -43,6 +43,8 @@ import { isHash, withoutQuery } from "./revision.js";
  * @property {"f8" | "i8" | "checkpoint"} [weights] linear weights as FP8 (the default on WebGPU); as 8-bit integers where
  *   they are wider than FP8 (the default on the processor, and for it alone); or all as the checkpoint has them
  * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
+ * @property {boolean} [autotune] time on the device how it decodes fastest, while weights stream (the default on GPUs, not
+ *   on software adapters)
  * @property {boolean} [cache] keep the model in this browser, and load it from there the next time (the default for what
  *   is fetched; files, folders and merges are not kept, and `true` is refused for them)
  * @property {Record<string, string>} [integrity] SHA-256 of weight files, in hexadecimal by file name: another content is
@@ -61,8 +63,8 @@ import { isHash, withoutQuery } from "./revision.js";
 export const HUB_URL = "https://huggingface.co";
 
 const LOAD_OPTIONS = Object.freeze(
-  ["backend", "weights", "contextLength", "cache", "integrity", "onProgress", "onTensor", "signal", "hubUrl", "headers", "token",
-    "network"],
+  ["backend", "weights", "contextLength", "autotune", "cache", "integrity", "onProgress", "onTensor", "signal", "hubUrl", "headers",
+    "token", "network"],
 );
 
 /**
@@ -72,11 +74,12 @@ const LOAD_OPTIONS = Object.freeze(
 export function checkLoadOptions(given) {
   const options = checkNames(given, LOAD_OPTIONS, "load options");
   const {
-    backend, weights, contextLength, cache, integrity, onProgress, onTensor, signal, hubUrl, headers, token, network,
+    backend, weights, contextLength, autotune, cache, integrity, onProgress, onTensor, signal, hubUrl, headers, token, network,
   } = options;
   oneOf("backend", backend, ["auto", "webgpu", "cpu"]);
   oneOf("weights", weights, ["f8", "i8", "checkpoint"]);
   if (contextLength !== undefined) checkKind("contextLength", contextLength, "count");
+  if (autotune !== undefined) checkKind("autotune", autotune, "boolean");
   if (cache !== undefined) checkKind("cache", cache, "boolean");
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");
@@ -89,6 +92,7 @@ export function checkLoadOptions(given) {
   if (backend !== undefined) engine.backend = backend;
   if (weights !== undefined) engine.weights = weights;
   if (contextLength !== undefined) engine.contextLength = contextLength;
+  if (autotune !== undefined) engine.autotune = autotune;
   return {
     ...options,
     engine,

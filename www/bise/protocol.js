@@ -98,7 +98,7 @@ export {};
 /**
  * Options of a load, as the engine takes them.
  * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8" | "i8", contextLength?: number,
- *   lost?: boolean }} EngineLoadOptions `lost`: the page's last device was lost
+ *   autotune?: boolean, lost?: boolean }} EngineLoadOptions `lost`: the page's last device was lost
  */
 
 /**
@@ -127,7 +127,8 @@ export {};
  * @property {"checkpoint" | "f8" | "i8"} weights how weights are stored
  * @property {"webgpu" | "cpu"} backend
  * @property {string | null} backendReason why, where the choice was left to the engine
- * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string }} adapter
+ * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string,
+ *   threads: [number, number] | null }} adapter
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {boolean} chat whether the checkpoint has a chat template
  * @property {boolean} tokenizer whether the checkpoint has a tokenizer

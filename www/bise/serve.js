@@ -143,12 +143,10 @@ export function serve(port, wasm, platform) {
         const report = await engine.bench(expected, rounds, longest, quick, (/** @type {[string, number]} */ [what, at]) => {
           port.postMessage({ type: "benching", id, what: at > 0 ? `${what} ${at}` : what });
         }, signal);
-        const name = await platform.adapterName();
-        if (name !== "") report.info.adapter.name = name;
         return { ...report, hostBytes: wasm.wasm_memory() };
       }
       case "inspect": {
-        const gpu = askAdapter(message.options);
+        const gpu = askAdapter({}); // on the processor, too: it is told of
         await start(wasm);
         const session = await platform.openKept(message, signal);
         try {

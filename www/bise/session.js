@@ -212,7 +212,8 @@ export async function openKept({ source, options }, signal) {
     }
   } catch (thrown) {
     close();
-    if (signal.aborted) throw thrown;
+    if (signal.aborted) throw new BiseError("aborted", "aborted by the caller");
+    // What cannot be read here is fetched.
     return null;
   }
   close();

@@ -42,7 +42,7 @@ export class BackendPanel {
   /**
    * Ways out where a load has failed for want of WebGPU, or of memory.
    *
-   * @param {string} code
+   * @param {string | null} code
    * @returns {{ label: string, run: () => void }[]}
    */
   waysOut(code) {

@@ -5,7 +5,9 @@ mod buffers;
 mod profile;
 mod sample;
 mod steps;
+mod store;
 mod target;
+mod tuning;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -23,7 +25,7 @@ use crate::gpu::{
     DeviceTier, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader,
     buffer_bytes, read_buffer,
 };
-use crate::steps::{DecoderShape, MatrixSpec, Slot, Store, Write};
+use crate::steps::{DecoderShape, MatrixSpec, Slot, Write};
 
 /// Tokens of a prompt that one pass takes at most.
 const MAX_BATCH: u32 = 256;
@@ -114,6 +116,8 @@ pub struct WebGpu {
     /// Kernels of the stages, compiled or on the way.
     stages: Vec<(Stage, Pipeline)>,
     choosing: bool,
+    /// Products of a decoded token, each with how often it comes, as they were planned.
+    products: Vec<(MatrixSpec, u32)>,
     pass: Vec<Dispatch>,
     batch: BatchUniform,
     prompt: bool,
@@ -184,13 +188,14 @@ impl WebGpu {
             decoders,
             sizes,
             threads: Threads::of(sizes),
-            tile: Tile::of(sizes),
+            tile: Tile::for_device(gpu.tier()),
             uploader: Uploader::default(),
             allocation_scope: None,
             planning: false,
             planned: Vec::new(),
             stages: Vec::new(),
             choosing: false,
+            products: Vec::new(),
             pass: Vec::new(),
             batch: BatchUniform::default(),
             prompt: false,
@@ -356,8 +361,8 @@ impl WebGpu {
         let norm = self.norm_of(x);
         let kernel = match &norm {
             _ if prompt => matmul::kernel(spec, decoder, self.tile),
-            Some(_) => matvec::normed(spec, decoder, self.threads, self.shape.norm_epsilon),
-            None => matvec::kernel(spec, decoder, self.threads),
+            Some(_) => matvec::normed(spec, decoder, self.pass_threads(), self.shape.norm_epsilon),
+            None => matvec::kernel(spec, decoder, self.pass_threads()),
         };
         let x = norm.as_ref().map_or(x, |norm| norm.x);
         let Some(pipeline) = self.pipeline(&spec.label, kernel)? else { return Ok(None) };
@@ -392,7 +397,8 @@ impl WebGpu {
         // One row is a matrix-vector product even in a prompt.
         let prompt = self.prompt && !y.single();
         let tokens = if y.single() { 1 } else { self.batch.tokens };
-        let (threads, tile) = (self.threads, self.tile);
+        let (threads, tile) = (self.pass_threads(), self.tile);
+        self.note_product(&weight.spec, 1);
         let grids = weight.parts.iter().map(|part| {
             if prompt {
                 matmul::grid(part.rows, tokens, tile)
@@ -401,62 +407,6 @@ impl WebGpu {
             }
         });
         self.record(key, |this| this.bind_linear(x, weight, (&y, first), write, prompt), grids)
-    }
-}
-
-impl Store for WebGpu {
-    type Matrix = GpuMatrix;
-    type Vector = GpuVector;
-    type Error = GpuError;
-
-    fn matrix(&mut self, spec: &MatrixSpec) -> Result<GpuMatrix, GpuError> {
-        if self.allocation_scope.is_none() {
-            let scope = self.gpu.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-            self.allocation_scope = Some(scope);
-        }
-        let id = self.next_id();
-        GpuMatrix::new(&self.gpu, id, spec)
-    }
-
-    fn write_rows(&mut self, matrix: &GpuMatrix, first_row: u32, bytes: &[u8]) -> Result<(), GpuError> {
-        self.uploader.rows(&self.gpu, matrix, first_row, bytes)
-    }
-
-    fn write_scales(&mut self, matrix: &GpuMatrix, first_row: u32, scales: &[f32]) -> Result<(), GpuError> {
-        self.uploader.scales(&self.gpu, matrix, first_row, scales)
-    }
-
-    fn vector(&mut self, label: &str, len: u32) -> Result<GpuVector, GpuError> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let buffer = self.gpu.buffer(label, WebGpu::vector_bytes(len), usage, Purpose::Weights)?;
-        Ok(GpuVector { id: self.next_id(), len, buffer: Rc::new(buffer) })
-    }
-
-    fn write_vector(&mut self, vector: &GpuVector, values: &[f32]) -> Result<(), GpuError> {
-        if values.len() != vector.len as usize {
-            let detail = format!("{} values for a vector of {}", values.len(), vector.len);
-            return Err(GpuError::Shape { label: "vector".into(), detail });
-        }
-        self.uploader.bytes(&self.gpu, &vector.buffer, 0, bytemuck::cast_slice(values));
-        Ok(())
-    }
-
-    async fn allocated(&mut self) -> Result<(), GpuError> {
-        if let Some(scope) = self.allocation_scope.take()
-            && scope.pop().await.is_some()
-        {
-            let bytes = self.gpu.allocated_bytes(Purpose::Weights);
-            return Err(GpuError::OutOfMemory { label: "the weights".into(), bytes });
-        }
-        self.gpu.check()
-    }
-
-    async fn relieve(&mut self) -> Result<(), GpuError> {
-        self.uploader.relieve(&self.gpu).await
-    }
-
-    async fn flush(&mut self) -> Result<(), GpuError> {
-        self.uploader.finish(&self.gpu).await
     }
 }
 

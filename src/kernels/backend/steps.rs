@@ -3,6 +3,7 @@
 use super::{Bound, Dispatch, GpuBufferRef, Stage, StepKey, WebGpu};
 use crate::gpu::{GpuError, GpuMatrix, Pipeline, read_buffer};
 use crate::kernels::attend::Tiling;
+use crate::kernels::attend_many::ManyTiling;
 use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
     BatchUniform, Sizes, attend, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm, rope_store,
@@ -66,6 +67,9 @@ impl WebGpu {
 impl Steps for WebGpu {
     fn plan(&mut self) {
         self.planning = true;
+        self.planned.clear();
+        self.stages.clear();
+        self.products.clear();
     }
 
     fn compile(&mut self) {
@@ -186,6 +190,7 @@ impl Steps for WebGpu {
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
         };
+        self.note_product(&gate.spec, 2);
         let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
             let (decoder, epsilon) = (this.decoder(gate.spec.dtype), this.shape.norm_epsilon);
@@ -246,23 +251,17 @@ impl Steps for WebGpu {
 
     fn attend(&mut self, layer: u32) -> Result<(), GpuError> {
         let prompt = self.prompt;
+        let many = ManyTiling::new(&self.shape, self.sizes).filter(|_| prompt);
+        if let Some(many) = many {
+            return self.attend_prompt(layer, many);
+        }
         let (tokens, splits) = (self.batch.tokens, self.batch.splits);
         let one = self.one;
         let tiling = Tiling::new(&self.shape, prompt, self.sizes);
         let bind = |this: &mut Self| {
             let kernel = one.map_or_else(|| tiling.kernel(&this.shape), |one| one.kernel(&this.shape));
             let Some(pipeline) = this.pipeline("attend", Some(kernel))? else { return Ok(None) };
-            let shape = &this.shape;
-            let params = attend::Params {
-                kv_heads: shape.kv_heads,
-                group: shape.heads / shape.kv_heads.max(1),
-                half: shape.head_dim / 2,
-                qkv_pitch: this.pitch(Slot::Qkv),
-                out_pitch: this.pitch(Slot::AttnOut),
-                slots: shape.cache_slots(),
-                window: shape.window.unwrap_or(u32::MAX),
-                scale: (shape.head_dim as f32).powf(-0.5),
-            };
+            let params = this.attend_params();
             let params = this.uniform(&params)?;
             let [keys, values] = this.cache(layer)?;
             let mut buffers = vec![&this.activations.batch, this.params(&params)?];
@@ -395,6 +394,34 @@ impl WebGpu {
             Ok(Some(bound))
         };
         self.record(StepKey::Gated { x, norm: 0, gate: gate.id, prompt: true }, bind, grids)
+    }
+
+    fn attend_params(&self) -> attend::Params {
+        let shape = &self.shape;
+        attend::Params {
+            kv_heads: shape.kv_heads,
+            group: shape.heads / shape.kv_heads.max(1),
+            half: shape.head_dim / 2,
+            qkv_pitch: self.pitch(Slot::Qkv),
+            out_pitch: self.pitch(Slot::AttnOut),
+            slots: shape.cache_slots(),
+            window: shape.window.unwrap_or(u32::MAX),
+            scale: (shape.head_dim as f32).powf(-0.5),
+        }
+    }
+
+    /// Attention of a prompt's batch.
+    fn attend_prompt(&mut self, layer: u32, many: ManyTiling) -> Result<(), GpuError> {
+        let grid = many.grid(&self.shape, self.batch.tokens);
+        let bind = |this: &mut Self| {
+            let Some(pipeline) = this.pipeline("attend_many", Some(many.kernel()))? else { return Ok(None) };
+            let params = this.uniform(&this.attend_params())?;
+            let [keys, values] = this.cache(layer)?;
+            let (qkv, out) = (this.slot(Slot::Qkv)?, this.slot(Slot::AttnOut)?);
+            let buffers = [&this.activations.batch, this.params(&params)?, qkv, keys, values, out];
+            Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
+        };
+        self.record(StepKey::Attend { layer, prompt: true }, bind, [grid])
     }
 
     /// Begins a pass whose ids are in place, or will be by then.

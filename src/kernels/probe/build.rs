@@ -17,6 +17,16 @@ const HEAD_ROWS: u32 = 30_000;
 
 const STREAM_BINDINGS: &[Binding] = &[Binding::read("data"), Binding::write("sums")];
 
+/// Reads all of a buffer, `wg` threads a workgroup, sixteen loads of 16 bytes a thread.
+pub(in crate::kernels) fn stream_read(wg: u32) -> Kernel {
+    Kernel {
+        name: "stream_read",
+        parts: vec![include_str!("../shared/stream_read.wgsl")],
+        constants: vec![("WG", f64::from(wg))],
+        bindings: STREAM_BINDINGS,
+    }
+}
+
 /// What probes are made with.
 pub(super) struct Builder<'a> {
     pub(super) gpu: &'a Gpu,
@@ -239,12 +249,7 @@ impl Builder<'_> {
         }
         let small = self.storage(4096)?;
         for wg in [64_u32, 256] {
-            let kernel = Kernel {
-                name: "stream_read",
-                parts: vec![include_str!("../shared/stream_read.wgsl")],
-                constants: vec![("WG", f64::from(wg))],
-                bindings: STREAM_BINDINGS,
-            };
+            let kernel = stream_read(wg);
             let groups = bytes / u64::from(wg * 256);
             if groups > 0 {
                 let (name, grid) = ((Kind::Stream, "", format!("{wg} threads")), [groups as u32, 1, 1]);
