@@ -233,118 +233,20 @@ fn round_to_f8<const MANTISSA: u32, const BIAS: u32>(value: f32, max: f32) -> u8
 const LANES: usize = 16;
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-mod wasm;
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-use wasm::{absmax_bits, any_carry, quantize_block, quantize_block_i8};
-
-/// Bits of the largest magnitude. For magnitudes the order of the bits is the order of the values,
-/// with infinity and NaN on top: one integer maximum finds absmax and what is not finite.
+#[path = "dtype/wasm.rs"]
+mod blocks;
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-fn absmax_bits(blocks: &[[f32; LANES]]) -> u32 {
-    let mut maxima = [0u32; LANES];
-    for block in blocks {
-        for (maximum, w) in maxima.iter_mut().zip(block) {
-            *maximum = (*maximum).max(w.abs().to_bits());
-        }
-    }
-    maxima.into_iter().fold(0, u32::max)
-}
+#[path = "dtype/portable.rs"]
+mod blocks;
+mod quantize;
+pub use quantize::{I8_BLOCK, quantize_row_e4m3, quantize_row_i8};
 
-#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-fn quantize_block(values: &[f32; LANES], scale: f32) -> [u8; LANES] {
-    values.map(|w| round_to_f8::<3, 7>(w / scale, E4M3_MAX))
-}
-
-#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-fn quantize_block_i8(values: &[f32; LANES], inverse: f32) -> [u8; LANES] {
-    values.map(|w| (w * inverse).round_ties_even() as i8 as u8)
-}
-
-/// Columns that share a scale in rows of I8.
-pub const I8_BLOCK: usize = 128;
-
-/// Quantises one row to I8 in blocks of [`I8_BLOCK`]: appends `scale = absmax / 127` of each to `scales`,
-/// and writes `q = round(w / scale)`, so that `w ~ q * scale`. What is too small for that becomes zeros
-/// with a scale of 1. The row is whole steps of 16.
-///
-/// # Errors
-/// A NaN or infinity in the row, or `out` of another length.
-pub fn quantize_row_i8(row: &[f32], out: &mut [u8], scales: &mut Vec<f32>) -> Result<(), DtypeError> {
-    if row.len() != out.len() || !row.len().is_multiple_of(LANES) {
-        return Err(DtypeError::Length { values: row.len(), slots: out.len() });
-    }
-    for (values, codes) in row.chunks(I8_BLOCK).zip(out.chunks_mut(I8_BLOCK)) {
-        let (steps, _) = values.as_chunks::<LANES>();
-        let absmax = f32::from_bits(absmax_bits(steps));
-        if !absmax.is_finite() {
-            let element = row.iter().position(|w| !w.is_finite()).unwrap_or(0);
-            return Err(DtypeError::NotFinite { element });
-        }
-        let scale = absmax / I8_MAX;
-        let (scale, inverse) = if scale < f32::MIN_POSITIVE { (1.0, 0.0) } else { (scale, I8_MAX / absmax) };
-        scales.push(scale);
-        for (step, codes) in steps.iter().zip(codes.as_chunks_mut::<LANES>().0) {
-            *codes = quantize_block_i8(step, inverse);
-        }
-    }
-    Ok(())
-}
-
-/// Largest magnitude of a code.
-const I8_MAX: f32 = 127.0;
-
-/// Quantises one row to F8_E4M3: returns `scale = absmax / 448` and writes
-/// `q = encode_e4m3(w / scale)`, so that `w ~ q * scale`. The scale is 1 where absmax / 448 is
-/// zero, as in a row of zeros.
-///
-/// # Errors
-/// A NaN or infinity in the row, or `out` of another length.
-pub fn quantize_row_e4m3(row: &[f32], out: &mut [u8]) -> Result<f32, DtypeError> {
-    if row.len() != out.len() {
-        return Err(DtypeError::Length { values: row.len(), slots: out.len() });
-    }
-    let (blocks, rest) = row.as_chunks::<LANES>();
-    let absmax = rest.iter().map(|w| w.abs().to_bits()).fold(absmax_bits(blocks), u32::max);
-    let absmax = f32::from_bits(absmax);
-    if !absmax.is_finite() {
-        let element = row.iter().position(|w| !w.is_finite()).unwrap_or(0);
-        return Err(DtypeError::NotFinite { element });
-    }
-    let scale = match absmax / E4M3_MAX {
-        0.0 => 1.0,
-        scale => scale,
-    };
-    let (codes, codes_rest) = out.as_chunks_mut::<LANES>();
-    for (block, codes) in blocks.iter().zip(codes) {
-        *codes = quantize_block(block, scale);
-    }
-    for (code, w) in codes_rest.iter_mut().zip(rest) {
-        *code = round_to_f8::<3, 7>(w / scale, E4M3_MAX);
-    }
-    Ok(scale)
-}
+use blocks::{
+    absmax_bits, any_carry, narrow_block_bf16, narrow_block_f16, quantize_block, quantize_block_i8,
+};
 
 /// [`LANES`] elements of 16 bits.
 type Halves = [[u8; 2]; LANES];
-
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-use wasm::{narrow_block_bf16, narrow_block_f16};
-
-#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-use portable::{narrow_block_bf16, narrow_block_f16};
-
-#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-mod portable {
-    use super::{Halves, LANES, f32_to_bf16, f32_to_f16};
-
-    pub(super) fn narrow_block_bf16(block: &[f32; LANES]) -> Halves {
-        block.map(f32_to_bf16)
-    }
-
-    pub(super) fn narrow_block_f16(block: &[f32; LANES]) -> Halves {
-        block.map(f32_to_f16)
-    }
-}
 
 fn narrow_halves(
     values: &[f32],
@@ -481,13 +383,6 @@ pub fn find_non_finite(dtype: Dtype, bytes: &[u8]) -> Result<Option<usize>, Dtyp
         carry(word) != 0
     });
     Ok(within.map(|within| from / size + within))
-}
-
-/// Whether in any half of these words, masked, adding the lowest bits reaches the sign bits.
-#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-fn any_carry(words: &[[u8; 16]], [mask, lowest, sign]: [u64; 3]) -> bool {
-    let halves = words.as_flattened().as_chunks::<8>().0;
-    halves.iter().fold(0, |any, half| any | (((u64::from_le_bytes(*half) & mask) + lowest) & sign)) != 0
 }
 
 fn check_float(dtype: Dtype, bytes: &[u8]) -> Result<(), DtypeError> {

@@ -1,7 +1,7 @@
 //! The loops of quantising and narrowing in WebAssembly SIMD. The release build optimises for size,
 //! which switches the compiler's own vectorisation off, and a model has billions of weights.
 //! Measured under V8 at that optimisation: 1.9 ns per weight, the scalar loop 6.7 ns. Native
-//! tests reach only the scalar twins in `dtype.rs`; change both together.
+//! tests reach only the scalar twins in `portable.rs`; change both together.
 
 use core::arch::wasm32::{
     f32x4_abs, f32x4_add, f32x4_div, f32x4_lt, f32x4_mul, f32x4_ne, f32x4_pmin, f32x4_splat,

@@ -236,14 +236,8 @@ fn attend_many() {
         let mut want = random_rows(&mut random, case.tokens, params.out_pitch, params.out_pitch);
         let mut run = |qkv: &[f32], out: &[f32], tokens: u32, position: u32| {
             let batch = BatchUniform { tokens, position, ..Default::default() };
-            let contents = [
-                uniform(&batch),
-                uniform(&params),
-                bytes(qkv),
-                bytes(&keys),
-                bytes(&values),
-                bytes(out),
-            ];
+            let contents =
+                [uniform(&batch), uniform(&params), bytes(qkv), bytes(&keys), bytes(&values), bytes(out)];
             runner.run(tiling.kernel(), &contents, tiling.grid(&shape, tokens)).swap_remove(0)
         };
         let got = run(&qkv, &want, case.tokens, case.position);

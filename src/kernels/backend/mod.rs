@@ -4,6 +4,7 @@
 mod buffers;
 mod profile;
 mod sample;
+mod stages;
 mod steps;
 mod store;
 mod target;

@@ -1,7 +1,7 @@
 //! The steps of a layer as dispatches of one compute pass.
 
 use super::{Bound, Dispatch, GpuBufferRef, Stage, StepKey, WebGpu};
-use crate::gpu::{GpuError, GpuMatrix, Pipeline, read_buffer};
+use crate::gpu::{GpuError, GpuMatrix, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_many::ManyTiling;
 use crate::kernels::attend_one::OneTiling;
@@ -15,34 +15,9 @@ use crate::steps::{Batch, Slot, Steps, Write};
 use super::{GpuVector, Norm};
 
 impl WebGpu {
-    /// Starts to compile what was planned: all of it, or only what the first token waits for.
-    fn start_stages(&mut self, first: bool) {
-        for (stage, kernel) in std::mem::take(&mut self.planned) {
-            if first && stage != Stage::Prompt {
-                self.planned.push((stage, kernel));
-            } else {
-                self.stages.push((stage, self.kernels.start(&self.gpu, kernel)));
-            }
-        }
-    }
-
     /// What steps behind a norm that was left to them are filed under.
     fn norm_id(&self, x: Slot) -> u32 {
         self.norm_of(x).map_or(0, |norm| norm.id)
-    }
-
-    /// The kernels of a stage.
-    fn stage(&self, wanted: Stage) -> Vec<Pipeline> {
-        self.stages.iter().filter(|(stage, _)| *stage == wanted).map(|(_, pipeline)| *pipeline).collect()
-    }
-
-    /// Waits until tokens can be chosen here, which a chat does not: the host chooses its first ones.
-    ///
-    /// # Errors
-    /// What the compiler says.
-    pub async fn choosable(&mut self) -> Result<(), GpuError> {
-        let wanted: Vec<_> = [Stage::Decode, Stage::Choice].into_iter().flat_map(|s| self.stage(s)).collect();
-        self.kernels.wait(&wanted, &mut |_, _| ()).await
     }
 
     /// Adds one dispatch to a pass.
