@@ -1,6 +1,6 @@
 //! What a model takes of the memory that WebAssembly has, found out before any of it arrives.
 
-use super::{Cpu, CpuError, TOKENS, pitch};
+use super::{Cpu, CpuError, TOKENS, filled_up, layout, pitch};
 use crate::steps::{DecoderShape, MatrixSpec, Slot};
 
 /// Bytes beside the model: what streams, what a pass works on, what was there before.
@@ -16,7 +16,8 @@ impl Cpu {
     /// Bytes of a matrix and its scales.
     pub fn matrix_bytes(spec: &MatrixSpec) -> u64 {
         let scales = if spec.scale_cols == 0 { 0 } else { spec.cols.div_ceil(spec.scale_cols) };
-        u64::from(spec.rows) * (u64::from(spec.cols) * spec.dtype.size_bytes() + u64::from(scales) * 4)
+        let [rows, cols] = filled_up(spec);
+        rows.saturating_mul(cols * spec.dtype.size_bytes() + u64::from(scales) * 4)
     }
 
     /// Bytes for key/value cache and for activations, for a model of this shape.
@@ -36,7 +37,8 @@ impl Cpu {
             let rows = shape.rows(slot, shape.max_batch).next_multiple_of(TOKENS as u32);
             u64::from(pitch(shape, slot)) * u64::from(rows) * 4
         };
-        [shape.cache_bytes(), slots.into_iter().map(bytes).sum()]
+        let caches = layout(shape).bytes().iter().sum::<u64>().saturating_mul(u64::from(shape.layers));
+        [caches, slots.into_iter().map(bytes).sum()]
     }
 
     /// Whether weights, key/value cache and activations of these sizes could fit at all.

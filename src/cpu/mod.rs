@@ -225,8 +225,15 @@ fn pitch(shape: &DecoderShape, slot: Slot) -> u32 {
 
 /// How the cache of a layer lies: with more positions than asked for, up to whole tiles.
 fn layout(shape: &DecoderShape) -> attention::Layout {
-    let slots = (shape.cache_slots().max(1) as usize).next_multiple_of(attention::TILE);
+    let (slots, tile) = (shape.cache_slots().max(1), attention::TILE as u32);
+    let slots = slots.checked_next_multiple_of(tile).unwrap_or(u32::MAX / tile * tile) as usize;
     attention::Layout { kv_heads: shape.kv_heads as usize, head_dim: shape.head_dim as usize, slots }
+}
+
+/// Rows and columns of a matrix, up to whole fours and steps.
+fn filled_up(spec: &MatrixSpec) -> [u64; 2] {
+    [(spec.rows, formats::ROWS), (spec.cols, STEP)]
+        .map(|(size, whole)| u64::from(size).next_multiple_of(whole as u64))
 }
 
 /// Memory that may be refused: a browser gives a page 4 GiB at most, and often less.
@@ -272,9 +279,8 @@ impl Store for Cpu {
             let detail = format!("I8 has {} columns in blocks of {}", spec.cols, spec.scale_cols);
             return Err(shape_error(&spec.label, detail));
         }
-        let rows = u64::from(spec.rows).next_multiple_of(formats::ROWS as u64);
-        let cols = u64::from(spec.cols).next_multiple_of(STEP as u64);
-        let bytes = zeros(&spec.label, (rows * cols).saturating_mul(spec.dtype.size_bytes()))?;
+        let [rows, cols] = filled_up(spec);
+        let bytes = zeros(&spec.label, rows.saturating_mul(cols * spec.dtype.size_bytes()))?;
         let scales = zeros(&spec.label, rows * u64::from(per_row))?;
         self.matrices.push(Matrix { spec: spec.clone(), bytes, scales });
         Ok(CpuMatrix(self.matrices.len() - 1))

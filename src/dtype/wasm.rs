@@ -17,6 +17,17 @@ fn load(values: &[f32; LANES]) -> [v128; 4] {
     bytemuck::pod_read_unaligned(bytemuck::bytes_of(values))
 }
 
+/// Twin of the scalar `any_carry`.
+pub(super) fn any_carry(words: &[[u8; 16]], [mask, lowest, sign]: [u64; 3]) -> bool {
+    let [mask, lowest, sign] = [u64x2_splat(mask), u64x2_splat(lowest), u64x2_splat(sign)];
+    let mut any = u64x2_splat(0);
+    for word in words {
+        let word: v128 = bytemuck::pod_read_unaligned(word);
+        any = v128_or(any, u64x2_add(v128_and(word, mask), lowest));
+    }
+    v128_any_true(v128_and(any, sign))
+}
+
 /// Twin of the scalar `absmax_bits`.
 pub(super) fn absmax_bits(blocks: &[[f32; LANES]]) -> u32 {
     let mut maximum = u32x4_splat(0);
