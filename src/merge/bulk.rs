@@ -28,17 +28,20 @@ mod portable {
     /// Rows that are widened together: few enough for the nearest cache.
     const BLOCK: usize = 64;
 
-    /// Lets the compiler use whatever vectors this processor has, such as AVX2. The bits are the same: no two
+    /// Does the work with the vectors of AVX2 where the processor has them. The bits are the same: no two
     /// roundings become one.
-    #[cfg(not(target_arch = "wasm32"))]
     #[inline(always)]
     fn with_vectors(work: impl FnOnce()) {
-        pulp::Arch::new().dispatch(work);
-    }
-
-    #[cfg(target_arch = "wasm32")]
-    #[inline(always)]
-    fn with_vectors(work: impl FnOnce()) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            #[target_feature(enable = "avx2")]
+            fn with_avx2(work: impl FnOnce()) {
+                work();
+            }
+            #[expect(unsafe_code, reason = "the processor was asked one line above")]
+            // SAFETY: the function needs AVX2 and nothing else.
+            return unsafe { with_avx2(work) };
+        }
         work();
     }
 

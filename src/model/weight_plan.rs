@@ -130,10 +130,12 @@ impl WeightPlan {
     /// Every matrix that a token is multiplied with: those of all layers, then the head.
     pub fn products(&self) -> Vec<MatrixSpec> {
         let head = if self.matrices.contains_key(&Role::Head) { Role::Head } else { Role::Embed };
-        let used = |role: &Role| *role == head || !matches!(role, Role::Embed | Role::Head);
-        let mut products: Vec<_> = self.matrices.iter().filter(|(role, _)| used(role)).collect();
-        products.sort_by_key(|(role, _)| **role == head);
-        products.into_iter().map(|(_, spec)| spec.clone()).collect()
+        let of_layers = self
+            .matrices
+            .iter()
+            .filter(|(role, _)| !matches!(role, Role::Embed | Role::Head))
+            .map(|(_, spec)| spec);
+        of_layers.chain(self.matrices.get(&head)).cloned().collect()
     }
 
     /// Whether both need the same matrices: then weights of one can be written over the other's.

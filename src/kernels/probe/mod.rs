@@ -188,10 +188,14 @@ impl Probe {
     /// Warms up, and finds out how much makes a sample.
     async fn calibrate(&mut self, gpu: &Gpu, kernels: &Kernels, wanted_ms: f64) -> Result<(), GpuError> {
         let [whole, y, z] = self.grid;
-        let mut x = whole;
-        if matches!(self.kind, Kind::Matmul(_)) {
-            // A whole product would take seconds on a slow adapter; its rate is that of some of its rows.
-            (x, self.repeats) = (1, 1);
+        // The whole would take seconds on a slow adapter; some of a product's rows have its rate.
+        let x = match self.kind {
+            Kind::Matmul(_) => 1,
+            Kind::Stream | Kind::Reduce | Kind::Blend => whole.div_ceil(16),
+            Kind::Matvec(_) | Kind::Dispatch => whole,
+        };
+        if x < whole {
+            self.repeats = 1;
         }
         self.grid = [x, y, z];
         self.run(gpu, kernels).await?;
