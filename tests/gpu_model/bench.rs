@@ -59,8 +59,8 @@ fn a_model_is_timed_beside_the_limits_of_its_adapter() {
     );
     // The engine still works, and does not continue what was timed.
     let prompt = || Prompt::Text("Once upon a time".into());
-    let text = run(&mut engine, &greedy(prompt(), 8)).text;
-    assert_eq!(text, run(&mut load(MODEL, WeightMode::F8, limits()), &greedy(prompt(), 8)).text);
+    let text = run(&mut engine, &greedy(prompt(), 8)).unwrap().text;
+    assert_eq!(text, run(&mut load(MODEL, WeightMode::F8, limits()), &greedy(prompt(), 8)).unwrap().text);
 }
 
 #[test]
