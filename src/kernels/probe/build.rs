@@ -17,12 +17,12 @@ const HEAD_ROWS: u32 = 30_000;
 
 const STREAM_BINDINGS: &[Binding] = &[Binding::read("data"), Binding::write("sums")];
 
-/// Reads all of a buffer, `wg` threads a workgroup, sixteen loads of 16 bytes a thread.
-pub(in crate::kernels) fn stream_read(wg: u32) -> Kernel {
+/// The streaming read, by so many threads to a workgroup.
+pub fn stream_read(workgroup: u32) -> Kernel {
     Kernel {
         name: "stream_read",
         parts: vec![include_str!("../shared/stream_read.wgsl")],
-        constants: vec![("WG", f64::from(wg))],
+        constants: vec![("WG", f64::from(workgroup))],
         bindings: STREAM_BINDINGS,
     }
 }
@@ -249,12 +249,11 @@ impl Builder<'_> {
         }
         let small = self.storage(4096)?;
         for wg in [64_u32, 256] {
-            let kernel = stream_read(wg);
             let groups = bytes / u64::from(wg * 256);
             if groups > 0 {
                 let (name, grid) = ((Kind::Stream, "", format!("{wg} threads")), [groups as u32, 1, 1]);
                 let read = groups * u64::from(wg * 256);
-                self.add_one(name, Some(kernel), &[a, small], grid, read as f64)?;
+                self.add_one(name, Some(stream_read(wg)), &[a, small], grid, read as f64)?;
             }
         }
 

@@ -9,7 +9,7 @@ use super::{Grid, WebGpu};
 use crate::dtype::Dtype;
 use crate::gpu::{Gpu, GpuBuffer, GpuError, GpuMatrix, Kernels, Pipeline, Purpose, read_buffer};
 use crate::steps::MatrixSpec;
-pub(super) use build::stream_read;
+pub use build::stream_read;
 use build::{Builder, block, fill};
 
 /// Bytes that a sample walks through, so that no cache holds them.
