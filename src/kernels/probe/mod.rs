@@ -9,6 +9,7 @@ use super::{Grid, WebGpu};
 use crate::dtype::Dtype;
 use crate::gpu::{Gpu, GpuBuffer, GpuError, GpuMatrix, Kernels, Pipeline, Purpose, read_buffer};
 use crate::steps::MatrixSpec;
+pub use build::compositions;
 use build::{Builder, block, fill};
 
 /// Bytes that a sample walks through, so that no cache holds them.
@@ -29,6 +30,8 @@ pub enum Kind {
     Matvec(Dtype),
     /// A product with many tokens, operations on weights of this type.
     Matmul(Dtype),
+    /// A plain f32 product that owes nothing to the model's kernels, operations.
+    Product,
     /// The sums of a SLERP, bytes read.
     Reduce,
     /// Its blend, bytes read and written.
@@ -188,7 +191,7 @@ impl Probe {
     async fn calibrate(&mut self, gpu: &Gpu, kernels: &Kernels, wanted_ms: f64) -> Result<(), GpuError> {
         let [whole, y, z] = self.grid;
         let mut x = whole;
-        if matches!(self.kind, Kind::Matmul(_)) {
+        if matches!(self.kind, Kind::Matmul(_) | Kind::Product) {
             // A whole product would take seconds on a slow adapter; its rate is that of some of its rows.
             (x, self.repeats) = (1, 1);
         }
