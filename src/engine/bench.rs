@@ -355,6 +355,7 @@ fn of_limits(limits: &Limits) -> Figures {
             Kind::Stream => ("limit", "streaming read", Unit::Times(1e-9, "GB/s")),
             Kind::Matvec(_) => ("limit", "matrix-vector", Unit::Times(1e-9, "GB/s")),
             Kind::Matmul(_) => ("limit", "matrix-matrix", Unit::Times(1e-9, "GFLOP/s")),
+            Kind::Product => ("limit", "plain product F32", Unit::Times(1e-9, "GFLOP/s")),
             Kind::Dispatch => ("limit", "dispatches", Unit::Times(1e-3, "per ms")),
             Kind::Reduce => ("merge", "reduce", Unit::Times(1e-9, "GB/s")),
             Kind::Blend => ("merge", "blend", Unit::Times(1e-9, "GB/s")),
@@ -398,13 +399,14 @@ fn decode_limit_ms(context: u32, shape: &DecoderShape, matrices: &[MatrixSpec], 
     (cache_bytes / limits.best(Kind::Stream) + matrices.iter().map(matvec).sum::<f64>()) * 1e3
 }
 
-/// Milliseconds in which every matrix is multiplied with so many tokens at the best rate of its type, or read once
-/// where that takes longer, and the head with the last of them.
+/// Milliseconds in which every matrix is multiplied with so many tokens at the best rate of its type or of a plain
+/// f32 product, whichever is more, or read once where that takes longer, and the head with the last of them.
 fn prompt_limit_ms(tokens: u32, matrices: &[MatrixSpec], limits: &Limits) -> f64 {
     let Some((head, layers)) = matrices.split_last() else { return 0.0 };
     let bytes = |spec: &MatrixSpec| size(spec) * spec.dtype.size_bytes() as f64;
     let matmul = |spec: &MatrixSpec| {
-        let work = 2.0 * size(spec) * f64::from(tokens) / limits.best(Kind::Matmul(spec.dtype));
+        let best = limits.best(Kind::Matmul(spec.dtype)).max(limits.best(Kind::Product));
+        let work = 2.0 * size(spec) * f64::from(tokens) / best;
         work.max(bytes(spec) / limits.best(Kind::Stream))
     };
     let head = bytes(head) / limits.best(Kind::Matvec(head.dtype));

@@ -72,7 +72,7 @@ pub(crate) fn fold(groups: u32) -> (u32, u32) {
 /// scales, sizes for GPU and CPU, several head sizes. For tests and diagnostics.
 pub fn compositions() -> Vec<Kernel> {
     let mut all = vec![attend_reduce::kernel(), rope_store::kernel(), silu_mul::kernel()];
-    all.extend([64, 256].map(probe::stream_read));
+    all.extend(probe::compositions());
     for sizes in Sizes::ALL {
         all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));
         all.extend([sample_adjust::kernel(sizes), sample_pick::kernel(sizes)]);

@@ -16,15 +16,42 @@ const TOKENS: u32 = 512;
 const HEAD_ROWS: u32 = 30_000;
 
 const STREAM_BINDINGS: &[Binding] = &[Binding::read("data"), Binding::write("sums")];
+const PRODUCT_BINDINGS: &[Binding] = &[Binding::read("x"), Binding::read("w"), Binding::write("y")];
+/// Rows and columns of the plain product.
+const SIDE: u32 = 512;
 
-/// The streaming read, by so many threads to a workgroup.
-pub fn stream_read(workgroup: u32) -> Kernel {
-    Kernel {
-        name: "stream_read",
-        parts: vec![include_str!("../shared/stream_read.wgsl")],
-        constants: vec![("WG", f64::from(workgroup))],
-        bindings: STREAM_BINDINGS,
-    }
+/// Streaming reads; each with the bytes that a workgroup reads.
+fn streams() -> impl Iterator<Item = (Kernel, u64)> {
+    [64_u32, 256].into_iter().map(|wg| {
+        let kernel = Kernel {
+            name: "stream_read",
+            parts: vec![include_str!("../shared/stream_read.wgsl")],
+            constants: vec![("WG", f64::from(wg))],
+            bindings: STREAM_BINDINGS,
+        };
+        (kernel, u64::from(wg * 256))
+    })
+}
+
+/// Plain f32 products that owe nothing to the model's kernels; each with the rows and tokens of a workgroup.
+fn plain_products() -> impl Iterator<Item = (Kernel, [u32; 2])> {
+    let product = |name, text, wg: Option<u32>, tile| {
+        let mut constants = vec![("DEPTH", f64::from(SIDE / 4)), ("ROWS", f64::from(SIDE))];
+        constants.extend(wg.map(|wg| ("WG", f64::from(wg))));
+        (Kernel { name, parts: vec![text], constants, bindings: PRODUCT_BINDINGS }, tile)
+    };
+    let rows = include_str!("../shared/product_rows.wgsl");
+    [
+        product("product_tiles", include_str!("../shared/product_tiles.wgsl"), None, [64, 64]),
+        product("product_rows", rows, Some(8), [64, 8]),
+        product("product_rows", rows, Some(32), [256, 8]),
+    ]
+    .into_iter()
+}
+
+/// Kernels that are not the model's.
+pub fn compositions() -> impl Iterator<Item = Kernel> {
+    streams().map(|(kernel, _)| kernel).chain(plain_products().map(|(kernel, _)| kernel))
 }
 
 /// What probes are made with.
@@ -248,12 +275,19 @@ impl Builder<'_> {
             self.buffers.get(index).into_iter().for_each(|buffer| fill(self.gpu, buffer, &block));
         }
         let small = self.storage(4096)?;
-        for wg in [64_u32, 256] {
-            let groups = bytes / u64::from(wg * 256);
+        for (kernel, of_group) in streams() {
+            let groups = bytes / of_group;
             if groups > 0 {
-                let (name, grid) = ((Kind::Stream, "", format!("{wg} threads")), [groups as u32, 1, 1]);
-                let read = groups * u64::from(wg * 256);
-                self.add_one(name, Some(stream_read(wg)), &[a, small], grid, read as f64)?;
+                let name = (Kind::Stream, "", format!("{of_group} bytes a workgroup"));
+                let read = (groups * of_group) as f64;
+                self.add_one(name, Some(kernel), &[a, small], [groups as u32, 1, 1], read)?;
+            }
+        }
+        if bytes >= u64::from(SIDE * SIDE * 4) {
+            for (kernel, [rows, tokens]) in plain_products() {
+                let name = (Kind::Product, "", format!("{} of {rows} x {tokens}", kernel.name));
+                let grid = [SIDE / rows, SIDE / tokens, 1];
+                self.add_one(name, Some(kernel), &[a, b, merged], grid, 2.0 * f64::from(SIDE).powi(3))?;
             }
         }
 

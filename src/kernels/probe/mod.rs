@@ -9,7 +9,7 @@ use super::{Grid, WebGpu};
 use crate::dtype::Dtype;
 use crate::gpu::{Gpu, GpuBuffer, GpuError, GpuMatrix, Kernels, Pipeline, Purpose, read_buffer};
 use crate::steps::MatrixSpec;
-pub use build::stream_read;
+pub use build::compositions;
 use build::{Builder, block, fill};
 
 /// Bytes that a sample walks through, so that no cache holds them.
@@ -30,6 +30,8 @@ pub enum Kind {
     Matvec(Dtype),
     /// A product with many tokens, operations on weights of this type.
     Matmul(Dtype),
+    /// A plain f32 product that owes nothing to the model's kernels, operations.
+    Product,
     /// The sums of a SLERP, bytes read.
     Reduce,
     /// Its blend, bytes read and written.
@@ -190,7 +192,7 @@ impl Probe {
         let [whole, y, z] = self.grid;
         // The whole would take seconds on a slow adapter; some of a product's rows have its rate.
         let x = match self.kind {
-            Kind::Matmul(_) => 1,
+            Kind::Matmul(_) | Kind::Product => 1,
             Kind::Stream | Kind::Reduce | Kind::Blend => whole.div_ceil(16),
             Kind::Matvec(_) | Kind::Dispatch => whole,
         };
