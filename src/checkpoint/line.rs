@@ -63,7 +63,7 @@ pub(super) struct Shared<T: Transport> {
     /// Bytes of the next lane.
     pub(super) lane_bytes: Cell<u64>,
     /// Those of the shortest and of the longest.
-    lane_range: RangeInclusive<u64>,
+    pub(super) lane_range: RangeInclusive<u64>,
     /// Lanes of all sources that use the same connections.
     pub(super) lanes: Rc<Cell<usize>>,
     /// Whether the server sends ranges, once that was seen.

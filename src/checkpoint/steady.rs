@@ -25,7 +25,7 @@ use crate::checkpoint::transport::{Piece, Transport};
 
 /// Lanes at the same time, over all streams that share a count, beyond those that are read from:
 /// browsers allow six connections to a host over HTTP/1.1, a merge reads from three at a time.
-const LANES: usize = 4;
+pub const LANES: usize = 4;
 /// Bytes of a lane: long enough that asking for the next one does not count. On a line that delivers at once
 /// it does, and lanes become longer; what they hold, which is lost when a load is interrupted, does not.
 pub const LANE_BYTES: RangeInclusive<u64> = 8 << 20..=64 << 20;
@@ -86,7 +86,7 @@ impl<T: Transport> SteadyStream<T> {
     fn new(shared: Rc<Shared<T>>, file: &str, range: Option<Range<u64>>) -> SteadyStream<T> {
         let ranged = range.is_some();
         let rest = range.unwrap_or(0..u64::MAX);
-        let bulk = ranged && rest.end.saturating_sub(rest.start) > shared.lane_bytes.get();
+        let bulk = ranged && rest.end.saturating_sub(rest.start) > *shared.lane_range.start();
         let lanes = VecDeque::new();
         SteadyStream { shared, file: file.into(), lanes, rest, ranged, bulk, piece: None, alarm: None }
     }

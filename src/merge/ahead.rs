@@ -67,6 +67,7 @@ impl<S: ByteSource + Clone + 'static> Ahead<S> {
             }
             let Some(fetched) = self.ready.pop_front() else { return Poll::Pending };
             self.first += 1;
+            self.blocked = fetched.as_ref().map_or(true, |evaluation| !evaluation.is_gathered());
             Poll::Ready(Some(fetched))
         })
         .await
@@ -116,10 +117,9 @@ impl<S: ByteSource + Clone + 'static> Ahead<S> {
             let Some(opening) = &mut self.opening else { return };
             let Poll::Ready(mut fetched) = opening.as_mut().poll(context) else { return };
             self.opening = None;
-            match &mut fetched {
-                Ok(evaluation) => self.feeds.extend(evaluation.take_feeds()),
-                // Whoever gets there hears of it.
-                Err(_) => self.blocked = true,
+            // Of an error hears whoever gets there.
+            if let Ok(evaluation) = &mut fetched {
+                self.feeds.extend(evaluation.take_feeds());
             }
             self.ready.push_back(fetched);
         }
@@ -128,7 +128,10 @@ impl<S: ByteSource + Clone + 'static> Ahead<S> {
     /// Asks for the next tensor that is not asked for yet, if it is one that the CPU computes from what
     /// was kept of it.
     fn open(&mut self) -> Option<Pin<Box<dyn Future<Output = Fetched<S>>>>> {
-        if self.blocked || self.inner.has_gpu() {
+        // Connections that a tensor holds, since it is not in memory as a whole, are not at the next one; and
+        // behind an error nothing is wanted any more.
+        let holds = |last: &Fetched<S>| last.as_ref().map_or(true, |evaluation| !evaluation.is_gathered());
+        if self.blocked || self.ready.back().is_some_and(holds) || self.inner.has_gpu() {
             return None;
         }
         let position = self.first + self.ready.len();

@@ -48,8 +48,16 @@ enum Backend {
 }
 
 /// Where a merge is computed unless the caller says otherwise.
-pub(super) fn auto() -> Arithmetic {
+fn auto() -> Arithmetic {
     Arithmetic::Auto(GpuOptions::default())
+}
+
+/// What may be kept of operands where a tokenizer, and on the CPU a model, lie in the same memory, bytes.
+const KEPT_BESIDE_ENGINE: u64 = 24 << 20;
+
+/// A merge into an engine's weights.
+pub(super) fn into_engine() -> MergeOptions {
+    MergeOptions { arithmetic: auto(), kept_bytes: KEPT_BESIDE_ENGINE, ..MergeOptions::default() }
 }
 
 /// The models that a recipe reads, each once.
@@ -146,9 +154,9 @@ pub(super) async fn open(
             recipe.models().into_iter().map(named).map(|(source, model)| (model, source)).collect()
         }
     };
-    let mut opening = Vec::new();
+    let (mut opening, siblings) = (Vec::new(), named.len().saturating_sub(1));
     for (model, source) in named {
-        let source = WebSource::new(&source, signal.clone(), on_waiting(on_progress))?;
+        let source = WebSource::new(&source, signal.clone(), on_waiting(on_progress), siblings)?;
         let source = AnySource::files(source, Rc::new(Kept::nothing()));
         opening.push(Parent::open(model, source));
     }

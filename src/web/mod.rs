@@ -39,7 +39,7 @@ use web_time::{Duration, Instant};
 
 use crate::engine::{self, Delta, Engine, Info, Kept, LoadOptions, Progress, Request};
 use crate::gpu::DeviceTier;
-use crate::merge::{MergeOptions, MergeReport};
+use crate::merge::MergeReport;
 use any::AnySource;
 use error::{bad_request, from_engine};
 use source::{OnWaiting, WebSource};
@@ -70,7 +70,7 @@ pub fn wasm_memory() -> f64 {
 pub async fn inspect(source: JsValue, options: JsValue, signal: AbortSignal) -> Result<JsValue, JsValue> {
     let options: LoadOptions = from_js("options", options)?;
     let (trust, files) = cache::of_source(&source)?;
-    let source = WebSource::new(&source, signal, Rc::new(|_| {}))?;
+    let source = WebSource::new(&source, signal, Rc::new(|_| {}), 0)?;
     let source = AnySource::files(source, Rc::new(Kept::new(trust, files)));
     let tier = DeviceTier::probe(&options.gpu).await.ok();
     let inspection = engine::inspect(&source, &options, tier.as_ref()).await;
@@ -113,11 +113,11 @@ impl WebEngine {
         let (trust, files) = cache::of_source(&source)?;
         let kept = Rc::new(Kept::new(trust, files));
         let (source, merge) = if is_merge(&source) {
-            let merge_options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
+            let merge_options = merge::into_engine();
             let merge = merge::open(&source, "", merge_options, on_tensor, &report, signal.clone()).await?;
             (AnySource::Merge(merge.clone()), Some(merge))
         } else {
-            let source = WebSource::new(&source, signal.clone(), on_waiting(&report))?;
+            let source = WebSource::new(&source, signal.clone(), on_waiting(&report), 0)?;
             (AnySource::files(source, kept.clone()), None)
         };
         let manifest = match &merge {
@@ -149,7 +149,7 @@ impl WebEngine {
         signal: AbortSignal,
     ) -> Result<JsValue, JsValue> {
         let report = Rc::new(Callback::new(on_progress));
-        let options = MergeOptions { arithmetic: merge::auto(), ..MergeOptions::default() };
+        let options = merge::into_engine();
         let merge = merge::open(&source, "", options, on_tensor, &report, signal.clone()).await?;
         let manifest = merge.manifest().map_err(|error| from_engine(error.into()))?;
         let mut engine = self.take()?;

@@ -15,7 +15,7 @@ use super::error::{bad_request, from_file};
 use super::http::HttpDirectory;
 use super::stream::{Pool, WebBody, sleep, turn};
 use crate::checkpoint::retry::{Network, Waiting};
-use crate::checkpoint::steady::{LANE_BYTES, Steady, SteadyStream};
+use crate::checkpoint::steady::{LANE_BYTES, LANES as LANES_AHEAD, Steady, SteadyStream};
 use crate::checkpoint::transport::{Body as _, Piece as _, Response, Transport};
 use crate::checkpoint::{ByteSource, ByteStream, Opened, SourceError};
 
@@ -59,9 +59,17 @@ impl WebSource {
     /// Reads `{kind: "http", base, listing?, headers?, network?}`, `{kind: "files", files}` or
     /// `{kind: "directory", handle}`; `network` is `{attempts?, backoffMs?, stallMs?}`.
     ///
+    /// `siblings` sources are read beside it: with more than one, connections are spared, of which browsers
+    /// allow six to a host.
+    ///
     /// # Errors
     /// `bad-request` for any other shape.
-    pub fn new(source: &JsValue, signal: AbortSignal, on_waiting: OnWaiting) -> Result<WebSource, JsValue> {
+    pub fn new(
+        source: &JsValue,
+        signal: AbortSignal,
+        on_waiting: OnWaiting,
+        siblings: usize,
+    ) -> Result<WebSource, JsValue> {
         let field = |name: &str| get(source, name);
         let place = match field("kind").as_string().as_deref() {
             Some("http") => {
@@ -88,7 +96,8 @@ impl WebSource {
         };
         let network = network(&field("network"));
         let (lane_bytes, lanes) = match place {
-            Place::Http(..) => (LANE_BYTES, LANES.with(Rc::clone)),
+            Place::Http(..) if siblings < 2 => (LANE_BYTES, LANES.with(Rc::clone)),
+            Place::Http(..) => (LANE_BYTES, Rc::new(Cell::new(LANES_AHEAD))),
             // A file of this computer comes no faster in parts.
             _ => (u64::MAX..=u64::MAX, Rc::default()),
         };

@@ -129,7 +129,8 @@ async function forget(model, options) {
   const url = withoutQuery(source.base);
   await changePins(store, (pins) => {
     for (const place of Object.keys(pins)) {
-      if (place.slice(0, place.lastIndexOf("/") + 1) !== url) continue;
+      // Weight files may lie in folders below it.
+      if (!place.startsWith(url)) continue;
       delete pins[place];
       found = true;
     }

@@ -190,18 +190,21 @@ async function isFresh(entry, hub, trust, source, signal) {
 export async function openKept({ source, options }, signal) {
   if (source.kind !== "http" || whatIsMissing() !== null) return null;
   const id = await entryId(withoutQuery(source.base), options.weights ?? "f8");
-  const store = await openStore(false);
-  const directory = store && await orNull(() => store.getDirectoryHandle(id));
-  const entry = /** @type {Entry | null} */ (directory && await readJson(directory, ENTRY_FILE));
-  const release = directory && entry?.complete ? await tryLock(lockName(id)) : null;
-  if (!directory || !entry || !release) return null;
   /** @type {SyncHandle[]} */
   const handles = [];
+  /** @type {(() => void) | null} */
+  let release = null;
   const close = () => {
     for (const handle of handles) handle.close();
-    release();
+    release?.();
   };
   try {
+    // Storage that is there and may not be used, as in some private windows, holds nothing.
+    const store = await openStore(false);
+    const directory = store && await orNull(() => store.getDirectoryHandle(id));
+    const entry = /** @type {Entry | null} */ (directory && await readJson(directory, ENTRY_FILE));
+    release = directory && entry?.complete ? await tryLock(lockName(id)) : null;
+    if (!directory || !entry || !release) return null;
     const hub = await hubRevision(source, signal);
     /** @type {Trust} */
     const trust = { manifest: {}, hub: hub === null || hub === "unreachable" ? {} : hub.hashes, pins: {} };
