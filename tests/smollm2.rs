@@ -137,7 +137,8 @@ fn as_i8_on_the_cpu() {
             // Quantised weights may end a near tie otherwise, sooner or later.
             let stored = ids(&case["checkpoint"]["greedy"]);
             let output = run(&mut engine, &greedy(Prompt::Ids(prompt), stored.len() as u32)).unwrap();
-            let common = |ids: &[u32]| ids.iter().zip(&stored).take_while(|(one, other)| one == other).count();
+            let common =
+                |ids: &[u32]| ids.iter().zip(&stored).take_while(|(one, other)| one == other).count();
             let own = common(&output.ids);
             println!("{name}: {own} tokens of {} as stored", stored.len());
             assert!(own >= stored.len() * 3 / 4, "{name}: {own} tokens as stored");
