@@ -7,7 +7,9 @@ import { openClient } from "./client.js";
 import { browserName } from "./launch.js";
 import { processMemory } from "./memory.js";
 
-const ROUNDS = 20;
+const ROUNDS = 12;
+/** Buffers of the kernels that choose tokens: there once those are compiled, which no load waits for. */
+const CHOOSING = 2;
 const MIB = 2 ** 20;
 
 /** @typedef {typeof import("./pages/gpu-counters.js").counts} Counts */
@@ -46,6 +48,8 @@ if (browserName() === "chromium") {
       const settled = () => new Promise((resolve) => setTimeout(resolve, 30));
       const engine = await bise.Engine.load("/models/tale/");
       const reply = await engine.chat.completions.create({ messages: [{ role: "user", content: "Hello" }], max_tokens: 4, ignore_eos: true });
+      // By then all kernels are compiled, as a rule: a worker that waits for the compiler cannot say farewell.
+      await engine.completions.create({ prompt: "Once", max_tokens: 96, ignore_eos: true });
       const controller = new AbortController();
       setTimeout(() => controller.abort(), 60);
       const aborted = await bise.outcome(engine.completions.create({ prompt: "Once", max_tokens: 400, ignore_eos: true, signal: controller.signal }));
@@ -63,6 +67,9 @@ if (browserName() === "chromium") {
     for (let i = 0; i < ROUNDS; i += 1) {
       rounds.push(await round());
       memory.push(await processMemory(page));
+      // A worker ends once the driver has answered: it may be in the middle of compiling a kernel.
+      const deadline = Date.now() + 10_000;
+      while (workers(page).length > 0 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20));
       assert.deepEqual(workers(page), [], `round ${i}: workers after dispose`);
     }
     const mib = (/** @type {number | undefined} */ bytes) => ((bytes ?? 0) / MIB).toFixed(1);
@@ -72,15 +79,18 @@ if (browserName() === "chromium") {
     for (const [i, { tokens, code, loaded, disposed, gpuMemory }] of rounds.entries()) {
       assert.deepEqual([tokens, code], [4, "aborted"], `round ${i}`);
       assert.ok(loaded.buffers > 20 && loaded.bytes >= 0.9 * gpuMemory, `round ${i}: ${JSON.stringify(loaded)} seen`);
-      assert.equal(loaded.buffers, rounds[0]?.loaded.buffers, `round ${i}: as many buffers as in the first`);
+      const more = loaded.buffers - (rounds[0]?.loaded.buffers ?? 0);
+      assert.ok(Math.abs(more) <= CHOOSING, `round ${i}: ${more} buffers more than in the first`);
       const { created, ...left } = disposed;
       assert.ok(created >= loaded.buffers, `round ${i}: ${created} buffers created`);
       assert.deepEqual(left, { buffers: 0, bytes: 0, devices: 0, abandoned: 0 }, `round ${i}: what dispose left`);
     }
     const [first] = rounds;
-    // After a few rounds that warm caches up, a leak of one engine's buffers per round would show.
-    const grown = (memory.at(-1)?.GPU?.resident ?? Infinity) - (memory[4]?.GPU?.resident ?? 0);
-    assert.ok(grown < 10 * (first?.gpuMemory ?? 0), `the GPU process grew by ${mib(grown)} MiB in 15 rounds`);
+    // After a few rounds that warm caches up, a leak of one engine's buffers per round would show. What the compiler
+    // takes comes and goes: the least of several rounds counts.
+    const least = (/** @type {number} */ from, /** @type {number} */ end) => Math.min(...memory.slice(from, end).map(({ GPU }) => GPU?.resident ?? Infinity));
+    const grown = least(-4, Infinity) - least(1, 5);
+    assert.ok(grown < 5 * (first?.gpuMemory ?? 0), `the GPU process grew by ${mib(grown)} MiB in seven rounds`);
   });
 
   test(`${ROUNDS} times a chat, an abort and a chat in one engine take no more memory than three`, async (t) => {
@@ -119,7 +129,7 @@ if (browserName() === "chromium") {
       const [{ counts }, wasm] = await Promise.all(paths.map((path) => import(path)));
       await wasm.default();
       const source = { kind: "http", base: new URL("/models/tale/", location.href).href };
-      const load = (/** @type {AbortController} */ controller, /** @type {(progress: any) => void} */ progress) => wasm.WebEngine.load(source, {}, progress, () => {}, controller.signal);
+      const load = (/** @type {AbortController} */ controller, /** @type {(progress: any) => void} */ progress) => wasm.WebEngine.load(source, { backend: "webgpu" }, progress, () => {}, controller.signal);
       const request = { prompt: { text: "Once upon a time" }, temperature: 0, max_tokens: 2, ignore_eos: true };
       const seen = [];
       for (let i = 0; i < rounds; i += 1) {
