@@ -19,6 +19,8 @@ mod damage;
 mod disk;
 #[path = "cache/format.rs"]
 mod format;
+#[path = "cache/forms.rs"]
+mod forms;
 #[path = "cache/kept.rs"]
 mod kept;
 #[path = "cache/support.rs"]

@@ -15,8 +15,10 @@ mod support;
 use std::cell::Cell;
 
 use bise::checkpoint::source::FileSource;
+use bise::checkpoint::{ByteSource, Manifest};
 use bise::engine::{BackendChoice, Engine, EngineError, LoadOptions, Prompt, WeightMode, inspect};
 use bise::gpu::{DeviceTier, GpuOptions};
+use bise::merge::MergeOptions;
 use pollster::block_on;
 
 use support::{check_golden, from_top, greedy, load_on_cpu, merge, run};
@@ -70,6 +72,16 @@ fn a_conversation_goes_on_and_others_have_their_turn() {
 #[test]
 fn a_merge_goes_into_its_weights() {
     let merge = merge(None);
+    // What it keeps of its parents has room beside the model.
+    let parents: u64 = ["tale", "case"]
+        .map(|name| {
+            let source = FileSource::new(from_top("www/models").join(name));
+            block_on(Manifest::read(&source)).unwrap().total_bytes()
+        })
+        .iter()
+        .sum();
+    assert_eq!(merge.memory_bytes(), parents.min(MergeOptions::default().kept_bytes));
+    assert!(parents > 10_000_000);
     let mut engine = load_on_cpu("www/models/tale", WeightMode::Checkpoint);
     let before = block_on(engine.logits(&[1, 2, 3])).unwrap();
     let manifest = merge.manifest().unwrap();

@@ -67,6 +67,11 @@ pub trait ByteSource {
 
     /// Lets what is on its way arrive, where that takes a turn of somebody's event loop.
     async fn turn(&self) {}
+
+    /// Bytes of memory that reading it may take beside what a transfer has on its way.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 impl<S: ByteSource> ByteSource for &S {
@@ -83,6 +88,10 @@ impl<S: ByteSource> ByteSource for &S {
     async fn turn(&self) {
         (**self).turn().await;
     }
+
+    fn memory_bytes(&self) -> u64 {
+        (**self).memory_bytes()
+    }
 }
 
 impl<S: ByteSource> ByteSource for Rc<S> {
@@ -98,6 +107,10 @@ impl<S: ByteSource> ByteSource for Rc<S> {
 
     async fn turn(&self) {
         (**self).turn().await;
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        (**self).memory_bytes()
     }
 }
 

@@ -49,23 +49,23 @@ impl Cpu {
         LIMIT_BYTES.map_or(Ok(()), |limit| check_within(bytes, limit - RESERVE_BYTES))
     }
 
-    /// Makes sure of the memory for a model, and for what works beside it, while there is nothing yet
+    /// Makes sure of the memory for a model, and for what works beside it (what reads the weights takes `beside` bytes
+    /// more than a transfer does), while there is nothing yet
     /// that its want could end: it never shrinks again, so later allocations find it. Browsers may give less than
     /// WebAssembly allows, and say so only by refusing it.
     ///
     /// # Errors
     /// [`CpuError::TooLarge`], with what there was.
-    pub fn reserve(bytes: [u64; 3]) -> Result<(), CpuError> {
-        Cpu::check(bytes)?;
-        if LIMIT_BYTES.is_none() {
-            return Ok(());
-        }
-        let wanted = bytes.iter().sum::<u64>() + RESERVE_BYTES;
+    pub fn reserve(bytes: [u64; 3], beside: u64) -> Result<(), CpuError> {
+        let Some(limit) = LIMIT_BYTES else { return Ok(()) };
+        let beside = beside.saturating_add(RESERVE_BYTES);
+        check_within(bytes, limit.saturating_sub(beside))?;
+        let wanted = bytes.iter().sum::<u64>() + beside;
         let mut pieces: Vec<Vec<u8>> = Vec::new();
         for piece in 0..wanted.div_ceil(PIECE_BYTES) {
             let mut held = Vec::new();
             if held.try_reserve_exact(PIECE_BYTES as usize).is_err() {
-                let limit = (piece * PIECE_BYTES).saturating_sub(RESERVE_BYTES);
+                let limit = (piece * PIECE_BYTES).saturating_sub(beside);
                 return check_within(bytes, limit);
             }
             pieces.push(held);

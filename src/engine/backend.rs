@@ -47,13 +47,14 @@ impl Device {
         }
     }
 
-    /// Makes sure that there is memory, where that can be known before it is used.
-    pub fn reserve(&self, plan: &WeightPlan, shape: &DecoderShape) -> Result<(), CpuError> {
+    /// Makes sure that there is memory, where that can be known before it is used; `beside` bytes of it are for
+    /// the source.
+    pub fn reserve(&self, plan: &WeightPlan, shape: &DecoderShape, beside: u64) -> Result<(), CpuError> {
         match self {
             Device::Gpu(_) => Ok(()),
             Device::Cpu => {
                 let [kv_cache, activations] = Cpu::memory(shape);
-                Cpu::reserve([plan.host_bytes(), kv_cache, activations])
+                Cpu::reserve([plan.host_bytes(), kv_cache, activations], beside)
             }
         }
     }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
+use super::types::WeightMode;
 use crate::checkpoint::journal::{Journal, Point};
 use crate::checkpoint::pack::{Pack, PackError, Tag};
 use crate::checkpoint::storage::{StorageError, StoredFile};
@@ -51,14 +52,26 @@ pub struct CacheFiles {
     pub salt: u64,
     /// As [`POINT_BYTES`].
     pub point_bytes: u64,
-    /// Hears which files a new entry is made of, and how long it will be in bytes.
+    /// Hears which files a new entry is made of, how long it will be in bytes, and the form of its weights.
     pub on_start: OnStart,
     /// Asked before what was kept goes, and waited for.
     pub on_replace: OnReplace,
 }
 
-/// Hears of a new entry.
-pub type OnStart = Box<dyn Fn(&BTreeMap<String, KnownFile>, u64)>;
+/// Hears of a new entry: its files, bytes and form.
+pub type OnStart = Box<dyn Fn(&BTreeMap<String, KnownFile>, u64, WeightMode)>;
+
+/// What is wanted of the weights of an entry.
+pub(super) struct Wanted {
+    /// Says where each goes.
+    pub plan: Vec<u8>,
+    /// Their form.
+    pub form: WeightMode,
+    /// Their bytes on the device.
+    pub bytes: u64,
+    /// The files they come from.
+    pub files: BTreeMap<String, KnownFile>,
+}
 
 /// Forgets what described what is about to be replaced.
 pub type OnReplace = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
@@ -151,7 +164,12 @@ impl Cache {
 
     /// What to wait for before [`Cache::replace`], if that is due.
     pub fn before_replacing(&self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
-        self.stale.map(|_| (self.on_replace)())
+        self.stale.map(|_| self.before_renewing())
+    }
+
+    /// What to wait for before [`Cache::renew_weights`].
+    pub fn before_renewing(&self) -> Pin<Box<dyn Future<Output = ()>>> {
+        (self.on_replace)()
     }
 
     /// Makes room for what the source has now, where what is kept is of no use.
@@ -256,33 +274,54 @@ impl Cache {
         self.plan.as_deref() == Some(plan)
     }
 
-    /// Begins with the weights, or checks that those kept are the ones wanted: `plan` says where each
-    /// goes. `Ok(false)` if they are not.
+    /// Begins with the weights, or checks that those kept are the ones wanted. `Ok(false)` if they are not: they
+    /// stay until [`Cache::renew_weights`].
     ///
     /// # Errors
-    /// [`StorageError`]; [`StorageError::NoSpace`] if what is left will not do for `weight_bytes`.
-    pub fn begin_weights(
-        &mut self,
-        plan: &[u8],
-        weight_bytes: u64,
-        files: &BTreeMap<String, KnownFile>,
-    ) -> Result<bool, StorageError> {
+    /// [`StorageError`]; [`StorageError::NoSpace`] if what is left will not do.
+    pub fn begin_weights(&mut self, wanted: &Wanted) -> Result<bool, StorageError> {
         self.replace()?;
-        // Heads of records, and room for the rest of the page.
-        let small = self.journal.points().first().map_or(self.pack.bytes(), |first| first.pack_bytes);
-        let needed = small + weight_bytes + weight_bytes / 64 + (1 << 20);
-        let complete = self.last().is_some_and(|last| last.complete);
+        let (is_new, holds) = (self.is_new(), self.holds(&wanted.plan));
+        let needed = self.needed_bytes(wanted);
+        let complete = holds && self.last().is_some_and(|last| last.complete);
         let kept = self.last().map_or(0, |last| last.pack_bytes);
         if let Some(free) = self.free_bytes.filter(|free| !complete && needed.saturating_sub(kept) > *free) {
             return Err(StorageError::NoSpace(format!("{needed} bytes are needed, {free} are left")));
         }
-        if !self.is_new() {
-            return Ok(self.holds(plan));
+        if is_new {
+            self.start_weights(wanted)?;
         }
-        self.pack.append(Tag { kind: PLAN, ..Tag::default() }, plan)?;
-        (self.on_start)(files, needed);
-        self.add_point(Point::default())?;
-        Ok(true)
+        Ok(is_new || holds)
+    }
+
+    /// Gives up the weights that are kept for others of the same files; what is kept of small files stays.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn renew_weights(&mut self, wanted: &Wanted) -> Result<(), StorageError> {
+        // In this order: a point must never stand for what is not there.
+        let small = self.small_bytes();
+        self.journal.cut(0)?;
+        self.pack.cut(small)?;
+        self.start_weights(wanted)
+    }
+
+    fn start_weights(&mut self, wanted: &Wanted) -> Result<(), StorageError> {
+        let needed = self.needed_bytes(wanted);
+        self.pack.append(Tag { kind: PLAN, ..Tag::default() }, &wanted.plan)?;
+        self.plan = Some(wanted.plan.clone());
+        (self.on_start)(&wanted.files, needed, wanted.form);
+        self.add_point(Point::default())
+    }
+
+    /// Where the small files end.
+    fn small_bytes(&self) -> u64 {
+        self.journal.points().first().map_or(self.pack.bytes(), |first| first.pack_bytes)
+    }
+
+    /// Heads of records, and room for the rest of the page.
+    fn needed_bytes(&self, Wanted { bytes, .. }: &Wanted) -> u64 {
+        self.small_bytes() + bytes + bytes / 64 + (1 << 20)
     }
 
     /// Whether that many bytes of weights are enough for another point.

@@ -67,6 +67,11 @@ impl Kept {
         self.keeper.look(|cache| cache.holds(&plan.fingerprint())).unwrap_or(false)
     }
 
+    /// Whether all of them are.
+    pub(super) fn holds_all(&self, plan: &WeightPlan) -> bool {
+        self.holds(plan) && self.keeper.look(Cache::last).flatten().is_some_and(|last| last.complete)
+    }
+
     /// SHA-256 of the weight files that were hashed.
     pub fn hashes(&self) -> BTreeMap<String, String> {
         self.hashes.borrow().clone()

@@ -1,7 +1,7 @@
 //! Weights into the device's memory: first what is kept of them, then the rest as it streams, each
 //! weight file checked against its hash at its end.
 
-use super::cache::HASH;
+use super::cache::{Cache, HASH, Wanted};
 use super::cached::Kept;
 use super::types::CacheState;
 use crate::checkpoint::hash::FileHash;
@@ -58,9 +58,12 @@ impl Kept {
         cancelled: &dyn Fn() -> bool,
         report: &mut dyn FnMut(u64),
     ) -> Result<(), LoadError<B::Error>> {
-        self.begin_weights(target.plan, manifest);
+        let mut other = self.begin_weights(target.plan, manifest);
         report(0);
-        let from = self.replay(manifest, target, cancelled, report).await?;
+        let from = match other {
+            Some(_) => Point::default(),
+            None => self.replay(manifest, target, cancelled, report).await?,
+        };
         let (first, mut done) = (from.shard as usize, from.done_bytes);
         let mut loader = WeightLoader::new(target.plan, target.weights).logged(&*self.keeper);
         for (number, shard) in manifest.shards.iter().enumerate().skip(first) {
@@ -71,7 +74,16 @@ impl Kept {
             let (tensors, offset) = (resumed.tensor as usize..shard.all().end, resumed.offset);
             let mut stream = ShardStream::open_at(source, shard, tensors, offset, cancelled).await?;
             let mut parser = stream.parser()?;
-            while let Some(piece) = stream.next_piece().await? {
+            loop {
+                let piece = stream.next_piece().await?;
+                // What is kept in another form is given up only once something came.
+                if let Some(wanted) = other.take()
+                    && let Some(waiting) = self.keeper.look(Cache::before_renewing)
+                {
+                    waiting.await;
+                    self.keeper.work(|cache| cache.renew_weights(&wanted));
+                }
+                let Some(piece) = piece else { break };
                 let mut rest = piece.as_slice();
                 if self.is_point_due(done) {
                     // A point lies between two chunks.
@@ -105,21 +117,23 @@ impl Kept {
         Ok(())
     }
 
-    fn begin_weights(&self, plan: &WeightPlan, manifest: &Manifest) {
+    /// Gives what is wanted, where other weights are kept: they are to be replaced by these.
+    fn begin_weights(&self, plan: &WeightPlan, manifest: &Manifest) -> Option<Wanted> {
         if !self.can_be_found_again(manifest) {
             let note = "the model is not kept for next time: its server hides from pages which version of a \
                         file it sends (ETag and Last-Modified); pass the option integrity, or let the server \
                         expose ETag";
             self.keeper.end(Some(note.to_owned()));
         }
-        let (files, bytes, plan) =
-            (self.known_files(), plan.device_bytes(u64::MAX).unwrap_or_default(), plan.fingerprint());
-        let begun = self.keeper.work(|cache| cache.begin_weights(&plan, bytes, &files));
-        if begun == Some(false) {
-            let note = "what was kept of the model is in another form than this device takes, or of another version of this program, and was removed";
-            self.keeper.end(Some(note.to_owned()));
-        }
+        let wanted = Wanted {
+            plan: plan.fingerprint(),
+            form: plan.precision.into(),
+            bytes: plan.device_bytes(u64::MAX).unwrap_or_default(),
+            files: self.known_files(),
+        };
+        let begun = self.keeper.work(|cache| cache.begin_weights(&wanted));
         self.keeper.settle();
+        (begun == Some(false)).then_some(wanted)
     }
 
     fn is_point_due(&self, done_bytes: u64) -> bool {
@@ -135,7 +149,7 @@ impl Kept {
         cancelled: &dyn Fn() -> bool,
         report: &mut dyn FnMut(u64),
     ) -> Result<Point, LoadError<B::Error>> {
-        let ends = |cache: &super::cache::Cache| Some((*cache.journal.points().first()?, cache.last()?));
+        let ends = |cache: &Cache| Some((*cache.journal.points().first()?, cache.last()?));
         let Some((first, mut last)) = self.keeper.look(ends).flatten() else { return Ok(Point::default()) };
         let loader = WeightLoader::new(target.plan, target.weights);
         let (mut payload, mut aligned) = (Vec::new(), Vec::new());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::cached::Kept;
 use super::load::{context_length, read_side_files};
 use super::room::Room;
 use super::{EngineError, LoadOptions, WeightMode};
@@ -77,6 +78,8 @@ pub struct Inspection {
     pub tokenizer: bool,
     /// Whether there is a chat template.
     pub chat: bool,
+    /// Whether all weights are kept in that form: a load fetches none.
+    pub kept: bool,
 }
 
 /// Memory at a context length.
@@ -100,32 +103,45 @@ pub async fn inspect<S: ByteSource>(
     options: &LoadOptions,
     tier: Option<&DeviceTier>,
 ) -> Result<Inspection, EngineError> {
+    inspect_cached(source, &Kept::nothing(), options, tier).await
+}
+
+/// [`inspect`] of a source of which something may be kept: a [`CachedSource`](super::CachedSource) with the same `kept`.
+///
+/// # Errors
+/// As [`inspect`].
+pub async fn inspect_cached<S: ByteSource>(
+    source: &S,
+    kept: &Kept,
+    options: &LoadOptions,
+    tier: Option<&DeviceTier>,
+) -> Result<Inspection, EngineError> {
     let side = read_side_files(source).await?;
     let manifest = Manifest::read(source).await?;
     let config = &side.config;
     let least = DeviceTier::at_default_limits();
     let (room, backend_reason) = Room::of(options, tier, &least);
     let device = tier.unwrap_or(&least);
-    let weights = room.weights(options.weights)?;
+    let plan_as = |precision| WeightPlan::new(config, &side.config_json, &manifest, precision);
+    let (weights, plan) = room.form(options.weights, kept, &plan_as)?;
     let mut problems = Vec::new();
-    let mut bytes_as = |precision| -> Result<(u64, u64), EngineError> {
-        let plan = WeightPlan::new(config, &side.config_json, &manifest, precision)?;
+    let mut bytes_of = |plan: &WeightPlan| {
         // Where a row is too long for the device, the memory is that of one that has no limit.
-        let bytes = room.weight_bytes(&plan, room.max_buffer_bytes()).or_else(|error| {
-            if precision == weights.precision() {
+        room.weight_bytes(plan, room.max_buffer_bytes()).or_else(|error| {
+            if plan.precision == weights.precision() {
                 problems.push(error.to_string());
             }
-            room.weight_bytes(&plan, u64::MAX)
-        })?;
-        Ok((bytes, plan.parameters))
+            room.weight_bytes(plan, u64::MAX)
+        })
     };
-    let (device_bytes, parameters) = bytes_as(Precision::Checkpoint)?;
-    let (device_bytes_f8, _) = bytes_as(Precision::F8)?;
+    let device_bytes = bytes_of(&plan_as(Precision::Checkpoint)?)?;
+    let device_bytes_f8 = bytes_of(&plan_as(Precision::F8)?)?;
     let stored = match weights.precision() {
         Precision::Checkpoint => device_bytes,
         Precision::F8 => device_bytes_f8,
-        Precision::I8 => bytes_as(Precision::I8)?.0,
+        Precision::I8 => bytes_of(&plan)?,
     };
+    let parameters = plan.parameters;
 
     let max = config.max_positions;
     let positions = room.largest_context(config);
@@ -206,5 +222,6 @@ pub async fn inspect<S: ByteSource>(
         problems,
         tokenizer: side.tokenizer.is_some(),
         chat: side.template.is_some(),
+        kept: kept.holds_all(&plan),
     })
 }

@@ -7,7 +7,7 @@ use web_time::Instant;
 use super::backend::Device;
 use super::cached::Kept;
 use super::fill::Target;
-use super::{Engine, EngineError, LoadOptions, Loading, Phase, Progress, WeightMode};
+use super::{Engine, EngineError, LoadOptions, Loading, Phase, Progress};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Manifest, SourceError};
@@ -138,27 +138,20 @@ impl Engine {
             None => Manifest::read(source).await?,
         };
         stop()?;
-        let plan_as = |weights: WeightMode| {
-            WeightPlan::new(&side.config, &side.config_json, &manifest, weights.precision())
+        let plan_as = |precision| WeightPlan::new(&side.config, &side.config_json, &manifest, precision);
+        let settle = |device: &Device| {
+            let room = device.room();
+            let (form, plan) = room.form(options.weights, kept, &plan_as)?;
+            let shape = room.shape_for(&side.config, options.context_length)?;
+            let reserved = device.reserve(&plan, &shape, source.memory_bytes());
+            Ok::<_, EngineError>((form, plan, shape, reserved))
         };
-        let mut form = device.room().weights(options.weights)?;
-        let mut plan = plan_as(form)?;
-        if options.weights == WeightMode::Auto && form == WeightMode::I8 {
-            // What a GPU's visit kept is not fetched again.
-            let other = plan_as(WeightMode::F8)?;
-            if kept.holds(&other) {
-                (form, plan) = (WeightMode::F8, other);
-            }
-        }
-
-        let mut shape = device.room().shape_for(&side.config, options.context_length)?;
-        let mut reserved = device.reserve(&plan, &shape);
+        let (mut form, mut plan, mut shape, mut reserved) = settle(&device)?;
         if reserved.is_err() && options.lost && options.is_free() {
             // Larger than what the CPU holds: the graphics device may have come back.
             let options = LoadOptions { lost: false, ..options.clone() };
             (device, reason) = Device::open(&options).await?;
-            shape = device.room().shape_for(&side.config, options.context_length)?;
-            reserved = device.reserve(&plan, &shape);
+            (form, plan, shape, reserved) = settle(&device)?;
         }
         reserved?;
         let context = shape.context;

@@ -29,7 +29,7 @@ pub mod types;
 pub use cache::CacheFiles;
 pub use cached::{CachedSource, Kept, Trust};
 pub use error::EngineError;
-pub use inspect::{ContextMemory, Inspection, inspect};
+pub use inspect::{ContextMemory, Inspection, inspect, inspect_cached};
 pub use load::load_tokenizer;
 pub use types::*;
 

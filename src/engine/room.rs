@@ -1,12 +1,13 @@
 //! What a device has room for, before anything of a model is on it.
 
+use super::cached::Kept;
 use super::load::context_length;
 use super::types::{BackendChoice, WeightMode};
 use super::{EngineError, LoadOptions};
 use crate::cpu::Cpu;
 use crate::gpu::{DeviceTier, GpuError};
 use crate::kernels::WebGpu;
-use crate::model::{Config, WeightPlan};
+use crate::model::{Config, ModelError, Precision, WeightPlan};
 use crate::steps::DecoderShape;
 
 /// Where a model would run.
@@ -41,7 +42,7 @@ impl<'a> Room<'a> {
     }
 
     /// The form that weights take there, where the options leave it open.
-    pub fn weights(self, wanted: WeightMode) -> Result<WeightMode, EngineError> {
+    fn weights(self, wanted: WeightMode) -> Result<WeightMode, EngineError> {
         match (wanted, self) {
             (WeightMode::Auto, Room::Gpu(_)) => Ok(WeightMode::F8),
             (WeightMode::Auto, Room::Cpu) => Ok(WeightMode::I8),
@@ -50,6 +51,24 @@ impl<'a> Room<'a> {
             )),
             (wanted, _) => Ok(wanted),
         }
+    }
+
+    /// The form that weights take in a load, and the plan of it: what is wanted, or what suits the place. Where that
+    /// is open, the CPU takes what a GPU's visit kept: it is not fetched again.
+    pub fn form(
+        self,
+        wanted: WeightMode,
+        kept: &Kept,
+        plan_as: &dyn Fn(Precision) -> Result<WeightPlan, ModelError>,
+    ) -> Result<(WeightMode, WeightPlan), EngineError> {
+        let form = self.weights(wanted)?;
+        if wanted == WeightMode::Auto && form == WeightMode::I8 {
+            let plan = plan_as(Precision::F8)?;
+            if kept.holds(&plan) {
+                return Ok((WeightMode::F8, plan));
+            }
+        }
+        Ok((form, plan_as(form.precision())?))
     }
 
     /// Largest piece of memory in bytes.

@@ -35,6 +35,16 @@ impl WeightMode {
     }
 }
 
+impl From<Precision> for WeightMode {
+    fn from(precision: Precision) -> WeightMode {
+        match precision {
+            Precision::Checkpoint => WeightMode::Checkpoint,
+            Precision::F8 => WeightMode::F8,
+            Precision::I8 => WeightMode::I8,
+        }
+    }
+}
+
 /// Which backend computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -342,6 +342,12 @@ impl<S: ByteSource + Clone + 'static> ByteStream for MergedStream<S> {
 impl<S: ByteSource + Clone + 'static> ByteSource for Merge<S> {
     type Stream = MergedStream<S>;
 
+    /// What it keeps of operands: no more than there is of them.
+    fn memory_bytes(&self) -> u64 {
+        let of = |parent: &Parent<S>| parent.manifest.total_bytes();
+        self.inner.options.kept_bytes.min(self.inner.parents.iter().map(of).sum())
+    }
+
     async fn open(&self, file: &str, range: Option<Range<u64>>) -> Result<Opened<Self::Stream>, SourceError> {
         if let Some(shard) = self.inner.plan.shards.iter().position(|shard| shard.file == file) {
             let stream = ShardMerge::new(self.inner.clone(), shard, range);

@@ -86,6 +86,8 @@ pub struct WeightPlan {
     pub(super) hidden: u32,
     /// Number of weights, scales not counted.
     pub parameters: u64,
+    /// How it stores linear weights.
+    pub precision: Precision,
 }
 
 impl WeightPlan {
@@ -110,6 +112,7 @@ impl WeightPlan {
             layers: config.layers as usize,
             hidden: config.hidden,
             parameters: 0,
+            precision,
         };
         let mut by_role: BTreeMap<Role, Vec<(&Expected, &TensorInfo)>> = BTreeMap::new();
         for tensor in &expected {

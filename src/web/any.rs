@@ -63,6 +63,13 @@ impl ByteSource for AnySource {
     async fn turn(&self) {
         turn().await;
     }
+
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            AnySource::Files(_) => 0,
+            AnySource::Merge(merge) => merge.memory_bytes(),
+        }
+    }
 }
 
 impl ByteStream for AnyStream {

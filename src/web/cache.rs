@@ -13,7 +13,7 @@ use super::error::{bad_request, describe, name_of};
 use super::{from_js, to_js};
 use crate::checkpoint::storage::{StorageError, StoredFile};
 use crate::engine::cache::{KnownFile, POINT_BYTES};
-use crate::engine::{CacheFiles, Trust};
+use crate::engine::{CacheFiles, Trust, WeightMode};
 
 /// Reads `trust` and `cache: {pack, journal, fresh, identified, freeBytes, onStart, onReplace}` of a
 /// source, where it has them; `onReplace` gives a promise.
@@ -35,10 +35,10 @@ pub fn of_source(source: &JsValue) -> Result<(Trust, Option<CacheFiles>), JsValu
         Ok(Box::new(OriginFile(handle)))
     };
     let on_start: Option<Function> = field(&cache, "onStart").dyn_into().ok();
-    let on_start = move |files: &BTreeMap<String, KnownFile>, bytes: u64| {
-        if let (Some(on_start), Ok(files)) = (&on_start, to_js(files)) {
+    let on_start = move |files: &BTreeMap<String, KnownFile>, bytes: u64, form: WeightMode| {
+        if let (Some(on_start), Ok(files), Ok(form)) = (&on_start, to_js(files), to_js(&form)) {
             // What it throws concerns the list of entries, not the load.
-            let _ = on_start.call2(&JsValue::NULL, &files, &JsValue::from_f64(bytes as f64));
+            let _ = on_start.call3(&JsValue::NULL, &files, &JsValue::from_f64(bytes as f64), &form);
         }
     };
     let on_replace: Option<Function> = field(&cache, "onReplace").dyn_into().ok();

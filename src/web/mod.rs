@@ -71,9 +71,10 @@ pub async fn inspect(source: JsValue, options: JsValue, signal: AbortSignal) -> 
     let options: LoadOptions = from_js("options", options)?;
     let (trust, files) = cache::of_source(&source)?;
     let source = WebSource::new(&source, signal, Rc::new(|_| {}), 0)?;
-    let source = AnySource::files(source, Rc::new(Kept::new(trust, files)));
+    let kept = Rc::new(Kept::new(trust, files));
+    let source = AnySource::files(source, kept.clone());
     let tier = DeviceTier::probe(&options.gpu).await.ok();
-    let inspection = engine::inspect(&source, &options, tier.as_ref()).await;
+    let inspection = engine::inspect_cached(&source, &kept, &options, tier.as_ref()).await;
     to_js(&inspection.map_err(from_engine)?)
 }
 

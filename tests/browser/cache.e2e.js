@@ -38,9 +38,9 @@ async function visit(page, model, options = {}) {
     const onProgress = (/** @type {{ note?: string }} */ { note }) => { if (note) notes.add(note); };
     const { value: engine, ...end } = await outcome(Engine.load(model, { ...(/^(https?:|\/)/.test(model) ? {} : { hubUrl: location.origin }), ...options, onProgress }));
     const text = engine ? await proof(engine) : "";
-    const { cache: report, sha256 } = engine?.info ?? {};
+    const { cache: report, sha256, backend, weights } = engine?.info ?? {};
     await engine?.dispose();
-    return { ...end, text, report, sha256, notes: [...notes], kept: await cache.list() };
+    return { ...end, text, report, sha256, backend, weights, notes: [...notes], kept: await cache.list() };
   }, model, options);
   console.log(`    ${model}: ${end.code ?? end.report?.state} ${end.message ?? end.report?.note ?? ""} in ${end.ms.toFixed(0)} ms`);
   return end;
@@ -110,6 +110,43 @@ test("a model on a plain server is asked for by HEAD, and not at all without a n
   assert.equal(gone.code, "network");
 });
 
+test("what the processor kept is replaced in the load that takes another form, and taken where it is the same", async (t) => {
+  const { page, server } = await openClient(t, { ...HUB, backend: "auto" });
+  const inspect = (/** @type {string} */ backend) => page.evaluate(async (backend) => {
+    const { kept, weights } = await /** @type {any} */ (globalThis).bise.inspect("me/tale", { hubUrl: location.origin, backend });
+    return { kept, weights };
+  }, backend);
+  const onCpu = await visit(page, "me/tale", { backend: "cpu" });
+  assertLoaded(onCpu, "stored");
+  assert.deepEqual([onCpu.backend, onCpu.weights, onCpu.kept.map((/** @type {any} */ { weights }) => weights)], ["cpu", "i8", ["i8"]]);
+  // Looked at with the form that each load would take.
+  assert.deepEqual(await inspect("cpu"), { kept: true, weights: "i8" });
+  assert.deepEqual(await inspect("webgpu"), { kept: false, weights: "f8" });
+
+  // While nothing comes, what there is stays.
+  server.options.refuse = (path) => (path.endsWith(".safetensors") ? 503 : undefined);
+  const refused = await visit(page, "me/tale", { backend: "webgpu", network: { attempts: 1 } });
+  assert.equal(refused.code, "network", refused.message);
+  server.options.refuse = undefined;
+  assertLoaded(await visit(page, "me/tale", { backend: "cpu" }), "loaded");
+
+  server.log.length = 0;
+  const onGpu = await visit(page, "me/tale", { backend: "webgpu" });
+  assertLoaded(onGpu, "stored");
+  assert.ok(weightBytes(server) > WEIGHTS_AT_LEAST);
+  assert.deepEqual([onGpu.backend, onGpu.kept.map((/** @type {any} */ { weights }) => weights)], ["webgpu", ["f8"]]);
+
+  // And that serves both: nothing more is fetched.
+  server.log.length = 0;
+  for (const backend of ["webgpu", "cpu"]) {
+    assert.deepEqual(await inspect(backend), { kept: true, weights: "f8" });
+    const again = await visit(page, "me/tale", { backend });
+    assertLoaded(again, "loaded");
+    assert.deepEqual([again.backend, again.weights], [backend, "f8"]);
+  }
+  assert.equal(weightBytes(server), 0);
+});
+
 test("cache: false keeps nothing, and files are not kept", async (t) => {
   const { page, server } = await openClient(t, { backend: "auto" });
   const off = await visit(page, "/models/tale/", { cache: false });
@@ -165,8 +202,10 @@ test("what was downloaded first is what later downloads must be", async (t) => {
 });
 
 test("bits that flip in the cache are mended", async (t) => {
-  const { page, server } = await openClient(t, { ...HUB, backend: "auto" });
-  assertLoaded(await visit(page, "me/tale"), "stored");
+  const { page, server } = await openClient(t, { ...HUB, backend: "webgpu" });
+  const first = await visit(page, "me/tale");
+  assertLoaded(first, "stored");
+  assert.deepEqual([first.backend, first.weights], ["webgpu", "f8"]);
   for (let seed = 1; seed <= 6; seed += 1) {
     const flipped = await page.evaluate(async (seed) => {
       const store = await (await navigator.storage.getDirectory()).getDirectoryHandle("bise-cache");
@@ -255,7 +294,7 @@ test("two tabs load one model at once: the second waits, and then asks for no we
 });
 
 test("an aborted load, a worker that ends and a page that goes leave nothing that hinders the next", async (t) => {
-  const { page } = await openClient(t, { ...HUB, backend: "auto", bytesPerSecond: 6_000_000 });
+  const { page } = await openClient(t, { ...HUB, backend: "webgpu", bytesPerSecond: 6_000_000 });
   const aborted = await page.evaluate(async () => {
     const { Engine, outcome } = /** @type {any} */ (globalThis).bise;
     return outcome(Engine.load("me/tale", { hubUrl: location.origin, signal: AbortSignal.timeout(700) }));
@@ -280,6 +319,7 @@ test("an aborted load, a worker that ends and a page that goes leave nothing tha
   const end = await visit(page, "me/tale");
   assertLoaded(end, end.report.state);
   assert.notEqual(end.report.state, "off");
+  assert.equal(end.backend, "webgpu");
   assertLoaded(await visit(page, "me/tale"), "loaded");
 });
 

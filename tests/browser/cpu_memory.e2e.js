@@ -1,11 +1,12 @@
 // What does not fit into the memory of WebAssembly is refused before any weight is fetched, and what fits runs in it.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import { TALE_PROOF, openClient } from "./client.js";
+import { fromTop } from "./paths.js";
 import { SPARSE, writeSparse } from "./sparse.js";
 
 const folder = mkdtempSync(join(tmpdir(), "bise-sparse-"));
@@ -39,6 +40,34 @@ test("a 7B model is refused on the processor before its weights are fetched, and
   assert.deepEqual(auto.memory, { weights, kvCache, activations, total: needed });
   assert.deepEqual(auto.contexts, [], "no length fits");
   assert.deepEqual([webgpu.backend, webgpu.backendReason, webgpu.problems], ["webgpu", null, []]);
+});
+
+test("a merge into the processor's memory has room for what it keeps of its parents", async (t) => {
+  const { page, server } = await openClient(t, { backend: "cpu" });
+  const recipe = readFileSync(fromTop("tests/fixtures/recipes/tale-x-case.yml"), "utf8");
+  /** @param {boolean} merged @param {string | null} worker */
+  const run = (merged, worker) => page.evaluate(async (recipe, worker) => {
+    const { useWorker, bise: { Engine, outcome, proof } } = /** @type {any} */ (globalThis);
+    useWorker(worker);
+    const model = recipe === null ? "/models/tale/" : { recipe, models: { "./tale": "/models/tale/", "./case": "/models/case/" } };
+    const { value: engine, ...end } = await outcome(Engine.load(model, { weights: "checkpoint", cache: false }));
+    if (!engine) return { ...end, text: "", memory: 0 };
+    const text = await proof(engine);
+    const memory = await engine.hostMemory();
+    await engine.dispose();
+    return { ...end, text, memory };
+  }, merged ? recipe : null, worker);
+  const [plain, free] = [await run(false, null), await run(true, null)];
+  assert.equal(free.code, undefined, free.message);
+  console.log(`    ${plain.memory} bytes, merged ${free.memory}`);
+  assert.ok(free.memory > plain.memory, `${free.memory} bytes, ${plain.memory} without a merge`);
+  const most = Math.ceil(free.memory / 2 ** 20);
+  server.log.length = 0;
+  const small = await run(true, `/pages/small-memory-worker.js?mib=${most - 8}`);
+  assert.equal(small.code, "out-of-memory", JSON.stringify(small));
+  assert.ok(fetched(server) <= 6 * (64 << 10), `${fetched(server)} bytes of weights were fetched`);
+  const enough = await run(true, `/pages/small-memory-worker.js?mib=${most}`);
+  assert.deepEqual([enough.text, enough.memory], [free.text, free.memory], JSON.stringify(enough));
 });
 
 test("a browser that gives less memory is found out before the weights, and what it gives suffices to the end", async (t) => {

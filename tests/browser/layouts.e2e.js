@@ -27,16 +27,16 @@ for (const [name, layout] of Object.entries({ "one scale per row": CHANNEL, "one
     const { page } = await openClient(t, { mounts: { "/made/": folder } });
     const run = (/** @type {string} */ model) => page.evaluate(async (model) => {
       const { Engine, inspect } = /** @type {any} */ (globalThis).bise;
-      const { memory } = await inspect(model, { weights: "checkpoint" });
+      const { memory } = await inspect(model, { weights: "checkpoint", backend: "webgpu" });
       const engine = await Engine.load(model, { weights: "checkpoint" });
       const prompt = "There was once a king who had three sons, and";
       const { choices: [{ logprobs }] } = await engine.completions.create({ prompt, temperature: 0, max_tokens: 12, ignore_eos: true, logprobs: 5 });
       const { weights } = engine.info.memory;
       await engine.dispose();
-      return { told: memory.weights, weights, logprobs };
+      return { backend: engine.info.backend, told: memory.weights, weights, logprobs };
     }, model);
     const [fp8, wide] = [await run("/made/fp8/"), await run("/made/wide/")];
-    assert.equal(fp8.told, fp8.weights, "what inspect says is what is taken");
+    assert.deepEqual([fp8.backend, fp8.told], ["webgpu", fp8.weights], "what inspect says is what is taken");
     assert.ok(fp8.weights >= bytes && fp8.weights < bytes * 1.01 + 48 * tensors, `${fp8.weights} bytes, for ${bytes}`);
     assert.deepEqual(fp8.logprobs.tokens, wide.logprobs.tokens);
     const apart = fp8.logprobs.token_logprobs.map((/** @type {number} */ each, /** @type {number} */ i) => Math.abs(each - wide.logprobs.token_logprobs[i]));

@@ -94,13 +94,14 @@ test("left the choice, the processor steps in once after a device was lost", asy
   /** Another script for the workers to come. @param {string} worker */
   const useWorker = (worker) => page.evaluate((worker) => /** @type {any} */ (globalThis).useWorker(worker), worker);
   /** What a load runs on, and whether it runs. */
-  const run = () => page.evaluate(async () => {
-    const { Engine, proof } = /** @type {any} */ (globalThis).bise;
-    const engine = await Engine.load("/models/tale/", { weights: "checkpoint" });
+  const run = (options = {}) => page.evaluate(async (options) => {
+    const { Engine, outcome, proof } = /** @type {any} */ (globalThis).bise;
+    const { value: engine, ...end } = await outcome(Engine.load("/models/tale/", options));
+    if (!engine) return { ...end, text: "", backend: "", reason: "", weights: "" };
     const text = await proof(engine);
     await engine.dispose();
-    return { text, backend: engine.info.backend, reason: engine.info.backendReason };
-  });
+    return { ...end, text, backend: engine.info.backend, reason: engine.info.backendReason, weights: engine.info.weights };
+  }, options);
   await useWorker("/pages/hardware-worker.js");
 
   // In a reply: it fails, as it does without a choice.
@@ -121,7 +122,7 @@ test("left the choice, the processor steps in once after a device was lost", asy
     // Where the processor has too little memory, WebGPU is tried again.
     await useWorker("/pages/small-hardware-worker.js?mib=20");
     const again = await run();
-    assert.deepEqual([again.backend, again.text.slice(0, 10)], ["webgpu", TALE_PROOF.slice(0, 10)], JSON.stringify(again));
+    assert.deepEqual([again.backend, again.weights, again.text.slice(0, 10)], ["webgpu", "f8", TALE_PROOF.slice(0, 10)], JSON.stringify(again));
     assert.match(again.reason, /graphics adapter/);
 
     // In a load, which is on WebGPU again: one loss, one load on the processor.
@@ -138,7 +139,8 @@ test("left the choice, the processor steps in once after a device was lost", asy
     const load = await page.evaluate(() => /** @type {any} */ (globalThis).ended);
     assert.equal(load.code, "device-lost", JSON.stringify(load));
   }
-  assert.deepEqual(await run(), { text: TALE_PROOF, backend: "cpu", reason: "the graphics device was lost" });
+  const { text, backend, reason } = await run({ weights: "checkpoint" });
+  assert.deepEqual({ text, backend, reason }, { text: TALE_PROOF, backend: "cpu", reason: "the graphics device was lost" });
 });
 
 if (browserName() === "chromium") {

@@ -162,7 +162,7 @@ pub fn with_files(pack: Box<dyn StoredFile>, journal: Box<dyn StoredFile>, optio
         free_bytes: options.free_bytes,
         salt: SALT.get(),
         point_bytes: options.point_bytes,
-        on_start: Box::new(|_, _| ()),
+        on_start: Box::new(|_, _, _| ()),
         on_replace: Box::new(|| Box::pin(async {})),
     }
 }

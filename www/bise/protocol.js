@@ -172,11 +172,12 @@ export {};
  *   not say
  * @property {boolean} chat whether the checkpoint has a chat template
  * @property {boolean} tokenizer whether the checkpoint has a tokenizer
- * @property {boolean} kept whether this browser keeps it whole: nothing is to be fetched
+ * @property {boolean} kept whether this browser keeps it whole, in the form that a load with these options takes: nothing
+ *   is to be fetched
  */
 
 /**
- * What the wasm module answers, and whether it read what is kept: `Inspection` of src/engine/inspect.rs.
+ * What the wasm module answers: `Inspection` of src/engine/inspect.rs.
  * @typedef {object} RawInspection
  * @property {string} architecture
  * @property {number} parameters

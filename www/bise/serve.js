@@ -150,8 +150,7 @@ export function serve(port, wasm, platform) {
         await start(wasm);
         const session = await platform.openKept(message, signal);
         try {
-          const inspection = await wasm.inspect(session?.source ?? message.source, { ...message.options, ...await gpu }, signal);
-          return { ...inspection, kept: session !== null };
+          return await wasm.inspect(session?.source ?? message.source, { ...message.options, ...await gpu }, signal);
         } finally {
           session?.close();
         }

@@ -29,6 +29,8 @@ import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, PINS_FILE, changePins, entryId, lo
 
 /** @typedef {{ manifest: Record<string, string>, hub: Record<string, string>, pins: Pins }} Trust */
 
+/** Where the form of weights is left to the engine, an entry lies where those of a GPU do, whatever it holds. */
+const AUTO = "f8";
 /** How long files of a worker that has just ended may stay locked. */
 const OPEN_PATIENCE_MS = 3000;
 /** How long a server may take to tell of small files what it did not tell with them. */
@@ -71,8 +73,7 @@ async function openHttp(call, source, trust, hooks) {
   if (missing !== null) return uncached(`the model is not kept for next time: this browser offers no ${missing} here`);
 
   const url = withoutQuery(source.base);
-  const weights = call.options.weights ?? "f8";
-  const id = await entryId(url, weights);
+  const id = await entryId(url, call.options.weights ?? AUTO);
   const release = await lock(lockName(id), hooks);
   /** @type {SyncHandle[]} */
   const handles = [];
@@ -100,7 +101,7 @@ async function openHttp(call, source, trust, hooks) {
       described = null;
       await orNull(() => directory.removeEntry(ENTRY_FILE));
     };
-    const onStart = (/** @type {Entry["files"]} */ files, /** @type {number} */ bytes) => {
+    const onStart = (/** @type {Entry["files"]} */ files, /** @type {number} */ bytes, /** @type {Entry["weights"]} */ weights) => {
       const sha256 = Object.fromEntries(Object.entries({ ...trust.hub, ...trust.manifest }).filter(([file]) => file in files));
       /** @type {Entry} */
       const begun = { name: call.name, url, revision: revision?.sha ?? null, weights, files, sha256, bytes, complete: false, lastUsed: new Date().toISOString() };
@@ -180,8 +181,8 @@ async function isFresh(entry, hub, trust, source, signal) {
 }
 
 /**
- * What is kept of a model whole and as its server has it, to be looked at: nothing is fetched or written. Null if
- * there is none, or another load is at work on it.
+ * What is kept of a model whole and as its server has it, in whatever form, to be looked at: nothing is fetched or
+ * written. Null if there is none, or another load is at work on it.
  *
  * @param {import("./protocol.js").InspectCall} call
  * @param {AbortSignal} signal
@@ -189,7 +190,7 @@ async function isFresh(entry, hub, trust, source, signal) {
  */
 export async function openKept({ source, options }, signal) {
   if (source.kind !== "http" || whatIsMissing() !== null) return null;
-  const id = await entryId(withoutQuery(source.base), options.weights ?? "f8");
+  const id = await entryId(withoutQuery(source.base), options.weights ?? AUTO);
   /** @type {SyncHandle[]} */
   const handles = [];
   /** @type {(() => void) | null} */
