@@ -119,9 +119,6 @@ test("left the choice, the processor steps in once after a device was lost", asy
   assert.equal(reply.code, "device-lost", JSON.stringify(reply));
   // Where the processor has too little memory, WebGPU is tried again.
   await useWorker("/pages/small-hardware-worker.js?mib=20");
-  const asked = await run({ weights: "i8" });
-  assert.equal(asked.code, "bad-request", JSON.stringify(asked));
-  assert.match(asked.message ?? "", /"i8" are for the CPU/);
   const again = await run();
   assert.deepEqual([again.backend, again.weights, again.text.slice(0, 10)], ["webgpu", "f8", TALE_PROOF.slice(0, 10)], JSON.stringify(again));
   assert.match(again.reason, /graphics adapter/);
