@@ -57,7 +57,7 @@ test("save() writes the native export's bits, which load as the same model", asy
     const output = await (await navigator.storage.getDirectory()).getDirectoryHandle("saved");
     const files = await merges.readAll(output);
     // The engine itself, and what it wrote, and that once more.
-    const engine = await Engine.load("/models/tale/");
+    const engine = await Engine.load("/models/tale/", { weights: "f8" });
     const [original, again] = [await said(engine), merges.memory()];
     await engine.save({ output: again.open });
     await engine.dispose();
@@ -118,7 +118,7 @@ test("what an engine saves is what it runs: merges by their recipe, the last one
     const { bise: { Engine, save, merge, proof }, merges } = /** @type {any} */ (globalThis);
     const recipe = (/** @type {number} */ t) => `models: [{model: ./tale}, {model: ./case}]\nmerge_method: slerp\nbase_model: ./tale\nparameters: {t: ${t}}\ndtype: bfloat16\n`;
     const { models } = merges;
-    const engine = await Engine.load({ recipe: recipe(0.3), models });
+    const engine = await Engine.load({ recipe: recipe(0.3), models }, { weights: "f8" });
     const first = merges.memory();
     await engine.save({ output: first.open });
     await engine.replaceWeights({ recipe: recipe(0.8), models });
