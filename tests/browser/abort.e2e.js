@@ -43,7 +43,8 @@ test("a load ends when its signal says so, and the next one works", async (t) =>
   assert.ok(weights.every(({ total }) => total === result.loaded.total) && weights.at(-1)?.done === result.loaded.total);
   const shaders = result.progress.filter(({ phase }) => phase === "shaders");
   const [{ total: kernels = 0 } = {}] = shaders;
-  assert.ok(kernels >= 8, `${kernels} kernels`);
+  // Those of a prompt: no load waits for the others.
+  assert.ok(kernels >= 6, `${kernels} kernels`);
   assert.deepEqual(shaders, Array.from({ length: kernels + 1 }, (_, done) => ({ phase: "shaders", done, total: kernels })));
   assert.ok(result.text.startsWith(TALE_PROOF.slice(0, 10)), result.text);
 });
