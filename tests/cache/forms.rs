@@ -108,7 +108,7 @@ fn an_inspection_foretells_the_form_that_a_load_takes() {
     let tier = DeviceTier::at_default_limits();
 
     assert_eq!(taken(), (WeightMode::I8, CacheState::Stored));
-    assert_eq!(told(&options, None).1, true);
+    assert!(told(&options, None).1);
     assert_eq!(taken(), (WeightMode::I8, CacheState::Loaded));
     // A GPU would have to fetch them.
     let (weights, kept, _) = told(&gpu, Some(&tier));
