@@ -8,7 +8,7 @@
  */
 
 /**
- * How long all but the first tenth of the bytes took.
+ * How long the second half of the bytes took.
  * @param {Job} job
  * @returns {Promise<{ bytes: number, ms: number }>}
  */
@@ -54,7 +54,7 @@ async function load({ url, dataStart, tensors }) {
       const padded = words % 4 === 0 ? bytes.subarray(0, words) : Uint8Array.from({ length: Math.ceil(words / 4) * 4 }, (_, i) => bytes[i] ?? 0);
       if (padded.length > 0) device.queue.writeBuffer(buffers[tensor], offset, padded);
       if (at === end) tensor += 1;
-      if (began === 0 && at >= all / 10) [began, first] = [performance.now(), at];
+      if (began === 0 && at >= all / 2) [began, first] = [performance.now(), at];
     }
   }
   await device.queue.onSubmittedWorkDone();
