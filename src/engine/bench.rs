@@ -269,7 +269,10 @@ impl Engine {
             worst = f32::INFINITY;
         }
         for ((ids, is_prompt), want) in passes.iter().zip(expected.chunks(vocab.max(1))) {
-            let got = self.decoder.forward(ids, *is_prompt, true).await?.unwrap_or_default();
+            let mut got = Vec::new();
+            for batch in ids.chunks(self.decoder.max_batch().max(1) as usize) {
+                got = self.decoder.forward(batch, *is_prompt, true).await?.unwrap_or_default();
+            }
             if *is_prompt {
                 first_ms = started.elapsed().as_secs_f64() * 1e3;
             }

@@ -23,6 +23,8 @@ fn a_model_is_timed_beside_the_limits_of_its_adapter() {
     let mut engine = load(MODEL, WeightMode::F8, limits());
     let report = bench(&mut engine, &expected(), &mut Vec::new()).unwrap();
     assert!(report.deviation > 0.0 && report.deviation < 5e-3, "{}", report.deviation);
+    // Where next to nothing can be bound, a limit of products has no room.
+    let is_tiny = engine.info().adapter.max_binding_bytes < 1 << 20;
     let of_kind =
         |kind: &str| -> Vec<&Figure> { report.figures.0.iter().filter(|f| f.kind == kind).collect() };
     for kind in
@@ -41,22 +43,20 @@ fn a_model_is_timed_beside_the_limits_of_its_adapter() {
                 assert!((ratio - value / limit).abs() <= 1e-9 * ratio, "{figure:?}")
             }
             (None, None) => {
-                assert!(!["prefill", "decode", "merge", "load"].contains(&figure.kind), "{figure:?}")
+                let has_limit = ["prefill", "decode", "merge", "load"].contains(&figure.kind);
+                assert!(!has_limit || is_tiny, "{figure:?}")
             }
             _ => panic!("{figure:?}"),
         }
     }
     let measured: Vec<&str> = of_kind("limit").iter().map(|figure| figure.name.as_str()).collect();
     for limit in ["streaming read", "matrix-vector F8_E4M3", "matrix-matrix F8_E4M3", "dispatches"] {
-        assert!(measured.contains(&limit), "no {limit} in {measured:?}");
+        assert!(measured.contains(&limit) || is_tiny, "no {limit} in {measured:?}");
     }
     assert_eq!(of_kind("submits")[0].value, 1.0, "one submit for each token");
     let count = |name: &str| of_kind("dispatches").iter().find(|figure| figure.name == name).map(|f| f.value);
     assert_eq!(count("embed"), Some(1.0));
-    assert!(
-        count("per layer").is_some_and(|count| (1.0..=9.0).contains(&count))
-            || engine.info().adapter.max_binding_bytes < 1 << 20
-    );
+    assert!(count("per layer").is_some_and(|count| (1.0..=9.0).contains(&count)) || is_tiny);
     // The engine still works, and does not continue what was timed.
     let prompt = || Prompt::Text("Once upon a time".into());
     let text = run(&mut engine, &greedy(prompt(), 8)).unwrap().text;
