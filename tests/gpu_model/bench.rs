@@ -55,7 +55,8 @@ fn a_model_is_timed_beside_the_limits_of_its_adapter() {
     }
     assert_eq!(of_kind("submits")[0].value, 1.0, "one submit for each token");
     let count = |name: &str| of_kind("dispatches").iter().find(|figure| figure.name == name).map(|f| f.value);
-    assert_eq!(count("embed"), Some(1.0));
+    // A table that is split has a dispatch for each part.
+    assert!(count("embed") == Some(1.0) || is_tiny);
     assert!(count("per layer").is_some_and(|count| (1.0..=9.0).contains(&count)) || is_tiny);
     // The engine still works, and does not continue what was timed.
     let prompt = || Prompt::Text("Once upon a time".into());
