@@ -1,53 +1,18 @@
 //! `Mlp = silu(x Wg^T) * (x Wu^T)` for many tokens. See matmul_gated.wgsl.
 
-use crate::gpu::{Binding, GpuMatrix, Kernel, Part};
+use crate::gpu::{Binding, Kernel};
 use crate::steps::MatrixSpec;
 
 use super::matmul::REGISTERS_WGSL;
 use super::sizes::Tile;
 use super::weights::Decoder;
-use super::{BATCH_WGSL, BatchUniform, Grid, linear, weights};
+use super::{BATCH_WGSL, BatchUniform, Grid, weights};
 
 /// Rows of each matrix that a thread computes.
 const ROWS: u32 = 4;
 
-/// Layout of `Params` in matmul_gated.wgsl.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
-    /// Row of Wg and Wu at which the buffers start.
-    pub first_row: u32,
-    /// Rows in each.
-    pub rows: u32,
-    /// 16-byte loads per row.
-    pub loads: u32,
-    /// vec4 between rows of x.
-    pub x_pitch: u32,
-    /// f32 between rows of y.
-    pub y_pitch: u32,
-    /// Scales per row; 0: none.
-    pub scale_blocks: u32,
-    /// Loads that share a scale.
-    pub loads_per_block: u32,
-    /// Uniform structs are multiples of 16 bytes.
-    pub padding: u32,
-}
-
-impl Params {
-    /// Parameters of one part, for x and y with rows of `x_pitch` and `y_pitch` f32.
-    pub fn new(matrix: &GpuMatrix, part: &Part, x_pitch: u32, y_pitch: u32) -> Params {
-        Params {
-            first_row: part.first_row,
-            rows: part.rows,
-            loads: matrix.loads_per_row(),
-            x_pitch: x_pitch / 4,
-            y_pitch,
-            scale_blocks: matrix.scale_blocks(),
-            loads_per_block: linear::loads_per_block(&matrix.spec),
-            padding: 0,
-        }
-    }
-}
+/// The same as for one token.
+pub use super::matvec_gated::Params;
 
 /// Group 0, in order.
 pub const BINDINGS: &[Binding] = &[

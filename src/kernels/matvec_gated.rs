@@ -11,7 +11,7 @@ use super::{Grid, fold, linear, weights};
 /// Rows of each matrix that a group of lanes computes together.
 const ROWS: u32 = 2;
 
-/// Layout of `Params` in matvec_gated.wgsl.
+/// Layout of `Params` in matvec_gated.wgsl and matmul_gated.wgsl.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Params {
