@@ -96,16 +96,21 @@ async function openHttp(call, source, trust, hooks) {
     /** @type {Entry | null} */
     let described = kept;
     let writing = Promise.resolve();
-    // What describes another revision must not stand beside this one's weights.
-    const onReplace = async () => {
+    /** @type {Promise<unknown> | null} */
+    let removing = null;
+    // What describes another revision must not stand beside this one's weights. Files that are read side by side
+    // wait for one removal: to the second one, a file that is on its way out looks gone.
+    const onReplace = () => {
       described = null;
-      await orNull(() => directory.removeEntry(ENTRY_FILE));
+      removing ??= writing.catch(() => {}).then(() => orNull(() => directory.removeEntry(ENTRY_FILE)));
+      return removing;
     };
     const onStart = (/** @type {Entry["files"]} */ files, /** @type {number} */ bytes, /** @type {Entry["weights"]} */ weights) => {
       const sha256 = Object.fromEntries(Object.entries({ ...trust.hub, ...trust.manifest }).filter(([file]) => file in files));
       /** @type {Entry} */
       const begun = { name: call.name, url, revision: revision?.sha ?? null, weights, files, sha256, bytes, complete: false, lastUsed: new Date().toISOString() };
       described = begun;
+      removing = null;
       writing = (async () => {
         await writeJson(directory, ENTRY_FILE, begun);
         if (begun.revision !== null || Object.values(files).every(({ validator }) => validator !== null)) return;
