@@ -126,6 +126,9 @@ pub struct Cpu {
     caches: Vec<[Vec<u8>; 2]>,
     ids: Vec<u32>,
     position: u32,
+    /// From which position on keys or values were NaN, which the cache's widening does not know: what attends to
+    /// them is NaN. `u32::MAX`: none.
+    poisoned: u32,
     /// Of the batch, `(T, head_dim / 2)`.
     rope: Vec<[f32; 2]>,
     prompt: bool,
@@ -183,6 +186,7 @@ impl Cpu {
             caches,
             ids: Vec::new(),
             position: 0,
+            poisoned: u32::MAX,
             rope: Vec::new(),
             prompt: false,
             planning: false,
