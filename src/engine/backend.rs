@@ -161,6 +161,14 @@ impl Backend {
         }
     }
 
+    /// Makes sure of memory for a source that other weights come from, where that can be known before it is used.
+    pub fn reserve_beside(&self, source_bytes: u64) -> Result<(), CpuError> {
+        match self {
+            Backend::Gpu(_) => Ok(()),
+            Backend::Cpu(_) => Cpu::reserve_beside(source_bytes),
+        }
+    }
+
     /// What went between host and device: nothing, where they are the same.
     pub fn traffic(&self) -> Traffic {
         match self {

@@ -79,8 +79,9 @@ impl Engine {
             return Err(EngineError::BadRequest(what.into()));
         }
         let total = manifest.total_bytes();
-        self.incomplete = true;
         let (backend, weights) = self.decoder.rewrite();
+        backend.reserve_beside(source.memory_bytes())?;
+        self.incomplete = true;
         let mut target = Target { plan: &plan, weights, backend };
         Kept::nothing()
             .fill(source, manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))

@@ -243,7 +243,7 @@ test("a trap counts as device-lost, whether it is thrown or only seen by the wor
   const seen = await start();
   const call = seen.engine.completions.create({ prompt: "x", max_tokens: 100000 });
   await settled();
-  seen.worker.emit({ type: "crashed", message: "unreachable" });
+  seen.worker.emit({ type: "crashed", message: "unreachable", outOfMemory: false });
   await assert.rejects(call, code("device-lost", /crashed: unreachable/));
   await assert.rejects(seen.engine.hostMemory(), code("device-lost"));
 });

@@ -94,7 +94,9 @@ export class Bridge {
   #receive(message) {
     this.#heard = true;
     if (message.type === "crashed") {
-      this.#end(new BiseError("device-lost", `The engine crashed: ${message.message} (the browser's console says more). Load the model again.`));
+      this.#end(message.outOfMemory
+        ? new BiseError("out-of-memory", "The engine ran out of memory: the browser gives it no more. Load the model again, with a shorter context or f8 weights, or send less at once.")
+        : new BiseError("device-lost", `The engine crashed: ${message.message} (the browser's console says more). Load the model again.`));
       return;
     }
     const waiting = this.#waiting.get(message.id);

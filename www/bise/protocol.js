@@ -326,6 +326,6 @@ export {};
  * @typedef {{ type: "done", id: number, value: any }} Done
  * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string },
  *   gpuLost?: boolean }} Failed `gpuLost`: it was the device that went, not the worker that broke
- * @typedef {{ type: "crashed", message: string }} Crashed
+ * @typedef {{ type: "crashed", message: string, outOfMemory?: boolean }} Crashed
  * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | KeepingEvent | BenchingEvent | Done | Failed | Crashed} FromWorker
  */

@@ -11,13 +11,33 @@ const port = {
   addEventListener: (type, listener) => self.addEventListener(type, listener),
 };
 
-// A trap inside a future settles no promise: it only shows up here.
-self.addEventListener("error", (event) => crashed(event.error ?? event.message));
+// A trap inside a future settles no promise: it only shows up here. The page is told what it was, not just that
+// something was not caught.
+self.addEventListener("error", (event) => {
+  event.preventDefault();
+  console.error(event.message, event.error);
+  crashed(event.error ?? event.message);
+});
 self.addEventListener("unhandledrejection", (event) => crashed(event.reason));
 
 /** @param {unknown} reason */
-function crashed(reason) {
-  port.postMessage({ type: "crashed", message: reason instanceof Error ? reason.message : String(reason) });
+async function crashed(reason) {
+  const outOfMemory = reason instanceof WebAssembly.RuntimeError && await isFull();
+  port.postMessage({ type: "crashed", message: reason instanceof Error ? reason.message : String(reason), outOfMemory });
+}
+
+/** A trap does not say that memory was refused; nothing of this size fits any more then. */
+const ROOM_PAGES = 1024; // 64 MiB
+
+/** Whether the module, which is of no use any more, cannot have more memory. */
+async function isFull() {
+  const { memory } = /** @type {{ memory: WebAssembly.Memory }} */ (await wasm.default());
+  try {
+    memory.grow(ROOM_PAGES);
+    return false;
+  } catch {
+    return true;
+  }
 }
 
 serve(port, wasm, { check, adapter, openSession, openKept });
