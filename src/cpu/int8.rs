@@ -40,7 +40,8 @@ impl Inputs {
             for block in row.chunks(I8_BLOCK / 4) {
                 let most = largest(block.iter().map(|four| abs(load(four))).fold(splat(0.0), max));
                 // Whole numbers have no NaN, and `max` may pass one over: this is 0, or NaN for what is not finite.
-                let poison = total(block.iter().fold(splat(0.0), |sum, four| mul_add(sum, load(four), splat(0.0))));
+                let poison =
+                    total(block.iter().fold(splat(0.0), |sum, four| mul_add(sum, load(four), splat(0.0))));
                 let inverse = if most > LEAST { 32767.0 / most } else { 0.0 };
                 self.scales.push(most / 32767.0 + poison);
                 let scaled = |four: &[f32; 4]| mul(load(four), splat(inverse));
