@@ -31,7 +31,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 TARGET=${CARGO_TARGET_DIR:-target} # what cargo builds; everything else lies in target/
 STAMPS=target/stamps               # what a step was last made from
 WASM_TARGET=wasm32-unknown-unknown
-# Every browser with WebGPU has SIMD in WebAssembly; quantising uses it.
+# Every browser that the client runs in has SIMD in WebAssembly (www/bise/serve.js): the CPU backend needs it.
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-C target-feature=+simd128"
 # To add a missing target by itself, rustup would update the whole toolchain; need_rust adds just the target.
 export RUSTUP_AUTO_INSTALL=0

@@ -48,7 +48,7 @@ const PASS_PRODUCTS: u64 = 1 << 32;
 pub enum CpuError {
     /// An allocation failed.
     #[error(
-        "there is no memory for {label} ({bytes} bytes more); use a shorter context, f8 weights or a smaller model"
+        "there is no memory for {label} ({bytes} bytes more); use a shorter context, weights of 8 bits or a smaller model"
     )]
     OutOfMemory {
         /// What was to be allocated.
@@ -59,8 +59,8 @@ pub enum CpuError {
     /// More than there is, known before any of it arrived.
     #[error(
         "this model takes {needed} bytes of memory on the processor ({weights} for weights, {kv_cache} for the \
-         key/value cache, {activations} for activations), and there are {limit}; use f8 weights, a shorter context, \
-         a smaller model, or WebGPU"
+         key/value cache, {activations} for activations), and there are {limit}; use a shorter context, weights \
+         of 8 bits, a smaller model, or WebGPU"
     )]
     TooLarge {
         /// In all.

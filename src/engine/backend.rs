@@ -26,8 +26,8 @@ impl Device {
             return Ok((Device::Cpu, None));
         }
         let free = options.is_free();
-        if free && options.lost {
-            return Ok((Device::Cpu, Some("the graphics device was lost".into())));
+        if let Some(reason) = options.why_cpu() {
+            return Ok((Device::Cpu, Some(reason.into())));
         }
         match Gpu::open(&GpuOptions { hardware: free, ..options.gpu.clone() }).await {
             Ok(gpu) => Ok((Device::Gpu(gpu), free.then(|| HARDWARE.into()))),

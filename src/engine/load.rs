@@ -7,7 +7,7 @@ use web_time::Instant;
 use super::backend::Device;
 use super::cached::Kept;
 use super::fill::Target;
-use super::{Engine, EngineError, LoadOptions, Loading, Phase, Progress};
+use super::{Engine, EngineError, LoadOptions, Loading, Phase, Progress, WeightMode};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Manifest, SourceError};
@@ -73,7 +73,7 @@ impl Engine {
         let mut report = |phase, done, total| progress(Progress { phase, done, total, note: None });
         report(Phase::Config, 0, 1);
         let side = read_side_files(source).await?;
-        let plan = WeightPlan::new(&side.config, &side.config_json, manifest, self.weights.precision())?;
+        let plan = WeightPlan::new(&side.config, &side.config_json, manifest, self.plan.precision)?;
         if side.config != self.config || !plan.has_the_matrices_of(&self.plan) {
             let what = "this model has other layers, shapes or precisions than the loaded one; load it anew";
             return Err(EngineError::BadRequest(what.into()));
@@ -199,7 +199,7 @@ impl Engine {
             tokenizer: side.tokenizer,
             template: side.template,
             context,
-            weights: form,
+            weights: reported(form, &plan),
             plan,
             incomplete: false,
             requests: 0,
@@ -209,6 +209,11 @@ impl Engine {
             host_tokens: 0,
         })
     }
+}
+
+/// The form of the weights in the end, which may be that of the checkpoint.
+pub(super) fn reported(form: WeightMode, plan: &WeightPlan) -> WeightMode {
+    if form.precision() == plan.stored_precision() { form } else { plan.stored_precision().into() }
 }
 
 /// The context to reserve: `wanted`, or as much as is usual, of what the model was made for and of

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::Turn;
-use crate::gpu::GpuOptions;
+use crate::gpu::{GpuOptions, Told};
 use crate::model::Precision;
 
 /// How weights are stored on the device.
@@ -84,6 +84,21 @@ impl LoadOptions {
     /// Whether where to compute is left to the engine: an adapter that is named is asked for.
     pub(super) fn is_free(&self) -> bool {
         self.backend == BackendChoice::Auto && self.gpu.adapter.is_none()
+    }
+
+    /// Why the CPU is taken before any adapter is looked at, where the choice is left to the engine.
+    pub(super) fn why_cpu(&self) -> Option<&'static str> {
+        match self {
+            _ if !self.is_free() => None,
+            LoadOptions { lost: true, .. } => Some("the graphics device was lost"),
+            LoadOptions { weights: WeightMode::I8, .. } => {
+                Some("weights as 8-bit integers are computed with there alone")
+            }
+            LoadOptions { gpu: GpuOptions { told: Told { insecure: true, .. }, .. }, .. } => {
+                Some("browsers offer WebGPU on pages by https and from localhost only")
+            }
+            _ => None,
+        }
     }
 }
 

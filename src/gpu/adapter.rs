@@ -47,6 +47,8 @@ pub struct Told {
     pub name: String,
     /// Whether it says that the adapter is a fallback.
     pub fallback: bool,
+    /// Whether it offers none, since the page came over a line that can be listened to.
+    pub insecure: bool,
 }
 
 /// What the device can do, decided when it is opened.
@@ -207,7 +209,7 @@ mod tests {
             let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Other, wgpu::Backend::BrowserWebGpu);
             info.name = name.into();
             info.driver = driver.into();
-            name_of(&info, &Told { name: told.into(), fallback: false })
+            name_of(&info, &Told { name: told.into(), ..Told::default() })
         };
         assert_eq!(with("Intel Arc", "intel gen-12lp", "mesa"), "Intel Arc");
         assert_eq!(with("", "intel gen-12lp", "mesa"), "intel gen-12lp");
@@ -221,7 +223,7 @@ mod tests {
         let software = |name: &str, device_type, told: &str, fallback| {
             let mut info = wgpu::AdapterInfo::new(device_type, wgpu::Backend::BrowserWebGpu);
             info.name = name.into();
-            is_software(&info, &Told { name: told.into(), fallback })
+            is_software(&info, &Told { name: told.into(), fallback, ..Told::default() })
         };
         let other = wgpu::DeviceType::Other;
         assert!(software("", wgpu::DeviceType::Cpu, "google swiftshader", true));

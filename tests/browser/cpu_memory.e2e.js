@@ -103,8 +103,8 @@ test("memory that runs out later is told as that, and what there was goes on whe
   assert.equal(tight.replaced.code, "out-of-memory", messages);
   assert.match(tight.replaced.message ?? "", /no memory for what reads the weights/);
   assert.equal(tight.text, TALE_PROOF, messages);
-  assert.deepEqual([tight.asked.code, tight.later.code], ["out-of-memory", "out-of-memory"], messages);
-  assert.match(tight.asked.message ?? "", /ran out of memory/);
+  assert.deepEqual([tight.asked.code, tight.later.code], ["device-lost", "device-lost"], messages);
+  assert.match(tight.asked.message ?? "", /for want of memory/);
   assert.equal(tight.after, TALE_PROOF);
 });
 

@@ -103,7 +103,7 @@ export {};
 
 /**
  * What a browser tells of its adapter: a description, or maker and family, or ""; whether it is a fallback.
- * @typedef {{ name: string, fallback: boolean }} Told
+ * @typedef {{ name: string, fallback: boolean, insecure: boolean }} Told
  */
 
 /**

@@ -190,13 +190,13 @@ export function serve(port, wasm, platform) {
   });
 }
 
-/** The least module with an instruction of SIMD: a function that makes a vector. */
-const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11);
+/** The least module with what the engine's takes: a function that makes a vector, and a table of references to objects. */
+const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 4, 4, 1, 0x6f, 0, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11);
 
 /** @param {Wasm} wasm */
 async function start(wasm) {
   if (!WebAssembly.validate(SIMD_MODULE)) {
-    throw new BiseError("unsupported-browser", "This browser's WebAssembly has no SIMD (or not on this processor), which bise computes with. Chrome and Edge have it from 91 on, Firefox from 89, Safari from 16.4.");
+    throw new BiseError("unsupported-browser", "This browser's WebAssembly has no SIMD (or not on this processor), which bise computes with. Take Chrome or Edge 96, Firefox 114, Safari 16.4, or newer.");
   }
   const what = "The engine's wasm module could not be loaded";
   try {

@@ -60,5 +60,6 @@ async function adapter() {
     name: String(description || [vendor, architecture].filter(Boolean).join(" ")),
     // Browsers have moved this from one object to the other.
     fallback: Boolean(isFallbackAdapter ?? found?.isFallbackAdapter),
+    insecure: !self.isSecureContext,
   };
 }
