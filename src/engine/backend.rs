@@ -116,6 +116,7 @@ impl Backend {
         }
     }
 
+    #[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
     /// The WebGPU backend, where it is that.
     pub fn webgpu(&mut self) -> Option<&mut WebGpu> {
         match self {

@@ -16,6 +16,8 @@ const PROMPTS: [u32; 4] = [16, 128, 512, 2048];
 const CONTEXTS: [u32; 3] = [16, 512, 2048];
 /// Tokens decoded for one sample.
 const STEPS: u32 = 8;
+/// How often a token is computed for the profile.
+const PROFILED: usize = 8;
 /// A prompt that takes longer than this is timed once.
 const LONG_MS: f64 = 4000.0;
 /// A prompt that would take longer than this, by the shorter ones, is left out.
@@ -219,8 +221,7 @@ impl Engine {
         }
 
         say("profiling", 0)?;
-        let timed = self.gpu()?.gpu().tier().timestamps;
-        if !timed {
+        if !self.gpu()?.gpu().tier().timestamps {
             notes.push("this adapter has no timestamps: kernels are counted, not timed");
         }
         let mut figures = of_limits(&limits);
@@ -247,7 +248,7 @@ impl Engine {
         let per_token = submits as f64 / f64::from(STEPS + 1);
         figures.add(("submits", "per token", 0), Unit::Times(1.0, "submits"), &[per_token], 0.0);
         for (_, at, _) in points.iter().filter(|(is_prompt, ..)| !is_prompt) {
-            self.profile(*at, &shape, timed, &mut figures).await?;
+            self.profile(*at, &shape, &mut figures).await?;
         }
         Ok(BenchReport { info: self.info(), deviation, figures, notes })
     }
@@ -324,24 +325,26 @@ impl Engine {
         &mut self,
         context: u32,
         shape: &DecoderShape,
-        timed: bool,
         figures: &mut Figures,
     ) -> Result<(), EngineError> {
         self.decoder.reset();
         self.decoder.assume(&ids(shape.vocab, context));
-        self.gpu()?.profile(true);
-        self.decoder.forward(&[1], false, true).await?;
-        let kernels = std::mem::take(self.gpu()?.profiled());
-        self.gpu()?.profile(false);
+        let rules = Rules { greedy: 1, ..Rules::default() };
+        self.decoder.start_sampling(&rules, &[], Past::default())?;
+        self.decoder.advance(&[1], false, 0)?;
+        self.decoder.chosen().await?;
+        let profile = self.gpu()?.profile(PROFILED).await?;
+        self.decoder.reset();
         let layers = u64::from(shape.layers.max(1));
         let mut per_layer = 0;
         let counted = Unit::Times(1.0, "dispatches");
-        for (name, count, ms) in &kernels {
+        for kernel in &profile.kernels {
             // Of what runs once for a token, a layer has none.
-            per_layer += count / layers;
-            figures.add(("dispatches", name, context), counted, &[*count as f64], 0.0);
-            if timed {
-                figures.add(("time", name, context), Unit::Times(1.0, "ms"), &[*ms], 0.0);
+            per_layer += kernel.dispatches / layers;
+            let name = (kernel.name, context);
+            figures.add(("dispatches", name.0, name.1), counted, &[kernel.dispatches as f64], 0.0);
+            if !kernel.samples.is_empty() {
+                figures.add(("time", name.0, name.1), Unit::Times(1.0, "ms"), &kernel.samples, 0.0);
             }
         }
         figures.add(("dispatches", "per layer", context), counted, &[per_layer as f64], 0.0);

@@ -14,6 +14,7 @@
 //! ```
 
 mod backend;
+#[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
 pub mod bench;
 pub mod cache;
 pub mod cached;
@@ -65,13 +66,13 @@ pub struct Engine {
 
 /// How long the load took.
 #[derive(Clone, Copy, Debug, Default)]
-struct Loading {
+pub struct Loading {
     /// From the request for the adapter to the end, milliseconds.
-    ms: f64,
+    pub ms: f64,
     /// Of it, with weights on their way.
-    weights_ms: f64,
+    pub weights_ms: f64,
     /// Bytes of weight files.
-    bytes: u64,
+    pub bytes: u64,
 }
 
 impl Engine {
@@ -109,6 +110,11 @@ impl Engine {
             cache: self.cache.clone(),
             sha256: self.sha256.clone(),
         }
+    }
+
+    /// How long the load took.
+    pub fn loading(&self) -> Loading {
+        self.loading
     }
 
     /// What went between host and device since the load.

@@ -17,6 +17,7 @@ pub mod matmul_gated;
 pub mod matvec;
 pub mod matvec_gated;
 pub mod merge;
+#[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
 pub mod probe;
 pub mod rms_norm;
 pub mod rope_store;
@@ -72,6 +73,7 @@ pub(crate) fn fold(groups: u32) -> (u32, u32) {
 /// scales, sizes for GPU and CPU, several head sizes. For tests and diagnostics.
 pub fn compositions() -> Vec<Kernel> {
     let mut all = vec![attend_reduce::kernel(), rope_store::kernel(), silu_mul::kernel()];
+    #[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
     all.extend(probe::compositions());
     for sizes in Sizes::ALL {
         all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));

@@ -9,7 +9,7 @@
 //! compile.rs  pipelines without holding up the queue
 //! cache.rs   where a model is kept, and the hashes of its files
 //! stream.rs  a ReadableStream as the body of an answer; turns and timers
-//! bench.rs   the bench of a loaded engine
+//! bench.rs   the bench of a loaded engine, in the wasm that has it
 //! diagnostics.rs  what tests ask of the adapter
 //! error.rs   errors as JavaScript sees them
 //! ```
@@ -18,6 +18,7 @@
 //! rejected promise with a `code`.
 
 mod any;
+#[cfg(feature = "bench")]
 mod bench;
 mod cache;
 mod compile;

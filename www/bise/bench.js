@@ -4,7 +4,7 @@ import { Bridge } from "./bridge.js";
 import { BiseError, badRequest } from "./errors.js";
 import { checkLoadOptions, lasting, resolveModel } from "./model.js";
 import { checkKind, checkNames } from "./options.js";
-import { spawnWorker } from "./spawn.js";
+import { spawnBenchWorker } from "./spawn.js";
 
 /** @typedef {import("./protocol.js").BenchReport} BenchReport */
 
@@ -31,7 +31,7 @@ const OPTIONS = Object.freeze(["quick", "rounds", "longest", "onProgress", "weig
  * @throws {BiseError} `integrity` where the adapter computes something else
  */
 export async function bench(model, options) {
-  return benchWith(model, options, spawnWorker);
+  return benchWith(model, options, spawnBenchWorker);
 }
 
 /**

@@ -9,7 +9,8 @@ import { directorySink, portSink } from "./sink.js";
 
 /** @typedef {import("./protocol.js").ToWorker} ToWorker */
 /** @typedef {import("./protocol.js").FromWorker} FromWorker */
-/** @typedef {typeof import("./wasm/bise.js")} Wasm */
+/** @typedef {typeof import("./wasm/bise.js") | typeof import("./wasm-bench/bise.js")} Wasm */
+/** @typedef {import("./wasm-bench/bise.js").WebEngine} BenchEngine */
 
 /**
  * @typedef {object} Port
@@ -33,7 +34,7 @@ import { directorySink, portSink } from "./sink.js";
  * @param {Platform} platform
  */
 export function serve(port, wasm, platform) {
-  /** @type {import("./wasm/bise.js").WebEngine | null} */
+  /** @type {import("./wasm/bise.js").WebEngine | BenchEngine | null} */
   let engine = null;
   /** Calls under way. @type {Map<number, { controller: AbortController, ended: Promise<void> }>} */
   const running = new Map();
@@ -134,13 +135,11 @@ export function serve(port, wasm, platform) {
         );
       }
       case "logits": {
-        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
-        return engine.benchLogits();
+        return withBench(engine).benchLogits();
       }
       case "bench": {
-        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
         const { expected, rounds, longest, quick } = message;
-        const report = await engine.bench(expected, rounds, longest, quick, (/** @type {[string, number]} */ [what, at]) => {
+        const report = await withBench(engine).bench(expected, rounds, longest, quick, (/** @type {[string, number]} */ [what, at]) => {
           port.postMessage({ type: "benching", id, what: at > 0 ? `${what} ${at}` : what });
         }, signal);
         return { ...report, hostBytes: wasm.wasm_memory() };
@@ -190,6 +189,16 @@ export function serve(port, wasm, platform) {
   });
 }
 
+/**
+ * @param {import("./wasm/bise.js").WebEngine | BenchEngine | null} engine
+ * @returns {BenchEngine}
+ */
+function withBench(engine) {
+  if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+  if (!("bench" in engine)) throw new BiseError("bad-request", "This worker's wasm module has no bench: bench_worker.js has one.");
+  return engine;
+}
+
 /** The least module with what the engine's takes: a function that makes a vector, and a table of references to objects. */
 const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 4, 4, 1, 0x6f, 0, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11);
 
@@ -203,6 +212,6 @@ async function start(wasm) {
     await wasm.default();
   } catch (thrown) {
     const { message } = toPlain(thrown, "network");
-    throw new BiseError("network", `${what}: ${message}. Check that wasm/bise_bg.wasm lies beside the package's scripts.`);
+    throw new BiseError("network", `${what}: ${message}. Check that the folders wasm and wasm-bench lie beside the package's scripts.`);
   }
 }

@@ -2,6 +2,7 @@
 //! groups made once per step and matrix.
 
 mod buffers;
+#[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
 mod profile;
 mod sample;
 mod stages;
@@ -127,7 +128,8 @@ pub struct WebGpu {
     /// How the attention of this pass is cut, where it is one decoded token's.
     one: Option<OneTiling>,
     next_id: u32,
-    profile: profile::Profile,
+    /// What the latest token chosen here was made of.
+    latest: Vec<Dispatch>,
     shape: DecoderShape,
     gpu: Gpu,
 }
@@ -203,7 +205,7 @@ impl WebGpu {
             norm: None,
             one: None,
             next_id: 0,
-            profile: profile::Profile::default(),
+            latest: Vec::new(),
             shape,
             gpu,
         })

@@ -280,10 +280,7 @@ impl Steps for WebGpu {
         if self.planning {
             return Ok(None);
         }
-        let (timed, mut encoder) = match self.encode_timed(&pass_list)? {
-            Some(encoder) => (true, encoder),
-            None => (false, self.encode(&pass_list)?),
-        };
+        let mut encoder = self.encode(&pass_list)?;
         let staging = &self.activations.logits_staging;
         if logits {
             let bytes = u64::from(self.shape.vocab) * 4;
@@ -295,9 +292,6 @@ impl Steps for WebGpu {
         } else {
             self.gpu.idle().await.map(|()| None)
         };
-        if timed && result.is_ok() {
-            self.read_times(&pass_list).await?;
-        }
         match &result {
             Ok(_) | Err(GpuError::Lost { .. }) => {}
             Err(_) => {
