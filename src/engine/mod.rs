@@ -3,6 +3,7 @@
 //! ```text
 //! backend   WebGPU or the CPU, as one
 //! room      what either has room for
+//! tuning    how a load comes to its choice of kernels
 //! load      from a source of bytes to a model on the device
 //! fill      its weights: from the cache, then from the source
 //! cached    the source with what is kept of it, and the hashes of its files
@@ -24,6 +25,7 @@ mod inspect;
 pub mod keeper;
 mod load;
 mod room;
+mod tuning;
 pub mod types;
 
 pub use cache::CacheFiles;
@@ -57,6 +59,7 @@ pub struct Engine {
     cache: CacheReport,
     /// Why this backend, where the choice was left to the engine.
     reason: Option<String>,
+    tuning: TuningReport,
     sha256: BTreeMap<String, String>,
     /// Of a request, so many tokens are chosen on the host even where the device could.
     host_tokens: usize,
@@ -103,6 +106,7 @@ impl Engine {
             backend: backend.name().into(),
             backend_reason: self.reason.clone(),
             adapter: backend.adapter(),
+            tuning: self.tuning.clone(),
             memory: Memory { weights, kv_cache, activations, total: weights + kv_cache + activations },
             chat: self.template.is_some(),
             tokenizer: self.tokenizer.is_some(),

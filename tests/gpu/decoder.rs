@@ -2,7 +2,7 @@
 
 use bise::dtype::Dtype;
 use bise::kernels::weights::Decoder as WeightDecoder;
-use bise::kernels::{Sizes, Threads, WebGpu};
+use bise::kernels::{Choice, Sizes, Threads, WebGpu};
 use bise::reference::{Reference, ReferenceError};
 use bise::steps::{Batch, MatrixSpec, Slot, Steps, Store};
 
@@ -53,9 +53,9 @@ fn decoder_agrees_with_the_reference() {
         // Each model with other threads, as tuning may choose them.
         let candidates = Sizes::ALL.map(Threads::candidates).concat();
         let threads = candidates[model.seed as usize * 3 % candidates.len()];
-        backend.tuned(Some(threads));
+        backend.tune(Choice { threads, ..backend.choice() });
         let mut on_gpu = model.decoder(backend);
-        assert_eq!(on_gpu.backend().threads(), threads);
+        assert_eq!(on_gpu.backend().choice().threads, threads);
         let mut reference = model.decoder(Reference::new(model.shape()));
         let (prompt, rest) = (ids(model.seed, model.context - 6), ids(model.seed + 100, 6));
         // A full pass, one of one token, full ones, and what is left.

@@ -5,10 +5,11 @@ use std::sync::Mutex;
 
 use bise::checkpoint::source::{FileSource, MemorySource};
 use bise::engine::{
-    Delta, Engine, EngineError, FinishReason, LoadOptions, Message, Prompt, Request, WeightMode,
+    Delta, Engine, EngineError, FinishReason, Info, LoadOptions, Message, Prompt, Request, TuningState,
+    WeightMode,
 };
 use bise::gpu::LimitChoice;
-use bise::kernels::{Sizes, Threads};
+use bise::kernels::{Choice, Sizes, Threads, Tile};
 use pollster::block_on;
 
 use crate::common::limits;
@@ -251,22 +252,80 @@ fn a_load_can_be_aborted_and_repeated() {
     assert_eq!(run(&mut engine, &greedy(Prompt::Text(OPENING.into()), 8)).unwrap().ids.len(), 8);
 }
 
-/// Tuning is a matter of speed alone, and of GPUs unless it is asked for.
+/// Tuning is a matter of speed alone, and of GPUs unless it is asked for. What was timed is remembered.
 #[test]
 fn a_tuned_engine_says_the_same() {
     let weights = WeightMode::Checkpoint;
-    let options = |autotune| LoadOptions { autotune, weights, gpu: gpu(limits()), ..LoadOptions::default() };
+    let options = |autotune| LoadOptions {
+        autotune,
+        weights,
+        gpu: gpu(limits()),
+        // However slow this machine is just now.
+        tuning_ms: Some(600_000),
+        ..LoadOptions::default()
+    };
     let mut tuned = load_with("www/models/tale", &options(Some(true)));
-    let adapter = tuned.info().adapter;
+    let Info { adapter, tuning, .. } = tuned.info();
+    assert_eq!(tuning.state, TuningState::Timed, "{tuning:?}");
+    assert!(tuning.key.contains(env!("CARGO_PKG_VERSION")) && tuning.key.contains(&adapter.name), "{tuning:?}");
     let sizes = if adapter.software { Sizes::Cpu } else { Sizes::Gpu };
-    let candidates: Vec<[u32; 2]> =
-        Threads::candidates(sizes).iter().map(|t| [t.workgroup, t.lanes]).collect();
-    assert!(candidates.contains(&adapter.threads.unwrap()), "{adapter:?}");
+    let measured: usize = tuning.note.unwrap().split(' ').next().unwrap().parse().unwrap();
+    let candidates = Threads::candidates(sizes).len() + Tile::candidates(sizes).len();
+    assert!(measured > candidates, "{measured} of {candidates} and some pairs");
+    let choice = Choice::from_numbers(tuning.choice.clone().try_into().unwrap(), sizes).unwrap();
+    assert_eq!(adapter.threads, Some([choice.threads.workgroup, choice.threads.lanes]));
     check_golden(&mut tuned, "tale");
+
+    // Another choice under the same key is taken as it is, and not timed again.
+    let other = Choice {
+        threads: Threads::candidates(sizes).iter().copied().find(|threads| *threads != choice.threads).unwrap(),
+        tile: Tile::candidates(sizes).iter().copied().find(|tile| *tile != choice.tile).unwrap(),
+        fast: false,
+        short: 4,
+    };
+    let with = |tunings| LoadOptions { tunings, ..options(Some(true)) };
+    let mut remembered = load_with("www/models/tale", &with(serde_json::json!({ &tuning.key: other.numbers() })));
+    let Info { adapter, tuning: report, .. } = remembered.info();
+    assert_eq!((report.state, &report.choice), (TuningState::Remembered, &other.numbers().to_vec()));
+    assert_eq!((adapter.fp8_decoder.as_str(), adapter.threads.unwrap()[0]), ("safe", other.threads.workgroup));
+    check_golden(&mut remembered, "tale");
+
     // Left the choice, a GPU is tuned.
     let untuned: &[Option<bool>] = if adapter.software { &[None, Some(false)] } else { &[Some(false)] };
     for autotune in untuned {
-        let engine = load_with("www/models/tale", &options(*autotune));
-        assert_eq!(engine.info().adapter.threads, Some(candidates[0]));
+        let tunings = serde_json::json!({ &tuning.key: other.numbers() });
+        let info = load_with("www/models/tale", &LoadOptions { tunings, ..options(*autotune) }).info();
+        assert_eq!(info.tuning.state, TuningState::Usual, "{:?}", info.tuning);
+        let usual = Threads::candidates(sizes)[0];
+        assert_eq!(info.adapter.threads, Some([usual.workgroup, usual.lanes]));
     }
+}
+
+/// What is damaged, another's, or another device's is timed anew.
+#[test]
+fn what_is_no_choice_is_not_remembered() {
+    let options = LoadOptions { autotune: Some(true), tuning_ms: Some(0), ..webgpu(limits()) };
+    let info = load_with("www/models/tale", &options).info();
+    assert_eq!(info.tuning.state, TuningState::Usual);
+    assert!(info.tuning.note.as_deref().unwrap().contains("time ran out"), "{:?}", info.tuning);
+    let key = &info.tuning.key;
+    let usual = serde_json::json!(info.tuning.choice);
+    let mut wrong = info.tuning.choice.clone();
+    wrong[0] = 7;
+    let foreign = [
+        serde_json::json!([1, 2]),
+        serde_json::json!("text"),
+        serde_json::json!({ "another adapter": usual }),
+        serde_json::json!({ key: wrong }),
+        serde_json::json!({ key: [1, 2, 3] }),
+        serde_json::json!({ key: ["64", null] }),
+        serde_json::json!({ key: [-1, 1e9, 0.5, 0, 0, 0, 0, 0, 0] }),
+    ];
+    for tunings in foreign {
+        let info = load_with("www/models/tale", &LoadOptions { tunings: tunings.clone(), ..options.clone() }).info();
+        assert_eq!(info.tuning.state, TuningState::Usual, "{tunings}");
+    }
+    let tunings = serde_json::json!({ key: usual, "another": [] });
+    let info = load_with("www/models/tale", &LoadOptions { tunings, ..options }).info();
+    assert_eq!(info.tuning.state, TuningState::Remembered);
 }

@@ -165,7 +165,7 @@ impl Steps for WebGpu {
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
         };
-        self.note_product(&gate.spec, 2);
+        self.note_product(&gate.spec, 2, true);
         let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
             let (decoder, epsilon) = (this.decoder(gate.spec.dtype), this.shape.norm_epsilon);
