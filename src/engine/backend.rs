@@ -251,6 +251,13 @@ impl Steps for Backend {
         either!(self, b => b.decodable().await)
     }
 
+    fn short(&mut self) -> u32 {
+        match self {
+            Backend::Gpu(b) => b.short(),
+            Backend::Cpu(b) => b.short(),
+        }
+    }
+
     fn begin(&mut self, batch: &Batch) -> Result<(), BackendError> {
         either!(self, b => b.begin(batch))
     }

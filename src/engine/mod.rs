@@ -4,6 +4,7 @@
 //! backend   WebGPU or the CPU, as one
 //! room      what either has room for
 //! tuning    how a load comes to its choice of kernels
+//! tuning_file  where native programs remember it
 //! load      from a source of bytes to a model on the device
 //! fill      its weights: from the cache, then from the source
 //! cached    the source with what is kept of it, and the hashes of its files
@@ -26,6 +27,8 @@ pub mod keeper;
 mod load;
 mod room;
 mod tuning;
+#[cfg(not(target_arch = "wasm32"))]
+mod tuning_file;
 pub mod types;
 
 pub use cache::CacheFiles;
@@ -33,6 +36,8 @@ pub use cached::{CachedSource, Kept, Trust};
 pub use error::EngineError;
 pub use inspect::{ContextMemory, Inspection, inspect, inspect_cached};
 pub use load::load_tokenizer;
+#[cfg(not(target_arch = "wasm32"))]
+pub use tuning_file::TuningFile;
 pub use types::*;
 
 use std::collections::BTreeMap;

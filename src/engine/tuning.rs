@@ -14,7 +14,8 @@ use crate::kernels::{BUDGET, Choice, Sizes, Tuned, Tuner, WebGpu};
 /// [`EngineError::BadRequest`].
 pub(super) fn check(options: &LoadOptions) -> Result<(), EngineError> {
     if options.backend == BackendChoice::Cpu && options.autotune == Some(true) {
-        let what = "autotune: it times graphics adapters, and the processor is asked for; leave out one of them";
+        let what =
+            "autotune: it times graphics adapters, and the processor is asked for; leave out one of them";
         return Err(EngineError::BadRequest(what.into()));
     }
     Ok(())
@@ -46,7 +47,8 @@ impl Tuning {
         let sizes = Sizes::of(gpu.gpu().tier());
         if let Some(choice) = options.tunings.get(&key).and_then(|value| remembered(value, sizes)) {
             gpu.tune(choice);
-            let report = TuningReport { state: TuningState::Remembered, note: None, key, choice: gpu_choice(gpu) };
+            let report =
+                TuningReport { state: TuningState::Remembered, note: None, key, choice: gpu_choice(gpu) };
             return Tuning { budget: None, report };
         }
         let budget = options.tuning_ms.map_or(BUDGET, |ms| Duration::from_millis(ms.into()));

@@ -111,7 +111,13 @@ impl Bound {
     }
 
     /// A kernel over the matrix's first part.
-    fn run(&self, gpu: &Gpu, bench: &mut Bench, kernel: Option<Kernel>, how: How) -> Result<Option<Run>, GpuError> {
+    fn run(
+        &self,
+        gpu: &Gpu,
+        bench: &mut Bench,
+        kernel: Option<Kernel>,
+        how: How,
+    ) -> Result<Option<Run>, GpuError> {
         let (Some(kernel), Some(part)) = (kernel, self.matrix.parts.first()) else { return Ok(None) };
         let pipeline = bench.kernels.start(gpu, kernel);
         let buffers = [&bench.batch, &self.params, &self.x, &part.weights, &part.scales, &self.y];
@@ -140,7 +146,8 @@ impl Tuner {
         let tokens = if first.tiled { max_batch.min(most) } else { 1 };
         let make = || {
             let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-            let batch = gpu.buffer("tuning", size_of::<BatchUniform>() as u64, usage, Purpose::Activations)?;
+            let batch =
+                gpu.buffer("tuning", size_of::<BatchUniform>() as u64, usage, Purpose::Activations)?;
             let counts = [tokens, 1].into_iter();
             let bound = shapes.iter().zip(counts).map(|(shape, count)| Bound::new(gpu, &shape.spec, count));
             Ok((batch, bound.collect::<Result<Vec<_>, _>>()?))
@@ -178,7 +185,16 @@ impl Tuner {
             matrices.push(matrix);
             buffers.extend([params, x, y]);
         }
-        Ok(Some(Tuner { vectors, tiles, bench, usual, tokens, budget, _matrices: matrices, _buffers: buffers }))
+        Ok(Some(Tuner {
+            vectors,
+            tiles,
+            bench,
+            usual,
+            tokens,
+            budget,
+            _matrices: matrices,
+            _buffers: buffers,
+        }))
     }
 
     /// Times the candidates by turns; the fastest, or the usual ones unless others are clearly faster. Where

@@ -4,6 +4,7 @@ import * as wasm from "./wasm/bise.js";
 import { BiseError } from "./errors.js";
 import { serve } from "./serve.js";
 import { openKept, openSession } from "./session.js";
+import { noteTuning, readTunings } from "./tuning.js";
 
 /** @type {import("./serve.js").Port} */
 const port = {
@@ -20,7 +21,7 @@ function crashed(reason) {
   port.postMessage({ type: "crashed", message: reason instanceof Error ? reason.message : String(reason) });
 }
 
-serve(port, wasm, { check, adapter, openSession, openKept });
+serve(port, wasm, { check, adapter, openSession, openKept, readTunings, noteTuning });
 
 function check() {
   if ("gpu" in navigator) return;
@@ -35,9 +36,10 @@ async function adapter() {
   // TypeScript's own declarations do not know WebGPU in every version.
   const { gpu } = /** @type {{ gpu?: { requestAdapter(options: object): Promise<any> } }} */ (/** @type {unknown} */ (navigator));
   const found = await gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
-  const { description = "", vendor = "", architecture = "", isFallbackAdapter } = found?.info ?? {};
+  const { description = "", vendor = "", architecture = "", device = "", isFallbackAdapter } = found?.info ?? {};
   return {
     name: String(description || [vendor, architecture].filter(Boolean).join(" ")),
+    identity: [vendor, architecture, device, description].filter(Boolean).join(", "),
     // Browsers have moved this from one object to the other.
     fallback: Boolean(isFallbackAdapter ?? found?.isFallbackAdapter),
   };

@@ -2,7 +2,7 @@
 
 use web_time::Duration;
 
-use super::WebGpu;
+use super::{Stage, WebGpu};
 use crate::gpu::GpuError;
 use crate::kernels::tune::{Product, shapes};
 use crate::kernels::{Choice, Threads, Tuner};
@@ -23,8 +23,9 @@ impl WebGpu {
         let tier = self.gpu.tier();
         let mut key = format!("bise {}; {}", env!("CARGO_PKG_VERSION"), tier.identity);
         for Product { spec, tiled, .. } in shapes(&self.products, tier.max_binding_bytes) {
-            let (MatrixSpec { rows, cols, scale_cols, .. }, tiled) = (spec, if *tiled { "tiled " } else { "" });
-            key += &format!("; {tiled}{rows} x {cols} {:?}/{scale_cols}", spec.dtype);
+            let MatrixSpec { rows, cols, dtype, scale_cols, .. } = spec;
+            let tiled = if tiled { "tiled " } else { "" };
+            key += &format!("; {tiled}{rows} x {cols} {dtype:?}/{scale_cols}");
         }
         key
     }
@@ -38,6 +39,13 @@ impl WebGpu {
     /// How products are computed.
     pub fn choice(&self) -> Choice {
         Choice { threads: self.threads, tile: self.tile, fast: self.fast, short: self.short }
+    }
+
+    /// Tokens of a prompt's end for which matrix-vector products are the faster ones, once those are compiled.
+    pub(super) fn ready_short(&mut self) -> u32 {
+        let wanted = if self.short > 0 { self.stage(Stage::Decode) } else { return 0 };
+        // What the compiler says is heard where a token is decoded.
+        if self.kernels.are_ready(&wanted).unwrap_or(false) { self.short } else { 0 }
     }
 
     /// Notes a product that every decoded token takes; `tiled`, whether prompts take it as a matrix-matrix product.
