@@ -5,7 +5,7 @@ use super::types::{AdapterInfo, BackendChoice};
 use super::{EngineError, LoadOptions};
 use crate::cpu::{Cpu, CpuError, CpuMatrix, CpuVector};
 use crate::gpu::{DeviceTier, Gpu, GpuError, GpuMatrix, GpuOptions, Traffic};
-use crate::kernels::{Threads, Tuner, WebGpu};
+use crate::kernels::{Threads, WebGpu};
 use crate::model::WeightPlan;
 use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, DecoderShape, MatrixSpec, Slot, Steps, Store, Write};
@@ -132,7 +132,7 @@ impl Backend {
                 let DeviceTier { name, driver, software, max_binding_bytes, .. } =
                     backend.gpu().tier().clone();
                 let fp8_decoder = backend.info().fp8_decoder.name().into();
-                let Threads { workgroup, lanes } = backend.threads();
+                let Threads { workgroup, lanes } = backend.choice().threads;
                 let threads = Some([workgroup, lanes]);
                 AdapterInfo { name, driver, software, max_binding_bytes, fp8_decoder, threads }
             }
@@ -144,21 +144,6 @@ impl Backend {
                 fp8_decoder: "fast".into(),
                 threads: None,
             },
-        }
-    }
-
-    /// Prepares to choose how to decode; see [`WebGpu::tuner`].
-    pub async fn tuner(&mut self, forced: bool) -> Option<Tuner> {
-        match self {
-            Backend::Gpu(backend) => backend.tuner(forced).await,
-            Backend::Cpu(..) => None,
-        }
-    }
-
-    /// Takes what was chosen; see [`WebGpu::tuned`].
-    pub fn tuned(&mut self, threads: Option<Threads>) {
-        if let Backend::Gpu(backend) = self {
-            backend.tuned(threads);
         }
     }
 
@@ -273,6 +258,13 @@ impl Steps for Backend {
 
     async fn decodable(&mut self) -> Result<(), BackendError> {
         either!(self, b => b.decodable().await)
+    }
+
+    fn short(&mut self) -> u32 {
+        match self {
+            Backend::Gpu(b) => b.short(),
+            Backend::Cpu(b) => b.short(),
+        }
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), BackendError> {

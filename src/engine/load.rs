@@ -7,6 +7,7 @@ use web_time::Instant;
 use super::backend::Device;
 use super::cached::Kept;
 use super::fill::Target;
+use super::tuning::{self, Tuning};
 use super::{Engine, EngineError, LoadOptions, Loading, Phase, Progress, WeightMode};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
@@ -122,6 +123,7 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
+        tuning::check(options)?;
         let mut report = |phase, done, total| {
             progress(Progress { phase, done, total, note: kept.report().note });
         };
@@ -162,12 +164,13 @@ impl Engine {
         let weights = Weights::allocate(&plan, &mut backend)?;
         backend.allocated().await?;
         decoder::plan(&mut backend, &weights)?;
+        let mut tuning = Tuning::new(&mut backend, options);
+        if tuning.is_remembered() {
+            decoder::plan(&mut backend, &weights)?;
+        }
         // Browsers compile while the first bytes are on their way.
         backend.compile();
-        let tuner = match options.autotune {
-            Some(false) => None,
-            wanted => backend.tuner(wanted == Some(true)).await,
-        };
+        let tuner = tuning.tuner(&mut backend).await;
         stop()?;
 
         let total = manifest.total_bytes();
@@ -175,12 +178,10 @@ impl Engine {
         let mut target = Target { plan: &plan, weights: &weights, backend: &mut backend };
         let mut on_bytes = |done| report(Phase::Weights, done, total);
         let filling = kept.fill(source, &manifest, &mut target, cancelled, &mut on_bytes);
-        let tuning = async { tuner?.run().await.ok().flatten() };
-        let (filled, threads) = join(filling, tuning).await;
+        let timing = async { Some(tuner?.run().await) };
+        let (filled, timed) = join(filling, timing).await;
         filled?;
-        if threads.is_some() {
-            // What was compiled for the usual threads stays, where those have won.
-            backend.tuned(threads);
+        if tuning.take(&mut backend, timed) {
             decoder::plan(&mut backend, &weights)?;
             backend.compile();
         }
@@ -205,6 +206,7 @@ impl Engine {
             requests: 0,
             cache: kept.report(),
             reason,
+            tuning: tuning.report,
             sha256: kept.hashes(),
             host_tokens: 0,
         })

@@ -9,6 +9,7 @@ pub mod attend_one;
 pub mod attend_reduce;
 mod backend;
 pub mod blend;
+pub mod choice;
 pub mod decode_fp8;
 pub mod embed;
 pub mod linear;
@@ -30,8 +31,9 @@ mod tune;
 pub mod weights;
 
 pub use backend::{BackendInfo, WebGpu};
+pub use choice::Choice;
 pub use sizes::{Sizes, Threads, Tile};
-pub use tune::Tuner;
+pub use tune::{BUDGET, Tuned, Tuner};
 
 use crate::gpu::Kernel;
 use crate::steps::{DecoderShape, MatrixSpec};

@@ -1,8 +1,9 @@
 //! The whole decoder: against the reference, and prompts cut in different ways.
 
 use bise::dtype::Dtype;
+use bise::gpu::GpuError;
 use bise::kernels::weights::Decoder as WeightDecoder;
-use bise::kernels::{Sizes, Threads, WebGpu};
+use bise::kernels::{Choice, Sizes, Threads, WebGpu};
 use bise::reference::{Reference, ReferenceError};
 use bise::steps::{Batch, MatrixSpec, Slot, Steps, Store};
 
@@ -53,9 +54,9 @@ fn decoder_agrees_with_the_reference() {
         // Each model with other threads, as tuning may choose them.
         let candidates = Sizes::ALL.map(Threads::candidates).concat();
         let threads = candidates[model.seed as usize * 3 % candidates.len()];
-        backend.tuned(Some(threads));
+        backend.tune(Choice { threads, ..backend.choice() });
         let mut on_gpu = model.decoder(backend);
-        assert_eq!(on_gpu.backend().threads(), threads);
+        assert_eq!(on_gpu.backend().choice().threads, threads);
         let mut reference = model.decoder(Reference::new(model.shape()));
         let (prompt, rest) = (ids(model.seed, model.context - 6), ids(model.seed + 100, 6));
         // A full pass, one of one token, full ones, and what is left.
@@ -75,6 +76,28 @@ fn decoder_agrees_with_the_reference() {
             let got = pollster::block_on(on_gpu.backend().read(slot, 1)).unwrap();
             check(&(&model, slot), &got, &reference.backend().read(slot, 1), tolerance);
         }
+    }
+}
+
+/// A few tokens at once as decoding computes them, behind nothing, behind a prompt, and behind decoded ones.
+#[test]
+fn a_few_tokens_are_decoded_at_once() {
+    for model in MODELS {
+        let Some(gpu) = open(limits()) else { return };
+        let mut on_gpu = model.decoder(pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap());
+        let mut reference = model.decoder(Reference::new(model.shape()));
+        let mut rest = ids(model.seed, 25).into_iter();
+        for (step, (tokens, prompt)) in
+            [(3, false), (6, true), (1, false), (8, false), (2, false), (5, true)].into_iter().enumerate()
+        {
+            let ids: Vec<u32> = rest.by_ref().take(tokens).collect();
+            let got = pollster::block_on(on_gpu.forward(&ids, prompt, true)).unwrap().unwrap();
+            let want = pollster::block_on(reference.forward(&ids, prompt, true)).unwrap().unwrap();
+            check(&(&model, "step", step), &got, &want, Tolerance { abs: 5e-3, rel: 5e-3 });
+        }
+        let many = vec![1; Choice::MOST_SHORT as usize + 1];
+        let refused = pollster::block_on(on_gpu.forward(&many, false, true)).unwrap_err();
+        assert!(matches!(&refused, GpuError::Shape { .. }), "{refused}");
     }
 }
 

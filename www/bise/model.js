@@ -43,8 +43,8 @@ import { isHash, withoutQuery } from "./revision.js";
  * @property {"f8" | "i8" | "checkpoint"} [weights] linear weights as FP8 (the default on WebGPU); as 8-bit integers where
  *   they are wider than FP8 (the default on the processor, and for it alone); or all as the checkpoint has them
  * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
- * @property {boolean} [autotune] time on the device how it decodes fastest, while weights stream (the default on GPUs, not
- *   on software adapters)
+ * @property {boolean} [autotune] time on the device how it computes fastest, while weights stream, and remember that in
+ *   this browser (the default on GPUs, not on software adapters; not for the backend "cpu")
  * @property {boolean} [cache] keep the model in this browser, and load it from there the next time (the default for what
  *   is fetched; files, folders and merges are not kept, and `true` is refused for them)
  * @property {Record<string, string>} [integrity] SHA-256 of weight files, in hexadecimal by file name: another content is
@@ -80,6 +80,7 @@ export function checkLoadOptions(given) {
   oneOf("weights", weights, ["f8", "i8", "checkpoint"]);
   if (contextLength !== undefined) checkKind("contextLength", contextLength, "count");
   if (autotune !== undefined) checkKind("autotune", autotune, "boolean");
+  if (autotune === true && backend === "cpu") throw badRequest('autotune: it times graphics adapters, not the backend "cpu": leave out one of them.');
   if (cache !== undefined) checkKind("cache", cache, "boolean");
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");

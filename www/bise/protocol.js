@@ -103,7 +103,7 @@ export {};
 
 /**
  * What a browser tells of its adapter: a description, or maker and family, or ""; whether it is a fallback.
- * @typedef {{ name: string, fallback: boolean, insecure: boolean }} Told
+ * @typedef {{ name: string, fallback: boolean, insecure: boolean, identity: string }} Told `identity`: all that tells it from others
  */
 
 /**
@@ -129,6 +129,8 @@ export {};
  * @property {string | null} backendReason why, where the choice was left to the engine
  * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string,
  *   threads: [number, number] | null }} adapter
+ * @property {{ state: "timed" | "remembered" | "usual", note: string | null, key: string, choice: number[] }} tuning how
+ *   the kernels were chosen: by timing them in this load or in an earlier one, or as usual for such a device, and why
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {boolean} chat whether the checkpoint has a chat template
  * @property {boolean} tokenizer whether the checkpoint has a tokenizer

@@ -24,6 +24,8 @@ import { directorySink, portSink } from "./sink.js";
  * @property {typeof import("./session.js").openSession} openSession
  * @property {typeof import("./session.js").openKept} openKept
  * @property {() => Promise<import("./protocol.js").Told>} adapter what the browser tells of its adapter
+ * @property {typeof import("./tuning.js").readTunings} readTunings
+ * @property {typeof import("./tuning.js").noteTuning} noteTuning
  */
 
 /**
@@ -69,6 +71,7 @@ export function serve(port, wasm, platform) {
       await session.close(found);
     }
     let info = /** @type {import("./protocol.js").Info} */ (found);
+    await platform.noteTuning(info.tuning);
     if (note !== null) info = { ...info, cache: { state: "off", note } };
     return { info, merged: engine.mergeReport() };
   }
@@ -77,10 +80,12 @@ export function serve(port, wasm, platform) {
    * What the engine has to know of the adapter. Asked for while the wasm module is still on its way.
    *
    * @param {import("./protocol.js").EngineLoadOptions} options
-   * @returns {Promise<{ gpu?: { told: import("./protocol.js").Told } }>}
+   * @returns {Promise<{ gpu?: { told: import("./protocol.js").Told }, tunings?: import("./tuning.js").Tunings }>}
    */
-  async function askAdapter({ backend }) {
-    return backend === "cpu" ? {} : { gpu: { told: await platform.adapter() } };
+  async function askAdapter({ backend, autotune }) {
+    if (backend === "cpu") return {};
+    const [told, tunings] = await Promise.all([platform.adapter(), autotune === false ? {} : platform.readTunings()]);
+    return { gpu: { told }, tunings };
   }
 
   /**
@@ -145,7 +150,7 @@ export function serve(port, wasm, platform) {
         return { ...report, hostBytes: wasm.wasm_memory() };
       }
       case "inspect": {
-        const gpu = askAdapter({}); // on the processor, too: it is told of
+        const gpu = askAdapter({ autotune: false }); // on the processor, too: it is told of
         await start(wasm);
         const session = await platform.openKept(message, signal);
         try {

@@ -2,7 +2,7 @@
 
 import { BiseError } from "./errors.js";
 import { hubRevision, isUnchanged, isWeights, withVersions, withoutQuery } from "./revision.js";
-import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, PINS_FILE, changePins, entryId, lockName, openStore, orNull, readJson, readPins, writeJson } from "./store.js";
+import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, PINS_FILE, TUNINGS_FILE, changePins, entryId, lockName, openStore, orNull, readJson, readPins, writeJson } from "./store.js";
 
 /** @typedef {import("./protocol.js").LoadCall} LoadCall */
 /** @typedef {import("./protocol.js").Info} Info */
@@ -291,7 +291,7 @@ async function openSync(directory, file, signal) {
 /** @param {FileSystemDirectoryHandle} store */
 async function isEmpty(store) {
   const names = /** @type {{ keys(): AsyncIterable<string> }} */ (/** @type {unknown} */ (store)).keys();
-  for await (const name of names) if (name !== PINS_FILE) return false;
+  for await (const name of names) if (name !== PINS_FILE && name !== TUNINGS_FILE) return false;
   return true;
 }
 

@@ -3,6 +3,7 @@
 import { BiseError } from "./errors.js";
 import { serve } from "./serve.js";
 import { openKept, openSession } from "./session.js";
+import { noteTuning, readTunings } from "./tuning.js";
 
 /** @type {import("./serve.js").Port} */
 const port = {
@@ -45,7 +46,7 @@ export function work(wasm) {
     }
   }
 
-  serve(port, wasm, { check, adapter, openSession, openKept });
+  serve(port, wasm, { check, adapter, openSession, openKept, readTunings, noteTuning });
 }
 
 function check() {
@@ -61,9 +62,10 @@ async function adapter() {
   // TypeScript's own declarations do not know WebGPU in every version.
   const { gpu } = /** @type {{ gpu?: { requestAdapter(options: object): Promise<any> } }} */ (/** @type {unknown} */ (navigator));
   const found = await gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
-  const { description = "", vendor = "", architecture = "", isFallbackAdapter } = found?.info ?? {};
+  const { description = "", vendor = "", architecture = "", device = "", isFallbackAdapter } = found?.info ?? {};
   return {
     name: String(description || [vendor, architecture].filter(Boolean).join(" ")),
+    identity: [vendor, architecture, device, description].filter(Boolean).join(", "),
     // Browsers have moved this from one object to the other.
     fallback: Boolean(isFallbackAdapter ?? found?.isFallbackAdapter),
     insecure: !self.isSecureContext,

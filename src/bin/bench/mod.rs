@@ -13,13 +13,13 @@ use bise::checkpoint::Manifest;
 use bise::checkpoint::source::read_all;
 use bise::engine::bench::{BenchOptions, BenchReport, Figure, compared};
 use bise::engine::fill::Target;
-use bise::engine::{BackendChoice, Engine, Kept, LoadOptions, WeightMode};
+use bise::engine::{BackendChoice, Kept, LoadOptions, WeightMode};
 use bise::model::config::CONFIG_FILE;
 use bise::model::{Config, Decoder, KvCache, Precision, WeightPlan, Weights};
 use bise::reference::Reference;
 use pollster::block_on;
 
-use crate::run::{Weights as WeightArg, gpu_options, print_json, source};
+use crate::run::{Weights as WeightArg, gpu_options, load_engine, print_json, source};
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
@@ -60,8 +60,7 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         gpu: gpu_options()?,
         ..LoadOptions::default()
     };
-    let source = source(&args.model)?;
-    let mut engine = block_on(Engine::load(&source, &load, &mut |_| (), &|| false))?;
+    let mut engine = load_engine(&args.model, load)?;
     let mut report =
         block_on(engine.bench(&expected, options, &mut |what, at| say(&format!("{what} {at}")), &|| false))?;
     drop(engine);
