@@ -36,7 +36,7 @@ fn attend_many(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     let first_position = batch.position + row0 / params.group;
     let last_position = batch.position + last_row / params.group;
     let first_key = first_position - min(first_position, params.window - 1u);
-    var top = vec4<f32>(HIDDEN);  // components here and below: the thread's queries
+    var top = vec4<f32>(LOWEST);  // components here and below: the thread's queries
     var norm = vec4<f32>();
     var o0 = vec4<f32>();
     var o1 = vec4<f32>();

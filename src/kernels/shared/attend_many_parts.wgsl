@@ -20,6 +20,7 @@ struct Params {
 override UNITS: u32 = 8u;   // loads of a key or a value, and threads along the keys
 override SLOTS: u32 = 1u;   // positions in the cache: by a constant, division is a multiplication and a shift
 const HIDDEN: f32 = -1e30;  // stands for minus infinity, which WGSL may assume away
+const LOWEST: f32 = -1e29;  // below every score that is seen, and above HIDDEN
 
 // Where the key and the value of a position lie; of one that is no more or not yet there, some other's.
 fn place(position: u32, kv_head: u32) -> u32 {
@@ -49,6 +50,9 @@ fn masked(scores: vec4<f32>, keys: vec4<u32>, queries: vec4<u32>) -> vec4<f32> {
     return select(vec4<f32>(HIDDEN), scores * params.scale, seen);
 }
 
+// exp(scores - tops), tops being LOWEST or more; what hardly counts is zero, lest sums have subnormals, which cost
+// a CPU many times a product.
 fn weigh(scores: vec4<f32>, tops: vec4<f32>) -> vec4<f32> {
-    return select(vec4<f32>(), exp(scores - tops), scores > vec4<f32>(HIDDEN));
+    let below = scores - tops;
+    return select(vec4<f32>(), exp(below), below > vec4<f32>(-60.0));
 }

@@ -37,8 +37,8 @@ fn attend_many(
     let first_position = batch.position + row0 / params.group;
     let last_position = batch.position + last_row / params.group;
     let first_key = first_position - min(first_position, params.window - 1u);
-    var top0 = vec4<f32>(HIDDEN);  // components: queries
-    var top1 = vec4<f32>(HIDDEN);
+    var top0 = vec4<f32>(LOWEST);  // components: queries
+    var top1 = vec4<f32>(LOWEST);
     var norm0 = vec4<f32>();
     var norm1 = vec4<f32>();
     var o0 = Block();
