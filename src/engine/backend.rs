@@ -116,7 +116,6 @@ impl Backend {
         }
     }
 
-    #[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
     /// The WebGPU backend, where it is that.
     pub fn webgpu(&mut self) -> Option<&mut WebGpu> {
         match self {
