@@ -5,6 +5,7 @@ use bise::gpu::GpuError;
 use bise::kernels::weights::Decoder as WeightDecoder;
 use bise::kernels::{Choice, Sizes, Threads, WebGpu};
 use bise::reference::{Reference, ReferenceError};
+use bise::steps::sampling::{Past, Rules};
 use bise::steps::{Batch, MatrixSpec, Slot, Steps, Store};
 
 use super::common::{Tolerance, check, limits, open};
@@ -110,16 +111,26 @@ fn a_layer_takes_five_or_six_dispatches() {
     let layers = u64::from(model.shape().layers);
     let mut decoder = model.decoder(pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap());
     let dispatches = |decoder: &mut bise::model::Decoder<WebGpu>| {
-        decoder.backend_mut().profile(true);
+        let rules = Rules { greedy: 1, ..Rules::default() };
+        pollster::block_on(decoder.backend_mut().decodable()).unwrap();
+        assert!(decoder.start_sampling(&rules, &[], Past::default()).unwrap().is_some(), "chosen there");
         let before = decoder.backend().gpu().traffic().submits;
-        pollster::block_on(decoder.forward(&[5], false, true)).unwrap();
+        decoder.advance(&[5], false, 0).unwrap();
         assert_eq!(decoder.backend().gpu().traffic().submits - before, 1);
-        let mut all: Vec<_> =
-            decoder.backend_mut().profiled().iter().map(|&(name, count, _)| (name, count)).collect();
+        pollster::block_on(decoder.chosen()).unwrap();
+        let profile = pollster::block_on(decoder.backend_mut().profile(0)).unwrap();
+        let mut all: Vec<_> = profile.kernels.iter().map(|kernel| (kernel.name, kernel.dispatches)).collect();
         all.sort_unstable();
         all
     };
-    let short = [("attend_one", layers), ("embed", 1), ("matvec", 3 * layers + 1), ("matvec_gated", layers)];
+    let short = [
+        ("attend_one", layers),
+        ("embed", 1),
+        ("matvec", 3 * layers + 1),
+        ("matvec_gated", layers),
+        ("sample_adjust", 1),
+        ("sample_pick", 1),
+    ];
     assert_eq!(dispatches(&mut decoder), short);
     decoder.assume(&vec![1; 600]);
     let mut long = short.to_vec();
