@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+#[path = "gpu_model/alike.rs"]
+mod alike;
 #[path = "gpu_model/support.rs"]
 #[allow(dead_code, reason = "shared with the tests on the GPU")]
 mod support;
@@ -22,6 +24,11 @@ use bise::merge::MergeOptions;
 use pollster::block_on;
 
 use support::{check_golden, from_top, greedy, load_on_cpu, merge, run};
+
+/// The embedded model as it is stored, on this binary's backend.
+fn tale() -> Engine {
+    load_on_cpu("www/models/tale", WeightMode::Checkpoint)
+}
 
 fn load(options: &LoadOptions) -> Result<Engine, EngineError> {
     let source = FileSource::new(from_top("www/models/tale"));
