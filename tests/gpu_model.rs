@@ -30,3 +30,5 @@ mod merged;
 mod requests;
 #[path = "gpu_model/support.rs"]
 mod support;
+#[path = "gpu_model/tuning.rs"]
+mod tuning;

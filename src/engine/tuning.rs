@@ -45,7 +45,7 @@ impl Tuning {
         }
         let key = gpu.tuning_key();
         let sizes = Sizes::of(gpu.gpu().tier());
-        if let Some(choice) = options.tunings.get(&key).and_then(|value| remembered(value, sizes)) {
+        if let Some(choice) = remembered(&options.tunings, &key, sizes) {
             gpu.tune(choice);
             let report =
                 TuningReport { state: TuningState::Remembered, note: None, key, choice: gpu_choice(gpu) };
@@ -109,8 +109,12 @@ fn gpu_choice(gpu: &WebGpu) -> Vec<u32> {
 }
 
 /// A choice as an earlier load has put it down; `None` for anything else.
-fn remembered(value: &serde_json::Value, sizes: Sizes) -> Option<Choice> {
-    let number = |value: &serde_json::Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
-    let numbers: Option<Vec<u32>> = value.as_array()?.iter().map(number).collect();
-    Choice::from_numbers(numbers?.try_into().ok()?, sizes)
+fn remembered(tunings: &str, key: &str, sizes: Sizes) -> Option<Choice> {
+    let tunings: serde_json::Value = serde_json::from_str(tunings).ok()?;
+    let mut numbers = [0; 9];
+    let held = tunings.get(key)?.as_array().filter(|held| held.len() == numbers.len())?;
+    for (number, held) in numbers.iter_mut().zip(held) {
+        *number = u32::try_from(held.as_u64()?).ok()?;
+    }
+    Choice::from_numbers(numbers, sizes)
 }
