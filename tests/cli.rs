@@ -232,17 +232,11 @@ fn what_tuning_chose_is_taken_up_and_left_alone() {
     };
     let held = serde_json::json!({ &tuning.key: choice }).to_string();
     std::fs::write(&file, &held).unwrap();
-    let webgpu = ["--backend", "webgpu"];
-    for arguments in [["--autotune"], ["--no-autotune"]] {
-        let arguments = [&arguments[..], &webgpu].concat();
-        assert_eq!(run(&arguments).0, 0, "{arguments:?}");
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), held, "{arguments:?}: nothing was timed");
-    }
-    for damaged in ["[]", "{\"torn"] {
-        std::fs::write(&file, damaged).unwrap();
-        let (status, stderr) = run(&["--autotune", "--backend", "webgpu"]);
-        assert_eq!(status, 0, "{damaged:?}: {stderr}");
-    }
+    assert_eq!(run(&["--autotune", "--backend", "webgpu"]).0, 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), held, "nothing was timed");
+    std::fs::write(&file, "{\"torn").unwrap();
+    let (status, stderr) = run(&["--autotune", "--backend", "webgpu"]);
+    assert_eq!(status, 0, "{stderr}");
     let (status, stderr) = run(&["--autotune", "--backend", "cpu"]);
     assert!(status == 1 && stderr.contains("error: ") && stderr.contains("autotune"), "{stderr}");
     std::fs::remove_dir_all(folder).unwrap();

@@ -118,3 +118,43 @@ fn remembered(tunings: &str, key: &str, sizes: Sizes) -> Option<Choice> {
     }
     Choice::from_numbers(numbers, sizes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{Threads, Tile};
+
+    #[test]
+    fn only_choices_are_remembered() {
+        let held =
+            |numbers: &str| remembered(&format!(r#"{{"other": 1, "key": {numbers}}}"#), "key", Sizes::Gpu);
+        for threads in Threads::candidates(Sizes::Gpu) {
+            for tile in Tile::candidates(Sizes::Gpu) {
+                let choice = Choice { threads: *threads, tile: *tile, fast: false, short: 6 };
+                assert_eq!(held(&format!("{:?}", choice.numbers())), Some(choice));
+            }
+        }
+        assert!(held("[64, 64, 8, 8, 8, 4, 8, 1, 8]").is_some());
+        let foreign = [
+            "[7, 64, 8, 8, 8, 4, 8, 1, 8]",
+            "[64, 64, 8, 8, 8, 4, 9, 1, 8]",
+            "[64, 64, 8, 8, 8, 4, 8, 2, 8]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 9]",
+            "[64, 64, 8, 8, 8, 4, 8, 1]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 8, 0]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, -1]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 4294967296]",
+            r#"["64", 64, 8, 8, 8, 4, 8, 1, 8]"#,
+            // What suits an adapter that computes on the CPU.
+            "[16, 8, 8, 1, 8, 8, 0, 1, 0]",
+            "{}",
+            "null",
+        ];
+        for numbers in foreign {
+            assert_eq!(held(numbers), None, "{numbers}");
+        }
+        for text in ["", "{\"torn", "[]", "null", "{}", "\u{0}"] {
+            assert_eq!(remembered(text, "key", Sizes::Gpu), None, "{text:?}");
+        }
+    }
+}

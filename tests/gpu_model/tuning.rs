@@ -72,36 +72,18 @@ fn a_tuned_engine_says_the_same() {
     }
 }
 
-/// What is damaged, another's, or another device's is timed anew.
+/// Where time runs out nothing is chosen, and it is said.
 #[test]
-fn what_is_no_choice_is_not_remembered() {
+fn without_time_the_usual_kernels_stay() {
     let options = LoadOptions { autotune: Some(true), tuning_ms: Some(0), ..webgpu(limits()) };
-    let info = load_with("www/models/tale", &options).info();
-    assert_eq!(info.tuning.state, TuningState::Usual);
-    assert!(info.tuning.note.as_deref().unwrap().contains("time ran out"), "{:?}", info.tuning);
-    let key = &info.tuning.key;
-    let usual = serde_json::json!(info.tuning.choice);
-    let mut wrong = info.tuning.choice.clone();
-    wrong[0] = 7;
-    let foreign = [
-        serde_json::Value::Null,
-        serde_json::json!([1, 2]),
-        serde_json::json!("text"),
-        serde_json::json!({ "another adapter": usual }),
-        serde_json::json!({ key: wrong }),
-        serde_json::json!({ key: [1, 2, 3] }),
-        serde_json::json!({ key: ["64", null] }),
-        serde_json::json!({ key: [-1, 1e9, 0.5, 0, 0, 0, 0, 0, 0] }),
-    ];
-    for tunings in foreign {
-        let info =
-            load_with("www/models/tale", &LoadOptions { tunings: tunings.to_string(), ..options.clone() })
-                .info();
-        assert_eq!(info.tuning.state, TuningState::Usual, "{tunings}");
-    }
-    let tunings = serde_json::json!({ key: usual, "another": [] }).to_string();
+    let tunings = serde_json::json!({ "another adapter": [64, 64, 8, 8, 8, 4, 8, 1, 0] }).to_string();
+    let Info { tuning, .. } =
+        load_with("www/models/tale", &LoadOptions { tunings, ..options.clone() }).info();
+    assert_eq!(tuning.state, TuningState::Usual);
+    assert!(tuning.note.as_deref().unwrap().contains("time ran out"), "{tuning:?}");
+    let tunings = serde_json::json!({ &tuning.key: tuning.choice, "another": [] }).to_string();
     let info = load_with("www/models/tale", &LoadOptions { tunings, ..options }).info();
-    assert_eq!(info.tuning.state, TuningState::Remembered);
+    assert_eq!(info.tuning, TuningReport { state: TuningState::Remembered, note: None, ..tuning });
 }
 
 /// The end of a prompt is computed as decoding does where that is the faster way and rounding may show: what is
@@ -155,7 +137,6 @@ fn choices_are_remembered_in_a_file() {
     assert_eq!(timed.state, TuningState::Timed);
     file.note(&timed);
     std::fs::write(&path, b"{\"torn").unwrap();
-    assert_eq!(load().state, TuningState::Timed);
     file.note(&timed);
     let remembered = load();
     assert_eq!((remembered.state, &remembered.choice), (TuningState::Remembered, &timed.choice));
