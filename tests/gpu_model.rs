@@ -32,6 +32,8 @@ mod merged;
 mod requests;
 #[path = "gpu_model/support.rs"]
 mod support;
+#[path = "gpu_model/tuning.rs"]
+mod tuning;
 
 /// The embedded model as it is stored, on this binary's backend.
 fn tale() -> bise::engine::Engine {

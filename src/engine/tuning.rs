@@ -45,7 +45,7 @@ impl Tuning {
         }
         let key = gpu.tuning_key();
         let sizes = Sizes::of(gpu.gpu().tier());
-        if let Some(choice) = options.tunings.get(&key).and_then(|value| remembered(value, sizes)) {
+        if let Some(choice) = remembered(&options.tunings, &key, sizes) {
             gpu.tune(choice);
             let report =
                 TuningReport { state: TuningState::Remembered, note: None, key, choice: gpu_choice(gpu) };
@@ -109,8 +109,52 @@ fn gpu_choice(gpu: &WebGpu) -> Vec<u32> {
 }
 
 /// A choice as an earlier load has put it down; `None` for anything else.
-fn remembered(value: &serde_json::Value, sizes: Sizes) -> Option<Choice> {
-    let number = |value: &serde_json::Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
-    let numbers: Option<Vec<u32>> = value.as_array()?.iter().map(number).collect();
-    Choice::from_numbers(numbers?.try_into().ok()?, sizes)
+fn remembered(tunings: &str, key: &str, sizes: Sizes) -> Option<Choice> {
+    let tunings: serde_json::Value = serde_json::from_str(tunings).ok()?;
+    let mut numbers = [0; 9];
+    let held = tunings.get(key)?.as_array().filter(|held| held.len() == numbers.len())?;
+    for (number, held) in numbers.iter_mut().zip(held) {
+        *number = u32::try_from(held.as_u64()?).ok()?;
+    }
+    Choice::from_numbers(numbers, sizes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{Threads, Tile};
+
+    #[test]
+    fn only_choices_are_remembered() {
+        let held =
+            |numbers: &str| remembered(&format!(r#"{{"other": 1, "key": {numbers}}}"#), "key", Sizes::Gpu);
+        for threads in Threads::candidates(Sizes::Gpu) {
+            for tile in Tile::candidates(Sizes::Gpu) {
+                let choice = Choice { threads: *threads, tile: *tile, fast: false, short: 6 };
+                assert_eq!(held(&format!("{:?}", choice.numbers())), Some(choice));
+            }
+        }
+        assert!(held("[64, 64, 8, 8, 8, 4, 8, 1, 8]").is_some());
+        let foreign = [
+            "[7, 64, 8, 8, 8, 4, 8, 1, 8]",
+            "[64, 64, 8, 8, 8, 4, 9, 1, 8]",
+            "[64, 64, 8, 8, 8, 4, 8, 2, 8]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 9]",
+            "[64, 64, 8, 8, 8, 4, 8, 1]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 8, 0]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, -1]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 4294967296]",
+            r#"["64", 64, 8, 8, 8, 4, 8, 1, 8]"#,
+            // What suits an adapter that computes on the CPU.
+            "[16, 8, 8, 1, 8, 8, 0, 1, 0]",
+            "{}",
+            "null",
+        ];
+        for numbers in foreign {
+            assert_eq!(held(numbers), None, "{numbers}");
+        }
+        for text in ["", "{\"torn", "[]", "null", "{}", "\u{0}"] {
+            assert_eq!(remembered(text, "key", Sizes::Gpu), None, "{text:?}");
+        }
+    }
 }

@@ -32,17 +32,16 @@ impl TuningFile {
         TuningFile(Some(path.to_owned()))
     }
 
-    /// What [`LoadOptions::tunings`](super::LoadOptions::tunings) takes; null where nothing is remembered.
-    pub fn read(&self) -> Value {
-        let bytes = self.0.as_ref().and_then(|path| std::fs::read(path).ok());
-        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    /// What [`LoadOptions::tunings`](super::LoadOptions::tunings) takes; empty where nothing can be read.
+    pub fn read(&self) -> String {
+        self.0.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
     /// Remembers what a load has timed.
     pub fn note(&self, report: &TuningReport) {
         let (Some(path), TuningState::Timed) = (&self.0, report.state) else { return };
-        let mut entries = match self.read() {
-            Value::Object(entries) if entries.len() < MOST_ENTRIES => entries,
+        let mut entries = match serde_json::from_str(&self.read()) {
+            Ok(Value::Object(entries)) if entries.len() < MOST_ENTRIES => entries,
             _ => Map::new(),
         };
         entries.insert(report.key.clone(), report.choice.clone().into());

@@ -71,11 +71,10 @@ pub struct LoadOptions {
     /// Whether to time on the device how it computes fastest, while weights stream: absent, on GPUs; `true`,
     /// also on software adapters, where it delays the first token, and an error with [`BackendChoice::Cpu`].
     pub autotune: Option<bool>,
-    /// What earlier loads have chosen: of their [`TuningReport`]s the choices, by the keys. Anything else in it is
-    /// ignored.
-    pub tunings: serde_json::Value,
+    /// What earlier loads have chosen, as JSON: of their [`TuningReport`]s the choices, by the keys. Anything else
+    /// is ignored.
+    pub tunings: String,
     /// What timing may take, milliseconds, if not half a second. For tests.
-    #[serde(skip)]
     pub tuning_ms: Option<u32>,
     /// The device to open.
     pub gpu: GpuOptions,

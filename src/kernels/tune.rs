@@ -3,7 +3,9 @@
 mod contest;
 mod run;
 
-use web_time::{Duration, Instant};
+use std::cell::Cell;
+
+use web_time::Duration;
 
 use crate::gpu::{Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Purpose};
 use crate::steps::{MatrixSpec, Write};
@@ -14,7 +16,7 @@ use super::{BatchUniform, PITCH, Sizes, Threads, Tile, linear, matmul, matvec};
 use contest::{Contest, ROUNDS};
 use run::{Bench, How, LEAST, Run};
 
-/// What timing may take in all.
+/// What measurements may take in all. What compiles is not among them.
 pub const BUDGET: Duration = Duration::from_millis(500);
 
 /// The parts of it, in hundredths, by whose end the threads, the tile, and the path of short prompts are chosen.
@@ -154,7 +156,7 @@ impl Tuner {
         };
         let (batch, bound) = gpu.guarded("tuning", make).await?;
         let (device, queue) = (gpu.device().clone(), gpu.queue().clone());
-        let mut bench = Bench { kernels: Kernels::default(), batch, device, queue };
+        let mut bench = Bench { kernels: Kernels::default(), batch, device, queue, spent: Cell::default() };
 
         let mut choices: Vec<Choice> =
             Threads::candidates(sizes).iter().map(|threads| Choice { threads: *threads, ..usual }).collect();
@@ -204,13 +206,10 @@ impl Tuner {
     /// What the compiler says.
     pub async fn run(mut self) -> Result<Option<Tuned>, GpuError> {
         self.bench.kernels.finish(&mut |_, _| ()).await?;
-        let begun = Instant::now();
         let [threads_end, tile_end, end] = UNTIL.map(|percent| self.budget * percent / 100);
-        let left = |until: Duration| move || until.saturating_sub(begun.elapsed());
-
         let (vectors, tiles) = (runs_of(&self.vectors), runs_of(&self.tiles));
-        let by_threads = self.compare(&vectors, 1, 1, &left(threads_end)).await;
-        let by_tile = self.compare(&tiles, self.tokens, 1, &left(tile_end)).await;
+        let by_threads = self.compare(&vectors, 1, 1, threads_end).await;
+        let by_tile = self.compare(&tiles, self.tokens, 1, tile_end).await;
         let mut choice = self.usual;
         let [vector, tile] = [&by_threads, &by_tile].map(|contest| contest.winner());
         if let Some((winner, _)) = vector.and_then(|at| self.vectors.get(at)) {
@@ -226,7 +225,7 @@ impl Tuner {
             let (mut least, mut most) = (0, SHORT.partition_point(|tokens| *tokens <= self.tokens));
             // The more tokens, the better for the tiled product.
             while let Some(tokens) = SHORT.get((least + most) / 2).filter(|_| least < most) {
-                let contest = self.compare(&[*tiled, vector], *tokens, 3, &left(end)).await;
+                let contest = self.compare(&[*tiled, vector], *tokens, 3, end).await;
                 timed += contest.compared();
                 if contest.winner() == Some(1) {
                     (choice.short, least) = (*tokens, (least + most) / 2 + 1);
@@ -238,24 +237,21 @@ impl Tuner {
         Ok((timed > 0).then_some(Tuned { choice, timed }))
     }
 
-    /// Times these by turns over that many tokens, for as long as there is time for so many such comparisons.
-    async fn compare(
-        &self,
-        candidates: &[&[Run]],
-        tokens: u32,
-        times: u32,
-        left: &dyn Fn() -> Duration,
-    ) -> Contest {
+    /// Times these by turns over that many tokens, until so much of the budget is spent that is to do for so many
+    /// such comparisons.
+    async fn compare(&self, candidates: &[&[Run]], tokens: u32, times: u32, until: Duration) -> Contest {
         let mut contest = Contest::new(candidates.len());
         let Some(usual) = candidates.first() else { return contest };
+        let left = || until.saturating_sub(self.bench.spent.get());
         let share = left() / (candidates.len() as u32 * (ROUNDS + 2) * times);
+        // Drivers leave work to the first dispatch of a pipeline: it belongs to compiling.
+        self.bench.run(usual, tokens, LEAST).await;
         let amount = self.bench.amount(usual, tokens, share.min(SAMPLE)).await;
         let mut warm = vec![*usual];
         while let Some(at) = contest.next(left()) {
             let Some(runs) = candidates.get(at) else { break };
             if !warm.iter().any(|known| std::ptr::eq(*known, *runs)) {
-                // Drivers leave work to the first dispatch of a pipeline.
-                self.bench.time(runs, tokens, LEAST).await;
+                self.bench.run(runs, tokens, LEAST).await;
                 warm.push(*runs);
             }
             contest.note(at, self.bench.time(runs, tokens, amount).await);

@@ -165,7 +165,7 @@ export class FakeWorker extends EventTarget {
     }, wasm, {
       check,
       adapter: async () => ({ name: "fake adapter", fallback: false, identity: "fake" }),
-      readTunings: async () => ({ fake: [1, 2] }),
+      readTunings: async () => '{"fake":[1,2]}',
       noteTuning: async (tuning) => void trace.tunings.push(tuning),
       openKept: async () => null,
       openSession: async (call, hooks) => {

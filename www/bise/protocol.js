@@ -98,7 +98,8 @@ export {};
 /**
  * Options of a load, as the engine takes them.
  * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8" | "i8", contextLength?: number,
- *   autotune?: boolean, lost?: boolean }} EngineLoadOptions `lost`: the page's last device was lost
+ *   autotune?: boolean, tuningMs?: number, lost?: boolean }} EngineLoadOptions `lost`: the page's last device was lost;
+ *   `tuningMs`: what tuning may take, for tests
  */
 
 /**

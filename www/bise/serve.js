@@ -80,11 +80,11 @@ export function serve(port, wasm, platform) {
    * What the engine has to know of the adapter. Asked for while the wasm module is still on its way.
    *
    * @param {import("./protocol.js").EngineLoadOptions} options
-   * @returns {Promise<{ gpu?: { told: import("./protocol.js").Told }, tunings?: import("./tuning.js").Tunings }>}
+   * @returns {Promise<{ gpu?: { told: import("./protocol.js").Told }, tunings?: string }>}
    */
   async function askAdapter({ backend, autotune }) {
     if (backend === "cpu") return {};
-    const [told, tunings] = await Promise.all([platform.adapter(), autotune === false ? {} : platform.readTunings()]);
+    const [told, tunings] = await Promise.all([platform.adapter(), autotune === false ? "" : platform.readTunings()]);
     return { gpu: { told }, tunings };
   }
 

@@ -1,20 +1,17 @@
 /** What tuning has chosen in this browser, beside the kept models: one small file that saves measuring again. */
 
-import { TUNINGS_FILE, changeJson, openStore, readJson } from "./store.js";
-
-/** @typedef {Record<string, unknown>} Tunings choices by what they hold for */
+import { TUNINGS_FILE, changeJson, openStore } from "./store.js";
 
 /** More than this are not kept: they are of other versions, drivers and models. */
 const MOST_ENTRIES = 64;
 
-/** @returns {Promise<Tunings>} empty where nothing is remembered, or may be */
+/** @returns {Promise<string>} the file's text: the engine takes of it what it understands; empty where there is none */
 export async function readTunings() {
   try {
-    const store = await openStore(false);
-    const tunings = store && await readJson(store, TUNINGS_FILE);
-    return isTunings(tunings) ? tunings : {};
+    const handle = await (await openStore(false))?.getFileHandle(TUNINGS_FILE);
+    return await (await handle?.getFile())?.text() ?? "";
   } catch {
-    return {};
+    return "";
   }
 }
 
@@ -28,18 +25,10 @@ export async function noteTuning({ state, key, choice }) {
   try {
     const store = /** @type {FileSystemDirectoryHandle} */ (await openStore(true));
     await changeJson(store, TUNINGS_FILE, "bise-tuning", (held) => {
-      const tunings = isTunings(held) && Object.keys(held).length < MOST_ENTRIES ? held : {};
-      return { ...tunings, [key]: choice };
+      const tunings = typeof held === "object" && held !== null && !Array.isArray(held) ? held : {};
+      return { ...(Object.keys(tunings).length < MOST_ENTRIES ? tunings : {}), [key]: choice };
     });
   } catch {
     // Nothing is lost but the time to measure again.
   }
-}
-
-/**
- * @param {unknown} value
- * @returns {value is Tunings}
- */
-function isTunings(value) {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -1,11 +1,13 @@
 //! A kernel over one matrix, ready to be timed.
 
+use std::cell::Cell;
+
+use futures_channel::oneshot;
 use web_time::{Duration, Instant};
 
 use crate::gpu::{GpuBuffer, Kernels, Pipeline};
 use crate::kernels::{BatchUniform, Grid, Threads, Tile, matmul, matvec};
 use crate::steps::MatrixSpec;
-use futures_channel::oneshot;
 
 /// Rows are cut to multiples of what any candidate's workgroup computes, so that all do the same work.
 const ROWS_STEP: u32 = 128;
@@ -49,11 +51,13 @@ pub(super) struct Bench {
     pub batch: GpuBuffer,
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
+    /// What measurements have taken so far.
+    pub spent: Cell<Duration>,
 }
 
 impl Bench {
     /// Runs these `amount` times each over that many tokens, or over that part of their rows, and waits.
-    pub async fn time(&self, runs: &[Run], tokens: u32, amount: f64) -> Duration {
+    pub async fn run(&self, runs: &[Run], tokens: u32, amount: f64) -> Duration {
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for _ in 0..amount.max(1.0) as u32 {
@@ -69,8 +73,16 @@ impl Bench {
         drop(pass);
         let uniform = BatchUniform { tokens, ..BatchUniform::default() };
         self.queue.write_buffer(self.batch.raw(), 0, bytemuck::bytes_of(&uniform));
+        // Weights that wait in the queue would be timed with the kernels.
+        self.submit(None).await;
         let begun = Instant::now();
-        self.queue.submit(Some(encoder.finish()));
+        self.submit(Some(encoder.finish())).await;
+        begun.elapsed()
+    }
+
+    /// Submits and waits.
+    async fn submit(&self, commands: Option<wgpu::CommandBuffer>) {
+        self.queue.submit(commands);
         let (sender, receiver) = oneshot::channel();
         self.queue.on_submitted_work_done(move || {
             // The receiver is gone only if nobody waits any more.
@@ -79,7 +91,13 @@ impl Bench {
         // A failed wait means a lost device, which its next user hears of.
         let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
         let _ = receiver.await;
-        begun.elapsed()
+    }
+
+    /// [`Bench::run`] as a measurement, which counts.
+    pub async fn time(&self, runs: &[Run], tokens: u32, amount: f64) -> Duration {
+        let took = self.run(runs, tokens, amount).await;
+        self.spent.set(self.spent.get() + took);
+        took
     }
 
     /// How much of these to run for one measurement of about `target`, found by running more and more of them.
