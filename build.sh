@@ -222,7 +222,7 @@ assemble_site() {
     mkdir -p "$dir/vendor/modern-tar/web"
     cp -p tests/node_modules/modern-tar/{LICENSE,dist/packer-*.js} "$dir/vendor/modern-tar/"
     cp -p tests/node_modules/modern-tar/dist/web/index.js "$dir/vendor/modern-tar/web/"
-    for entry in www/*.html www/*.css www/*.js www/panels www/models pkg; do
+    for entry in www/*.html www/*.css www/*.svg www/*.js www/panels www/models pkg; do
         rm -rf "${dir:?}/$(basename "$entry")"
         cp -Rp "$entry" "$dir/"
     done

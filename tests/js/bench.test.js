@@ -40,7 +40,7 @@ test("wrong logits, a wrong option and an abort are errors with their codes, and
   assert.ok(wrong.report instanceof BiseError);
   assert.equal(wrong.report.code, "integrity");
   assert.equal(wrong.trace.freed, 2);
-  for (const options of [{ rouds: 1 }, { rounds: -1 }, { quick: 1 }, { backend: "cpu" }]) {
+  for (const options of [{ rouds: 1 }, { rounds: -1 }, { quick: 1 }, { backend: "cpu" }, { weights: "i8" }]) {
     const { report, trace } = await run(options);
     assert.equal(report.code, "bad-request", JSON.stringify(options));
     assert.equal(trace.loads.length, 0);

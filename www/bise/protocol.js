@@ -276,7 +276,7 @@ export {};
  * tokens, of the prompt or before the decoded one, else 0. `limit` is what the adapter can do at most, as it was measured
  * beside it, and `ratio` how close to that it is.
  * @typedef {object} Figure
- * @property {"limit" | "kernel" | "merge" | "load" | "first token" | "prefill" | "decode" | "submits" | "dispatches" | "time"} kind
+ * @property {"limit" | "kernel" | "merge" | "load" | "first token" | "prefill" | "decode" | "submits" | "dispatches" | "time" | "token"} kind
  * @property {string} name
  * @property {number} at
  * @property {number} value
@@ -288,9 +288,10 @@ export {};
  */
 
 /**
- * What a bench measured. `deviation` is that of the logits from the CPU backend's, of the largest; `notes` say what was
- * left out, `hostBytes` is the wasm memory of the worker.
- * @typedef {{ info: Info, deviation: number, figures: Figure[], notes: string[], hostBytes: number }} BenchReport
+ * What a bench measured. `deviation` is that of the logits from the CPU backend's, of the largest; `walkBytes` is how much
+ * a sample of a limit reads before it comes to the same bytes again; `notes` say what was left out and what to know,
+ * `hostBytes` is the wasm memory of the worker.
+ * @typedef {{ info: Info, deviation: number, figures: Figure[], walkBytes: number, notes: string[], hostBytes: number }} BenchReport
  */
 
 /**

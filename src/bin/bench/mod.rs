@@ -45,6 +45,11 @@ pub struct Args {
 
 /// Runs `bench`.
 pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    if matches!(args.weights, WeightArg::I8) {
+        return Err(
+            "--weights i8 is a form for the CPU, and the bench measures WebGPU: f8 or checkpoint".into()
+        );
+    }
     let options = BenchOptions { rounds: args.rounds, longest: args.longest, quick: args.quick };
     let weights = args.weights.into();
     let say = |what: &str| {
@@ -117,6 +122,8 @@ fn print(report: &BenchReport) -> std::io::Result<()> {
     writeln!(out, "deviation  {:.1e} of the largest logit, beside the reference", report.deviation)?;
     let [weights, cache, rest] = [memory.weights, memory.kv_cache, memory.activations].map(mib);
     writeln!(out, "memory     weights {weights:.1} MiB, key/value cache {cache:.1}, activations {rest:.1}")?;
+    let walk_bytes = mib(report.walk_bytes);
+    writeln!(out, "walk       {walk_bytes:.0} MiB, before a limit's reads come to the same bytes again")?;
     let (kernels, rest): (Vec<&Figure>, Vec<&Figure>) =
         report.figures.0.iter().partition(|figure| figure.kind == "kernel");
     for figure in kernels.into_iter().chain(rest) {

@@ -1,10 +1,18 @@
 //! What a token is made of and how long each kernel takes, by timestamps. For the bench.
 
+use web_time::Instant;
+
 use super::{Dispatch, WebGpu};
 use crate::gpu::{GpuError, Purpose, read_buffer};
 
 /// Dispatches between two readbacks at most: a set of queries holds 4096.
 const MOST: usize = 2048;
+/// How often a token is computed at least.
+const LEAST_TIMES: usize = 3;
+/// How often at most, where stamps are fine.
+const ENOUGH: usize = 16;
+/// Stamps in finer steps than this need no averaging.
+const FINE_MS: f64 = 0.001;
 
 /// What the dispatches of one kernel come to.
 pub struct KernelTime {
@@ -26,12 +34,13 @@ pub struct Profile {
 }
 
 impl WebGpu {
-    /// Computes the token that was last chosen here `times` more, every dispatch between timestamps and in a pass of
-    /// its own. What the cache and the activations hold is of no use afterwards.
+    /// Computes the token that was last chosen here again and again, every dispatch between timestamps and in a pass
+    /// of its own: a few times, and where stamps are rounded until `budget_ms` have gone by. What the cache and the
+    /// activations hold is of no use afterwards.
     ///
     /// # Errors
     /// What the device reports.
-    pub async fn profile(&mut self, times: usize) -> Result<Profile, GpuError> {
+    pub async fn profile(&mut self, budget_ms: f64) -> Result<Profile, GpuError> {
         let mut profile = Profile { kernels: Vec::new(), step_ms: 0.0 };
         let mut places = Vec::new();
         for dispatch in &self.latest {
@@ -58,7 +67,12 @@ impl WebGpu {
         let staging = self.gpu.buffer("timestamp readback", bytes, mapped, Purpose::Activations)?;
         let ms_per_tick = f64::from(self.gpu.queue().get_timestamp_period()) / 1e6;
         let (mut first, mut step) = (None, 0);
-        for _ in 0..times {
+        let started = Instant::now();
+        for time in 0_usize.. {
+            let is_over = started.elapsed().as_secs_f64() * 1e3 > budget_ms;
+            if time >= LEAST_TIMES && (is_over || time >= ENOUGH && profile.step_ms < FINE_MS) {
+                break;
+            }
             let mut sums = vec![0.0; profile.kernels.len()];
             for (dispatches, places) in self.latest.chunks(MOST).zip(places.chunks(MOST)) {
                 let mut encoder =
@@ -91,8 +105,8 @@ impl WebGpu {
                 }
             }
             profile.kernels.iter_mut().zip(sums).for_each(|(kernel, sum)| kernel.samples.push(sum));
+            profile.step_ms = step as f64 * ms_per_tick;
         }
-        profile.step_ms = step as f64 * ms_per_tick;
         Ok(profile)
     }
 
