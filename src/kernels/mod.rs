@@ -89,7 +89,9 @@ pub fn compositions() -> Vec<Kernel> {
     }
     for dtype in weights::DTYPES {
         all.extend(slerp_sums::kernel(dtype));
-        all.extend(weights::DTYPES.into_iter().filter_map(|out| blend::kernel(dtype, out)));
+        for tiny in blend::Tiny::ALL {
+            all.extend(weights::DTYPES.into_iter().filter_map(|out| blend::kernel(dtype, out, tiny)));
+        }
         for decoder in [weights::Decoder::Safe, weights::Decoder::Fast] {
             all.extend(decode_fp8::kernel(dtype, decoder));
             for scale_cols in [0, 16] {

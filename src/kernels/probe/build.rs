@@ -313,7 +313,8 @@ impl Builder<'_> {
         let params =
             blend::Params { groups: elements / blend::GROUP, c0: 0.5, c1: 0.5, ..Default::default() };
         let params = self.uniform(bytemuck::bytes_of(&params))?;
-        let (kernel, grid) = (blend::kernel(Dtype::Bf16, Dtype::Bf16), blend::grid(elements));
+        let (kernel, grid) =
+            (blend::kernel(Dtype::Bf16, Dtype::Bf16, blend::Tiny::Counted), blend::grid(elements));
         let buffers = [params, a, b, merged, small];
         self.add_one((Kind::Blend, "BF16", "blend".into()), kernel, &buffers, grid, 3.0 * bytes as f64)?;
 
