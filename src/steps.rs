@@ -6,6 +6,8 @@
 
 pub mod sampling;
 
+use serde::{Deserialize, Serialize};
+
 use crate::dtype::Dtype;
 use sampling::{Past, Rules, Sampled};
 
@@ -37,6 +39,32 @@ pub enum Write {
     Add,
 }
 
+/// How the key/value cache stores its elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheForm {
+    /// As F16, clamped to its range.
+    #[default]
+    F16,
+    /// As F8_E4M3, with a scale for each key and each value of a head; see [`CacheForm::scale`].
+    F8,
+}
+
+impl CacheForm {
+    /// What the codes of a key or a value are multiplied with: the smallest power of two for which its
+    /// largest magnitude is within E4M3's range. Dividing by it is exact, and so the same everywhere.
+    pub fn scale(row: &[f32]) -> f32 {
+        let most = row.iter().map(|element| element.abs().to_bits()).fold(0, u32::max);
+        // The exponent of what is at most 1.75 times a power of two, else the next; 448 is 1.75 * 2^8. The
+        // lowest scale leaves room for its reciprocal and for factors on top.
+        let exponent = ((most + 0x001f_ffff) >> 23).max(LOWEST_EXPONENT);
+        f32::from_bits((exponent - 8) << 23)
+    }
+}
+
+/// Exponent, as f32 has it, below which an FP8 cache's scales do not follow: 2^-95.
+const LOWEST_EXPONENT: u32 = 32;
+
 /// Sizes that a backend needs before the first tensor arrives.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DecoderShape {
@@ -66,6 +94,8 @@ pub struct DecoderShape {
     pub inv_freq: Vec<f32>,
     /// Factor on the cosine and sine tables (1 except for scaled rope types).
     pub rope_scale: f32,
+    /// How keys and values are stored.
+    pub kv_cache: CacheForm,
 }
 
 impl DecoderShape {
@@ -93,15 +123,28 @@ impl DecoderShape {
         }
     }
 
-    /// Bytes of the whole key/value cache: two f16 per element and position.
+    /// Bytes of a key of one head, or of a value. F8 has whole units of 8 bytes, and one of them for the scale.
+    pub fn cache_row_bytes(&self) -> u64 {
+        match self.kv_cache {
+            CacheForm::F16 => u64::from(self.head_dim) * 2,
+            CacheForm::F8 => (u64::from(self.head_dim.div_ceil(8)) + 1) * 8,
+        }
+    }
+
+    /// Bytes of one layer's keys, or of its values.
+    pub fn layer_cache_bytes(&self) -> u64 {
+        u64::from(self.cache_slots()) * u64::from(self.kv_heads) * self.cache_row_bytes()
+    }
+
+    /// Bytes of the whole key/value cache.
     pub fn cache_bytes(&self) -> u64 {
-        u64::from(self.layers) * u64::from(self.cache_slots()) * u64::from(self.kv_width()) * 4
+        u64::from(self.layers) * 2 * self.layer_cache_bytes()
     }
 
     /// Most positions for which one layer's keys, and its values, each fit a buffer of that many
     /// bytes: caches are not split. `max_batch` counts where there is a window.
     pub fn largest_context(&self, buffer_bytes: u64) -> u32 {
-        let slots = buffer_bytes / (u64::from(self.kv_width()) * 2).max(1);
+        let slots = buffer_bytes / (u64::from(self.kv_heads) * self.cache_row_bytes()).max(1);
         let rolling = self.window.map(|window| window.saturating_add(self.max_batch));
         if rolling.is_some_and(|slots_needed| u64::from(slots_needed) <= slots) {
             return u32::MAX;

@@ -5,6 +5,7 @@ use crate::steps::DecoderShape;
 
 pub use super::attend::Params;
 use super::attend::WORKGROUP_BYTES;
+use super::cache_form::LOADS_F16;
 use super::sizes::Sizes;
 use super::{BATCH_WGSL, BatchUniform, Grid};
 
@@ -61,6 +62,7 @@ impl ManyTiling {
             name: "attend_many",
             parts: vec![
                 BATCH_WGSL,
+                LOADS_F16,
                 include_str!("shared/attend_many_parts.wgsl"),
                 include_str!("attend_many.wgsl"),
             ],

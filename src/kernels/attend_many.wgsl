@@ -61,17 +61,17 @@ fn attend_many(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
             var k2 = vec4<u32>();
             var k3 = vec4<u32>();
             if (STAGED == 1u) {
-                k0 = key_cache[at.x + unit];
-                k1 = key_cache[at.y + unit];
-                k2 = key_cache[at.z + unit];
-                k3 = key_cache[at.w + unit];
+                k0 = key_load(at.x + unit);
+                k1 = key_load(at.y + unit);
+                k2 = key_load(at.z + unit);
+                k3 = key_load(at.w + unit);
             } else {
                 if (unit % STAGE == 0u) {
                     workgroupBarrier();  // what was staged before has been read
                     for (var i = thread; i < KEYS * STAGE; i += WG) {
                         if (unit + i % STAGE < UNITS) {
                             staged[i / STAGE * STRIDE + i % STAGE] =
-                                key_cache[place(start + i / STAGE, kv_head) + unit + i % STAGE];
+                                key_load(place(start + i / STAGE, kv_head) + unit + i % STAGE);
                         }
                     }
                     workgroupBarrier();
@@ -90,10 +90,10 @@ fn attend_many(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
             s2 += first4(k2) * a + first4(k2.zwxy) * b;
             s3 += first4(k3) * a + first4(k3.zwxy) * b;
         }
-        s0 = masked(s0, own.x, position);
-        s1 = masked(s1, own.y, position);
-        s2 = masked(s2, own.z, position);
-        s3 = masked(s3, own.w, position);
+        s0 = masked(s0 * key_scale(at.x), own.x, position);
+        s1 = masked(s1 * key_scale(at.y), own.y, position);
+        s2 = masked(s2 * key_scale(at.z), own.z, position);
+        s3 = masked(s3 * key_scale(at.w), own.w, position);
         tops[thread] = max(max(s0, s1), max(s2, s3));
         workgroupBarrier();  // and the last tile's weights have been read
         let before = top;
@@ -117,11 +117,13 @@ fn attend_many(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         o7 *= fade;
         let stop = min(KEYS, last_position + 1u - start);
         for (var key = 0u; key < stop; key++) {
-            let w = weight[key * DOWN + ty];
-            let load = value_cache[place(start + key, kv_head) + tx];
+            var w = weight[key * DOWN + ty];
+            let row = place(start + key, kv_head);
+            let load = value_load(row + tx);
             let a = first4(load);
             let b = first4(load.zwxy);
             norm += w;
+            w *= value_scale(row);
             o0 += w * a.x;
             o1 += w * a.y;
             o2 += w * a.z;

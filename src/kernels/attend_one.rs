@@ -36,6 +36,9 @@ impl OneTiling {
     /// `None` for head shapes that this kernel does not serve: heads of other than whole 16-byte loads
     /// of f16, more than 8 queries to a key, or more than workgroup memory holds.
     pub fn new(shape: &DecoderShape, sizes: Sizes) -> Option<OneTiling> {
+        if shape.kv_cache != crate::steps::CacheForm::F16 {
+            return None;
+        }
         let (half, rows) = (shape.head_dim / 2, shape.heads / shape.kv_heads.max(1));
         let units = half / 4;
         let (least, parts, most_keys, keys_per_split) = match sizes {

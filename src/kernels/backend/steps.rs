@@ -1,16 +1,18 @@
 //! The steps of a layer as dispatches of one compute pass.
 
 use super::{Bound, Dispatch, GpuBufferRef, Stage, StepKey, WebGpu};
-use crate::gpu::{GpuError, GpuMatrix, read_buffer};
+use crate::dtype::Dtype;
+use crate::gpu::{GpuError, GpuMatrix, Kernel, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_many::ManyTiling;
 use crate::kernels::attend_one::OneTiling;
+use crate::kernels::cache_form::in_f8;
 use crate::kernels::{
     BatchUniform, Sizes, attend, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm, rope_store,
-    silu_mul,
+    rope_store_f8, silu_mul,
 };
 use crate::steps::sampling::{Past, Rules, Sampled};
-use crate::steps::{Batch, Slot, Steps, Write};
+use crate::steps::{Batch, CacheForm, Slot, Steps, Write};
 
 use super::{GpuVector, Norm};
 
@@ -197,9 +199,13 @@ impl Steps for WebGpu {
         if self.one.is_some() {
             return Ok(());
         }
-        let grid = rope_store::grid(&self.shape, self.batch.tokens);
+        let tokens = self.batch.tokens;
+        let (kernel, grid) = match self.shape.kv_cache {
+            CacheForm::F16 => (rope_store::kernel(), rope_store::grid(&self.shape, tokens)),
+            CacheForm::F8 => (rope_store_f8::kernel(), rope_store_f8::grid(&self.shape, tokens)),
+        };
         let bind = |this: &mut Self| {
-            let Some(pipeline) = this.pipeline("rope_store", Some(rope_store::kernel()))? else {
+            let Some(pipeline) = this.pipeline("rope_store", Some(kernel))? else {
                 return Ok(None);
             };
             let params = this.uniform(&rope_store::Params {
@@ -235,6 +241,7 @@ impl Steps for WebGpu {
         let tiling = Tiling::new(&self.shape, prompt, self.sizes);
         let bind = |this: &mut Self| {
             let kernel = one.map_or_else(|| tiling.kernel(&this.shape), |one| one.kernel(&this.shape));
+            let kernel = this.over_cache(kernel);
             let Some(pipeline) = this.pipeline("attend", Some(kernel))? else { return Ok(None) };
             let params = this.attend_params();
             let params = this.uniform(&params)?;
@@ -371,6 +378,14 @@ impl WebGpu {
         self.record(StepKey::Gated { x, norm: 0, gate: gate.id, prompt: true }, bind, grids)
     }
 
+    /// A kernel of attention over this cache.
+    fn over_cache(&self, kernel: Kernel) -> Kernel {
+        match self.shape.kv_cache {
+            CacheForm::F16 => kernel,
+            CacheForm::F8 => in_f8(kernel, self.decoder(Dtype::F8E4m3)),
+        }
+    }
+
     fn attend_params(&self) -> attend::Params {
         let shape = &self.shape;
         attend::Params {
@@ -389,7 +404,8 @@ impl WebGpu {
     fn attend_prompt(&mut self, layer: u32, many: ManyTiling) -> Result<(), GpuError> {
         let grid = many.grid(&self.shape, self.batch.tokens);
         let bind = |this: &mut Self| {
-            let Some(pipeline) = this.pipeline("attend_many", Some(many.kernel()))? else { return Ok(None) };
+            let kernel = this.over_cache(many.kernel());
+            let Some(pipeline) = this.pipeline("attend_many", Some(kernel))? else { return Ok(None) };
             let params = this.uniform(&this.attend_params())?;
             let [keys, values] = this.cache(layer)?;
             let (qkv, out) = (this.slot(Slot::Qkv)?, this.slot(Slot::AttnOut)?);

@@ -13,20 +13,16 @@ struct Params {
 @group(0) @binding(0) var<uniform> batch: Batch;
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<vec4<f32>>;              // (T, qkv_pitch / 4)
-@group(0) @binding(3) var<storage, read> key_cache: array<vec4<u32>>;        // (slots, kv_heads, UNITS)
-@group(0) @binding(4) var<storage, read> value_cache: array<vec4<u32>>;      // (slots, kv_heads, UNITS)
+@group(0) @binding(3) var<storage, read> key_cache: array<CacheLoad>;        // (slots, kv_heads, ROW)
+@group(0) @binding(4) var<storage, read> value_cache: array<CacheLoad>;      // (slots, kv_heads, ROW)
 @group(0) @binding(5) var<storage, read_write> attn_out: array<vec4<f32>>;   // (T, out_pitch / 4)
 
 override UNITS: u32 = 8u;   // loads of a key or a value, and threads along the keys
 const HIDDEN: f32 = -1e30;  // stands for minus infinity, which WGSL may assume away
 
-fn first4(load: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(load.x), unpack2x16float(load.y));
-}
-
-// The load of a key or a value at this position, or where it was before it rolled over.
+// The first load of a key or a value at this position, or where it was before it rolled over.
 fn place(position: u32, kv_head: u32) -> u32 {
-    return ((position % params.slots) * params.kv_heads + kv_head) * UNITS;
+    return ((position % params.slots) * params.kv_heads + kv_head) * ROW;
 }
 
 fn masked(scores: vec4<f32>, position: u32, queries: vec4<u32>) -> vec4<f32> {
