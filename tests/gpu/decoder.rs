@@ -4,7 +4,7 @@ use bise::dtype::Dtype;
 use bise::kernels::weights::Decoder as WeightDecoder;
 use bise::kernels::{Sizes, Threads, WebGpu};
 use bise::reference::{Reference, ReferenceError};
-use bise::steps::{Batch, MatrixSpec, Slot, Steps, Store};
+use bise::steps::{Batch, CacheForm, MatrixSpec, Slot, Steps, Store};
 
 use super::common::{Tolerance, check, limits, open};
 use super::model::{Model, Stored, ids, logits};
@@ -20,6 +20,7 @@ pub const MODEL: Model = Model {
     linear: BF16,
     up: BF16,
     window: None,
+    kv_cache: CacheForm::F16,
     hidden: 36,
     head_dim: 10,
     context: 60,
@@ -29,7 +30,7 @@ pub const MODEL: Model = Model {
 
 /// Between them every dtype, all granularities of scales, gate and up of different dtypes, widths
 /// that fill no load, with and without a window that is far shorter than the sequence.
-const MODELS: [Model; 6] = [
+const MODELS: [Model; 9] = [
     // A context long enough for attention to be split over the cache.
     Model { context: 640, max_batch: 256, ..MODEL },
     Model { seed: 32, linear: F8, up: F8, window: Some(7), hidden: 33, rows_per_write: 3, ..MODEL },
@@ -38,6 +39,10 @@ const MODELS: [Model; 6] = [
     // Heads of whole loads: a token's attention rotates and stores by the way, split and rolled over.
     Model { seed: 35, head_dim: 16, linear: F8, up: F8, context: 640, max_batch: 256, ..MODEL },
     Model { seed: 36, head_dim: 24, window: Some(40), context: 200, max_batch: 16, ..MODEL },
+    // A cache of FP8, with heads of whole loads and without, decoded safely and as this adapter chooses.
+    Model { seed: 37, kv_cache: CacheForm::F8, head_dim: 16, context: 640, max_batch: 256, ..MODEL },
+    Model { seed: 38, kv_cache: CacheForm::F8, head_dim: 24, window: Some(40), context: 200, ..MODEL },
+    Model { seed: 39, kv_cache: CacheForm::F8, window: Some(7), ..MODEL },
 ];
 
 #[test]
