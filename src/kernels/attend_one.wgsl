@@ -40,10 +40,10 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
     if (tile_stop == tiles_end) {
         let key = (heads + kv_head) * HALF * 2u;
         let value = (heads + params.kv_heads + kv_head) * HALF * 2u;
-        let slot = ((batch.position % params.slots) * params.kv_heads + kv_head) * UNITS;
+        let slot = batch.position % params.slots;
         for (var u = thread; u < UNITS; u += WG) {
-            key_cache[slot + u] = pack(rotated4(key, u * 8u), rotated4(key, u * 8u + 4u));
-            value_cache[slot + u] = pack(plain4(value + u * 8u), plain4(value + u * 8u + 4u));
+            store_key(slot, kv_head, u, rotated4(key, u * 8u), rotated4(key, u * 8u + 4u));
+            store_value(slot, kv_head, u, plain4(value + u * 8u), plain4(value + u * 8u + 4u));
         }
     }
     if (thread < ROWS) {
@@ -61,14 +61,12 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
             // Said, lest it keep the last turn's values: in Chromium it did.
             var score = array<f32, MAX_ROWS>();
             if (position >= first_key && position <= batch.position) {
-                let base = ((position % params.slots) * params.kv_heads + kv_head) * UNITS;
+                let slot = position % params.slots;
                 for (var u = i % PARTS; u < UNITS; u += PARTS) {
-                    let load = key_cache[base + u];
-                    let a = first4(load);
-                    let b = first4(load.zwxy);
+                    let k = key_at(slot, kv_head, u);
                     for (var row = 0u; row < ROWS; row++) {
                         let q = (row * UNITS + u) * 2u;
-                        score[row] += dot(query[q], a) + dot(query[q + 1u], b);
+                        score[row] += dot(query[q], k.a) + dot(query[q + 1u], k.b);
                     }
                 }
             }
@@ -115,13 +113,11 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
         let stop = select(0u, min(KEYS, batch.position + 1u - tile * KEYS), own_group < GROUPS);
         for (var key = own_group; key < stop; key += GROUPS) {
             let slot = (tile * KEYS + key) % params.slots;
-            let load = value_cache[(slot * params.kv_heads + kv_head) * UNITS + unit];
-            let a = first4(load);
-            let b = first4(load.zwxy);
+            let v = value_at(slot, kv_head, unit);
             for (var row = 0u; row < ROWS; row++) {
                 let w = weight[row * KEYS + key];
-                sum[row * 2u] += w * a;
-                sum[row * 2u + 1u] += w * b;
+                sum[row * 2u] += w * v.a;
+                sum[row * 2u + 1u] += w * v.b;
             }
         }
     }

@@ -45,6 +45,32 @@ fn pack(a: vec4<f32>, b: vec4<f32>) -> vec4<u32> {
     return vec4<u32>(pack2x16float(c.xy), pack2x16float(c.zw), pack2x16float(d.xy), pack2x16float(d.zw));
 }
 
-fn first4(load: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(load.x), unpack2x16float(load.y));
+// Eight neighbouring elements.
+struct Eight {
+    a: vec4<f32>,
+    b: vec4<f32>,
+}
+
+fn unpacked(load: vec4<u32>) -> Eight {
+    return Eight(
+        vec4<f32>(unpack2x16float(load.x), unpack2x16float(load.y)),
+        vec4<f32>(unpack2x16float(load.z), unpack2x16float(load.w)),
+    );
+}
+
+// Load `unit` of the key, the value in a slot; only these four functions know how the cache is stored.
+fn key_at(slot: u32, kv_head: u32, unit: u32) -> Eight {
+    return unpacked(key_cache[(slot * params.kv_heads + kv_head) * (HALF / 4u) + unit]);
+}
+
+fn value_at(slot: u32, kv_head: u32, unit: u32) -> Eight {
+    return unpacked(value_cache[(slot * params.kv_heads + kv_head) * (HALF / 4u) + unit]);
+}
+
+fn store_key(slot: u32, kv_head: u32, unit: u32, a: vec4<f32>, b: vec4<f32>) {
+    key_cache[(slot * params.kv_heads + kv_head) * (HALF / 4u) + unit] = pack(a, b);
+}
+
+fn store_value(slot: u32, kv_head: u32, unit: u32, a: vec4<f32>, b: vec4<f32>) {
+    value_cache[(slot * params.kv_heads + kv_head) * (HALF / 4u) + unit] = pack(a, b);
 }
