@@ -51,19 +51,19 @@ pub enum CacheForm {
 }
 
 impl CacheForm {
-    /// What the codes of a key or a value are multiplied with: the smallest power of two for which its
-    /// largest magnitude is within E4M3's range. Dividing by it is exact, and so the same everywhere.
-    pub fn scale(row: &[f32]) -> f32 {
-        let most = row.iter().map(|element| element.abs().to_bits()).fold(0, u32::max);
-        // The exponent of what is at most 1.75 times a power of two, else the next; 448 is 1.75 * 2^8. The
-        // lowest scale leaves room for its reciprocal and for factors on top.
-        let exponent = ((most + 0x001f_ffff) >> 23).max(LOWEST_EXPONENT);
-        f32::from_bits((exponent - 8) << 23)
+    /// What the codes of a key or a value are multiplied with, and its reciprocal: the largest magnitude
+    /// becomes E4M3's largest. Rows of next to nothing become zeros.
+    pub fn scale(row: &[f32]) -> [f32; 2] {
+        let most = row.iter().fold(0_f32, |most, element| most.max(element.abs())).min(f32::MAX);
+        if most < SMALLEST { [1.0; 2] } else { [most / E4M3_MAX, E4M3_MAX / most] }
     }
 }
 
-/// Exponent, as f32 has it, below which an FP8 cache's scales do not follow: 2^-95.
-const LOWEST_EXPONENT: u32 = 32;
+/// The largest finite F8_E4M3.
+const E4M3_MAX: f32 = 448.0;
+
+/// Below it, the reciprocal of a scale might overflow where it is used.
+const SMALLEST: f32 = 1e-30;
 
 /// Sizes that a backend needs before the first tensor arrives.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -108,7 +108,7 @@ impl Layout {
             }
             CacheForm::F8 => {
                 let Some((codes, scales)) = tile.split_last_chunk_mut::<{ TILE * SCALE }>() else { return };
-                let scale = CacheForm::scale(row);
+                let [scale, inverse] = CacheForm::scale(row);
                 if let Some(slot) = scales.as_chunks_mut::<SCALE>().0.get_mut(within) {
                     *slot = scale.to_le_bytes();
                 }
@@ -116,7 +116,7 @@ impl Layout {
                     place
                         .iter_mut()
                         .zip(part)
-                        .for_each(|(code, element)| *code = encode_e4m3(element / scale));
+                        .for_each(|(code, element)| *code = encode_e4m3(element * inverse));
                 }
             }
         }

@@ -5,6 +5,7 @@ use crate::steps::DecoderShape;
 
 pub use super::attend::Params;
 use super::attend::Tiling;
+use super::cache_form::{LOADS_F16, ONE_F16};
 use super::sizes::Sizes;
 use super::{BATCH_WGSL, BatchUniform, Grid};
 
@@ -36,9 +37,6 @@ impl OneTiling {
     /// `None` for head shapes that this kernel does not serve: heads of other than whole 16-byte loads
     /// of f16, more than 8 queries to a key, or more than workgroup memory holds.
     pub fn new(shape: &DecoderShape, sizes: Sizes) -> Option<OneTiling> {
-        if shape.kv_cache != crate::steps::CacheForm::F16 {
-            return None;
-        }
         let (half, rows) = (shape.head_dim / 2, shape.heads / shape.kv_heads.max(1));
         let units = half / 4;
         let (least, parts, most_keys, keys_per_split) = match sizes {
@@ -64,6 +62,8 @@ impl OneTiling {
             name: "attend_one",
             parts: vec![
                 BATCH_WGSL,
+                LOADS_F16,
+                ONE_F16,
                 include_str!("shared/attend_one_parts.wgsl"),
                 include_str!("attend_one.wgsl"),
             ],

@@ -3,6 +3,7 @@
 use crate::gpu::Kernel;
 use crate::steps::DecoderShape;
 
+use super::cache_form::ENCODE;
 pub use super::rope_store::{BINDINGS, Params};
 use super::{BATCH_WGSL, Grid};
 
@@ -10,7 +11,7 @@ use super::{BATCH_WGSL, Grid};
 pub fn kernel() -> Kernel {
     Kernel {
         name: "rope_store_f8",
-        parts: vec![BATCH_WGSL, include_str!("shared/encode_e4m3.wgsl"), include_str!("rope_store_f8.wgsl")],
+        parts: vec![BATCH_WGSL, ENCODE, include_str!("rope_store_f8.wgsl")],
         constants: Vec::new(),
         bindings: BINDINGS,
     }

@@ -59,19 +59,19 @@ fn rope_store_f8(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocatio
         }
     }
     workgroupBarrier();
-    let exponent = exponent_of(largest[0]);
+    most = largest[0];
 
     let words = (params.half + 3u) / 4u * 2u;
     let slot = (batch.position + token) % params.slots;
     let head = (wid.x - params.heads) % params.kv_heads;
     let row = (slot * params.kv_heads + head) * (words + 2u);
     for (var word = thread; word <= words; word += WG) {
-        var stored = bitcast<u32>(scale_of(exponent));
+        var stored = bitcast<u32>(scale_of(most));
         if (word < words) {
             let i = word * 4u;
             stored = encode4(vec4<f32>(
                 element(start, i, token, is_key), element(start, i + 1u, token, is_key),
-                element(start, i + 2u, token, is_key), element(start, i + 3u, token, is_key)), exponent);
+                element(start, i + 2u, token, is_key), element(start, i + 3u, token, is_key)), most);
         }
         if (is_key) {
             key_cache[row + word] = stored;

@@ -14,8 +14,8 @@ pub fn row_words(head_dim: usize) -> usize {
 
 /// A key or a value as it lies in the cache.
 pub fn encode(row: &[f32]) -> Vec<u32> {
-    let scale = CacheForm::scale(row);
-    let mut codes: Vec<u8> = row.iter().map(|element| encode_e4m3(element / scale)).collect();
+    let [scale, inverse] = CacheForm::scale(row);
+    let mut codes: Vec<u8> = row.iter().map(|element| encode_e4m3(element * inverse)).collect();
     codes.resize((row_words(row.len()) - 2) * 4, 0);
     let words = codes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
     words.chain([scale.to_bits(), 0]).collect()

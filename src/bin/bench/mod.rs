@@ -13,7 +13,7 @@ use bise::checkpoint::Manifest;
 use bise::checkpoint::source::read_all;
 use bise::engine::bench::{BenchOptions, BenchReport, Figure, compared};
 use bise::engine::fill::Target;
-use bise::engine::{BackendChoice, Engine, Kept, LoadOptions, WeightMode};
+use bise::engine::{BackendChoice, CacheForm, Engine, Kept, LoadOptions, WeightMode};
 use bise::model::config::CONFIG_FILE;
 use bise::model::{Config, Decoder, KvCache, Precision, WeightPlan, Weights};
 use bise::reference::Reference;
@@ -122,10 +122,10 @@ fn print(report: &BenchReport) -> std::io::Result<()> {
     writeln!(out, "model      {parameters} weights in {layers} layers")?;
     writeln!(out, "deviation  {:.1e} of the largest logit, beside the reference", report.deviation)?;
     let [weights, cache, rest] = [memory.weights, memory.kv_cache, memory.activations].map(mib);
-    let form = report.info.kv_cache;
+    let form = if report.info.kv_cache == CacheForm::F8 { "f8" } else { "f16" };
     writeln!(
         out,
-        "memory     weights {weights:.1} MiB, key/value cache {cache:.1} in {form:?}, activations {rest:.1}"
+        "memory     weights {weights:.1} MiB, key/value cache {cache:.1} in {form}, activations {rest:.1}"
     )?;
     let (kernels, rest): (Vec<&Figure>, Vec<&Figure>) =
         report.figures.0.iter().partition(|figure| figure.kind == "kernel");

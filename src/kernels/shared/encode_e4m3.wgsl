@@ -1,18 +1,13 @@
-// F8_E4M3 codes with a scale for each key and each value of a head: a power of two, so that dividing by it is
-// exact, and the smallest for which the largest magnitude is within 448.
+// F8_E4M3 codes with a scale for each key and each value of a head: its largest magnitude, `most`, becomes 448.
+const SMALLEST: f32 = 1e-30;  // below it the reciprocal might overflow where it is used: all zeros
 
-// The scale's exponent, as f32 has it, plus 8.
-fn exponent_of(most: f32) -> u32 {
-    return max((bitcast<u32>(most) + 0x1fffffu) >> 23u, 32u);
-}
-
-fn scale_of(exponent: u32) -> f32 {
-    return bitcast<f32>((exponent - 8u) << 23u);
+fn scale_of(most: f32) -> f32 {
+    return select(most / 448.0, 1.0, most < SMALLEST);
 }
 
 // Codes of four elements, each the nearest, ties to even.
-fn encode4(elements: vec4<f32>, exponent: u32) -> u32 {
-    let scaled = elements * bitcast<f32>((262u - exponent) << 23u);
+fn encode4(elements: vec4<f32>, most: f32) -> u32 {
+    let scaled = elements * select(448.0 / most, 1.0, most < SMALLEST);
     let magnitude = min(abs(scaled), vec4<f32>(448.0));
     let bits = bitcast<vec4<u32>>(magnitude);
     // Rebias the exponent from 127 to 7; below 2^-6 the mantissa counts 2^-9.
