@@ -2,6 +2,7 @@
 //! groups made once per step and matrix.
 
 mod buffers;
+mod cache;
 mod profile;
 mod sample;
 mod stages;
@@ -417,11 +418,5 @@ impl WebGpu {
     fn forget(&mut self) {
         self.bound.clear();
         self.uniforms.clear();
-    }
-
-    fn cache(&self, layer: u32) -> Result<&[GpuBuffer; 2], GpuError> {
-        let missing =
-            || GpuError::Rejected { label: format!("layer {layer}"), detail: "no such cache".into() };
-        self.caches.get(layer as usize).ok_or_else(missing)
     }
 }

@@ -1,18 +1,16 @@
 //! The steps of a layer as dispatches of one compute pass.
 
 use super::{Bound, Dispatch, GpuBufferRef, Stage, StepKey, WebGpu};
-use crate::dtype::Dtype;
-use crate::gpu::{GpuError, GpuMatrix, Kernel, read_buffer};
+use crate::gpu::{GpuError, GpuMatrix, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_many::ManyTiling;
 use crate::kernels::attend_one::OneTiling;
-use crate::kernels::cache_form::in_f8;
 use crate::kernels::{
     BatchUniform, Sizes, attend, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm, rope_store,
-    rope_store_f8, silu_mul,
+    silu_mul,
 };
 use crate::steps::sampling::{Past, Rules, Sampled};
-use crate::steps::{Batch, CacheForm, Slot, Steps, Write};
+use crate::steps::{Batch, Slot, Steps, Write};
 
 use super::{GpuVector, Norm};
 
@@ -199,11 +197,7 @@ impl Steps for WebGpu {
         if self.one.is_some() {
             return Ok(());
         }
-        let tokens = self.batch.tokens;
-        let (kernel, grid) = match self.shape.kv_cache {
-            CacheForm::F16 => (rope_store::kernel(), rope_store::grid(&self.shape, tokens)),
-            CacheForm::F8 => (rope_store_f8::kernel(), rope_store_f8::grid(&self.shape, tokens)),
-        };
+        let (kernel, grid) = self.store_kernel();
         let bind = |this: &mut Self| {
             let Some(pipeline) = this.pipeline("rope_store", Some(kernel))? else {
                 return Ok(None);
@@ -376,14 +370,6 @@ impl WebGpu {
             Ok(Some(bound))
         };
         self.record(StepKey::Gated { x, norm: 0, gate: gate.id, prompt: true }, bind, grids)
-    }
-
-    /// A kernel of attention over this cache.
-    fn over_cache(&self, kernel: Kernel) -> Kernel {
-        match self.shape.kv_cache {
-            CacheForm::F16 => kernel,
-            CacheForm::F8 => in_f8(kernel, self.decoder(Dtype::F8E4m3)),
-        }
     }
 
     fn attend_params(&self) -> attend::Params {
