@@ -10,7 +10,7 @@ usage: ./build.sh [COMMAND]
   serve [--port N] build, then serve the site on http://localhost:8000
   site [DIR]       write a folder that any static host serves (default: target/site)
   bench            speed of the embedded model in Chromium, against the limit it must keep
-  bench --browser chromium|firefox|native [MODEL] [--quick] [--json]
+  bench --browser chromium|firefox|native [MODEL] [--quick] [--kv-cache f8] [--json]
                    a model beside its adapter's own limits, kernel by kernel (default: www/models/tale; mistral-7b: layers
                    of its shape); bench native for short
   bench merge      speed of a merge, natively and in Chromium, beside mergekit's (downloads 3 GB, once)

@@ -6,6 +6,8 @@
 
 pub mod sampling;
 
+use serde::{Deserialize, Serialize};
+
 use crate::dtype::Dtype;
 use sampling::{Past, Rules, Sampled};
 
@@ -37,6 +39,32 @@ pub enum Write {
     Add,
 }
 
+/// How the key/value cache stores its elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheForm {
+    /// As F16, clamped to its range.
+    #[default]
+    F16,
+    /// As F8_E4M3, with a scale for each key and each value of a head; see [`CacheForm::scale`].
+    F8,
+}
+
+impl CacheForm {
+    /// What the codes of a key or a value are multiplied with, and its reciprocal: the largest magnitude
+    /// becomes E4M3's largest. Rows of next to nothing become zeros.
+    pub fn scale(row: &[f32]) -> [f32; 2] {
+        let most = row.iter().fold(0_f32, |most, element| most.max(element.abs())).min(f32::MAX);
+        if most < SMALLEST { [1.0; 2] } else { [most / E4M3_MAX, E4M3_MAX / most] }
+    }
+}
+
+/// The largest finite F8_E4M3.
+const E4M3_MAX: f32 = 448.0;
+
+/// Below it, the reciprocal of a scale might overflow where it is used.
+const SMALLEST: f32 = 1e-30;
+
 /// Sizes that a backend needs before the first tensor arrives.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DecoderShape {
@@ -66,6 +94,8 @@ pub struct DecoderShape {
     pub inv_freq: Vec<f32>,
     /// Factor on the cosine and sine tables (1 except for scaled rope types).
     pub rope_scale: f32,
+    /// How keys and values are stored.
+    pub kv_cache: CacheForm,
 }
 
 impl DecoderShape {
@@ -93,15 +123,28 @@ impl DecoderShape {
         }
     }
 
-    /// Bytes of the whole key/value cache: two f16 per element and position.
+    /// Bytes of a key of one head, or of a value. F8 has whole units of 8 bytes, and one of them for the scale.
+    pub fn cache_row_bytes(&self) -> u64 {
+        match self.kv_cache {
+            CacheForm::F16 => u64::from(self.head_dim) * 2,
+            CacheForm::F8 => (u64::from(self.head_dim.div_ceil(8)) + 1) * 8,
+        }
+    }
+
+    /// Bytes of one layer's keys, or of its values.
+    pub fn layer_cache_bytes(&self) -> u64 {
+        u64::from(self.cache_slots()) * u64::from(self.kv_heads) * self.cache_row_bytes()
+    }
+
+    /// Bytes of the whole key/value cache.
     pub fn cache_bytes(&self) -> u64 {
-        u64::from(self.layers) * u64::from(self.cache_slots()) * u64::from(self.kv_width()) * 4
+        u64::from(self.layers) * 2 * self.layer_cache_bytes()
     }
 
     /// Most positions for which one layer's keys, and its values, each fit a buffer of that many
     /// bytes: caches are not split. `max_batch` counts where there is a window.
     pub fn largest_context(&self, buffer_bytes: u64) -> u32 {
-        let slots = buffer_bytes / (u64::from(self.kv_width()) * 2).max(1);
+        let slots = buffer_bytes / (u64::from(self.kv_heads) * self.cache_row_bytes()).max(1);
         let rolling = self.window.map(|window| window.saturating_add(self.max_batch));
         if rolling.is_some_and(|slots_needed| u64::from(slots_needed) <= slots) {
             return u32::MAX;

@@ -43,6 +43,27 @@ fn the_cpu_gives_the_same_when_it_is_asked_for() {
     error(&["logits", TALE, "--ids", "1", "--backend", "npu"], 2);
 }
 
+/// Other logits in half the memory, where it is asked for.
+#[test]
+fn keys_and_values_may_be_fp8() {
+    let logits = |more: &[&str]| {
+        let ids = ["logits", TALE, "--ids", "1,2,3,4,5", "--backend", "cpu", "--json"];
+        json(&[&ids[..], more].concat())["norm"].as_f64().unwrap()
+    };
+    let (usual, wide, narrow) = (logits(&[]), logits(&["--kv-cache", "f16"]), logits(&["--kv-cache", "f8"]));
+    assert_eq!(usual, wide);
+    assert!(narrow != wide && (narrow / wide - 1.0).abs() < 0.02, "{narrow} and {wide}");
+    for backend in ["cpu", "webgpu"] {
+        let bytes = |form| {
+            let arguments = ["inspect", TALE, "--backend", backend, "--kv-cache", form, "--json"];
+            json(&arguments)["kv_cache_bytes"].as_u64().unwrap()
+        };
+        let (wide, narrow) = (bytes("f16"), bytes("f8"));
+        assert!(narrow * 100 < wide * 63 && narrow * 2 > wide, "{backend}: {narrow} of {wide}");
+    }
+    error(&["logits", TALE, "--ids", "1", "--kv-cache", "f4"], 2);
+}
+
 #[test]
 fn generate_streams_text_and_seeds_repeat() {
     let run = |seed: &str| {

@@ -12,7 +12,7 @@
 use bise::cpu::{Cpu, CpuError};
 use bise::dtype::{self, Dtype, decode_e4m3, decode_e5m2, narrow};
 use bise::reference::Reference;
-use bise::steps::{Batch, DecoderShape, MatrixSpec, Slot, Steps, Store, Write};
+use bise::steps::{Batch, CacheForm, DecoderShape, MatrixSpec, Slot, Steps, Store, Write};
 use pollster::block_on;
 
 const FORMATS: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F8E4m3, Dtype::F8E5m2];
@@ -33,6 +33,7 @@ fn shape() -> DecoderShape {
         max_batch: 7,
         inv_freq: vec![1.0, 0.4, 0.16, 0.06, 0.02],
         rope_scale: 1.0,
+        kv_cache: CacheForm::F16,
     }
 }
 
@@ -117,7 +118,17 @@ impl Read for Reference {
 
 /// What every step leaves, in order, over passes that cut a sequence in every way.
 fn steps_of<B: Steps + Read>(b: &mut B, dtype: Dtype, scale_cols: u32, seed: u64) -> Vec<(String, Vec<f32>)> {
-    let (shape, mut n) = (shape_for(dtype), Numbers(seed));
+    steps_in(shape_for(dtype), b, dtype, scale_cols, seed)
+}
+
+fn steps_in<B: Steps + Read>(
+    shape: DecoderShape,
+    b: &mut B,
+    dtype: Dtype,
+    scale_cols: u32,
+    seed: u64,
+) -> Vec<(String, Vec<f32>)> {
+    let mut n = Numbers(seed);
     let (hidden, mlp) = (shape.hidden, shape.intermediate);
     let table = matrix(b, &mut n, (shape.vocab, hidden), dtype, scale_cols);
     let norm = vector(b, &mut n, hidden);
@@ -192,6 +203,35 @@ fn every_step_agrees_with_the_reference_in_every_format() {
         let expected = steps_of(&mut Reference::new(shape_for(dtype)), dtype, scale_cols, 5);
         agree(&got, &expected, 2e-4).unwrap_or_else(|e| panic!("{dtype}, blocks of {scale_cols}: {e}"));
     }
+}
+
+#[test]
+fn a_cache_of_fp8_agrees_with_the_reference() {
+    for shape in [shape(), stepped_shape()] {
+        let shape_of = |kv_cache| DecoderShape { kv_cache, ..shape.clone() };
+        let reference =
+            |form| steps_in(shape_of(form), &mut Reference::new(shape_of(form)), Dtype::F32, 0, 5);
+        let f8 = shape_of(CacheForm::F8);
+        let got = steps_in(f8.clone(), &mut Cpu::new(f8, None).unwrap(), Dtype::F32, 0, 5);
+        agree(&got, &reference(CacheForm::F8), 2e-4).unwrap();
+        // It is no cache of f16, but near one.
+        let wide = reference(CacheForm::F16);
+        agree(&got, &wide, 2e-3).unwrap_err();
+        agree(&got, &wide, 0.25).unwrap();
+    }
+}
+
+/// Half the memory, but for scales and what fills up a tile.
+#[test]
+fn a_cache_of_fp8_takes_half() {
+    let bytes = |kv_cache| {
+        let shape = DecoderShape { head_dim: 64, inv_freq: vec![1.0; 32], kv_cache, ..shape() };
+        let cpu = Cpu::new(shape.clone(), None).unwrap();
+        assert_eq!(cpu.bytes()[1], Cpu::memory(&shape)[0]);
+        (cpu.bytes()[1], shape.cache_bytes())
+    };
+    let ((wide, wide_gpu), (narrow, narrow_gpu)) = (bytes(CacheForm::F16), bytes(CacheForm::F8));
+    assert_eq!((narrow * 128, narrow_gpu * 128), (wide * 68, wide_gpu * 72));
 }
 
 /// Negative control: one other seed of the weights, and a value that is a thousandth off, are noticed.

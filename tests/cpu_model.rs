@@ -18,12 +18,12 @@ use std::cell::Cell;
 
 use bise::checkpoint::source::FileSource;
 use bise::checkpoint::{ByteSource, Manifest};
-use bise::engine::{BackendChoice, Engine, EngineError, LoadOptions, Prompt, WeightMode, inspect};
+use bise::engine::{BackendChoice, CacheForm, Engine, EngineError, LoadOptions, Prompt, WeightMode, inspect};
 use bise::gpu::{DeviceTier, GpuOptions, Told};
 use bise::merge::MergeOptions;
 use pollster::block_on;
 
-use support::{check_golden, from_top, greedy, load_on_cpu, merge, run};
+use support::{check_golden, cost_of_fp8_cache, from_top, greedy, held_out, load_on_cpu, merge, run};
 
 /// The embedded model as it is stored, on this binary's backend.
 fn tale() -> Engine {
@@ -60,13 +60,20 @@ fn a_conversation_goes_on_and_others_have_their_turn() {
         Box::pin(std::future::ready(()))
     };
     let options = LoadOptions { backend: BackendChoice::Cpu, turn: Some(turn), ..LoadOptions::default() };
-    let mut engine = load(&options).unwrap();
+    converse(&options, &TURNS);
+    TURNS.set(0);
+    converse(&LoadOptions { kv_cache: CacheForm::F8, ..options }, &TURNS);
+}
+
+fn converse(options: &LoadOptions, turns: &'static std::thread::LocalKey<Cell<u32>>) {
+    let mut engine = load(options).unwrap();
     let first = run(&mut engine, &greedy(Prompt::Ids(vec![1, 5, 9]), 8)).unwrap();
-    assert_eq!(TURNS.get(), 8, "a pass per token");
+    assert_eq!(turns.get(), 8, "a pass per token");
     // What it computed is reused, and gives what a fresh start does.
     let prompt: Vec<u32> = [&first.prompt_ids[..], &first.ids, &[17, 4]].concat();
     let went_on = run(&mut engine, &greedy(Prompt::Ids(prompt.clone()), 8)).unwrap();
-    let fresh = run(&mut load(&options).unwrap(), &greedy(Prompt::Ids(prompt), 8)).unwrap();
+    let fresh = run(&mut load(options).unwrap(), &greedy(Prompt::Ids(prompt), 8)).unwrap();
+    assert!(went_on.timings.cached_tokens >= first.prompt_ids.len() as u32);
     assert_eq!(went_on.ids, fresh.ids);
     let cancelled = block_on(engine.generate(&greedy(Prompt::Ids(vec![1]), 8), &mut |_| (), &|| true));
     assert!(matches!(cancelled, Err(EngineError::Aborted)));
@@ -74,6 +81,20 @@ fn a_conversation_goes_on_and_others_have_their_turn() {
     let info = engine.info();
     assert_eq!((info.backend.as_str(), info.backend_reason), ("cpu", None));
     assert!(info.memory.weights > 1_000_000 && info.memory.kv_cache > 0, "{:?}", info.memory);
+}
+
+/// Of tale; the bounds are those of WebGPU in tests/perplexity.rs.
+#[test]
+fn a_cache_of_fp8_costs_little() {
+    let options = LoadOptions {
+        weights: WeightMode::Checkpoint,
+        backend: BackendChoice::Cpu,
+        ..LoadOptions::default()
+    };
+    let ids = held_out("www/models/tale", "heldout-case.txt", 200);
+    let [logit, likelihood, perplexity] = cost_of_fp8_cache("www/models/tale", &options, &ids);
+    assert!(logit < 0.05 && likelihood < 0.12, "{logit}, {likelihood}");
+    assert!((perplexity - 1.0).abs() < 0.02, "{perplexity}");
 }
 
 #[test]
@@ -108,10 +129,11 @@ fn a_merge_goes_into_its_weights() {
 /// Foretold from headers, and taken: the same bytes.
 #[test]
 fn inspect_tells_what_a_load_takes() {
-    for weights in [WeightMode::Checkpoint, WeightMode::F8] {
+    for (weights, kv_cache) in [(WeightMode::Checkpoint, CacheForm::F16), (WeightMode::F8, CacheForm::F8)] {
         for context_length in [None, Some(64)] {
             let options = LoadOptions {
                 weights,
+                kv_cache,
                 context_length,
                 backend: BackendChoice::Cpu,
                 ..LoadOptions::default()

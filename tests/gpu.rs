@@ -18,6 +18,7 @@ mod gpu {
     mod common;
 
     mod attention;
+    mod cache_f8;
     mod decoder;
     mod fp8;
     mod merge;

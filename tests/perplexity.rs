@@ -13,9 +13,11 @@
 #[allow(dead_code, reason = "shared with the tests of whole models")]
 mod support;
 
+use bise::engine::{LoadOptions, WeightMode};
+use bise::gpu::LimitChoice;
 use pollster::block_on;
 
-use support::{from_top, json, load_merge, merge};
+use support::{cost_of_fp8_cache, from_top, held_out, json, load_merge, merge, webgpu};
 
 /// Of both held-out texts, as golden.json describes it.
 #[test]
@@ -36,5 +38,22 @@ fn of_the_merged_pair() {
         let expected = recorded["perplexity"].as_f64().unwrap();
         println!("{text}: perplexity {perplexity:.4}, recorded {expected:.4}");
         assert!((perplexity / expected - 1.0).abs() < 0.01, "{text}: {perplexity}, not {expected}");
+    }
+}
+
+/// With keys and values as FP8, of tale and of SmolLM2.
+#[test]
+fn with_a_cache_of_fp8() {
+    let options = LoadOptions { weights: WeightMode::Checkpoint, ..webgpu(LimitChoice::Adapter) };
+    let mut models = vec![("www/models/tale", 300)];
+    match std::env::var("BISE_NO_SMOLLM2").as_deref() {
+        Ok("1") => println!("BISE_NO_SMOLLM2=1: SmolLM2 is not tested"),
+        _ => models.push(("target/models/smollm2-135m", 160)),
+    }
+    for (model, tokens) in models {
+        let ids = held_out(model, "heldout-tale.txt", tokens);
+        let [logit, likelihood, perplexity] = cost_of_fp8_cache(model, &options, &ids);
+        assert!(logit < 0.05 && likelihood < 0.12, "{model}: {logit}, {likelihood}");
+        assert!((perplexity - 1.0).abs() < 0.02, "{model}: {perplexity}");
     }
 }

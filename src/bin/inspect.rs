@@ -9,7 +9,7 @@ use bise::engine::{Inspection, LoadOptions, inspect as inspect_source};
 use bise::gpu::DeviceTier;
 use pollster::block_on;
 
-use crate::run::{Backend, Weights, gpu_options, print_json, source};
+use crate::run::{Backend, KvCache, Weights, gpu_options, print_json, source};
 
 /// Arguments of `inspect`.
 #[derive(clap::Args)]
@@ -19,6 +19,9 @@ pub struct Args {
     /// Positions of key/value cache to count [default: the model's limit, at most 4096].
     #[arg(long, value_name = "TOKENS")]
     context: Option<u32>,
+    /// Precision of the key/value cache.
+    #[arg(long, value_enum, default_value = "f16")]
+    kv_cache: KvCache,
     /// Precision of the weights on the device.
     #[arg(long, value_enum, default_value = "checkpoint")]
     weights: Weights,
@@ -41,6 +44,7 @@ pub fn inspect(args: &Args) -> Result<(), Box<dyn Error>> {
     let options = LoadOptions {
         weights: args.weights.into(),
         context_length: args.context,
+        kv_cache: args.kv_cache.into(),
         backend: args.backend.into(),
         gpu,
         ..LoadOptions::default()

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use bise::checkpoint::source::FileSource;
 use bise::engine::{
-    BackendChoice, Engine, LoadOptions, Message, Prompt, Request, TuningFile, WeightMode, load_tokenizer,
+    BackendChoice, CacheForm, Engine, LoadOptions, Message, Prompt, Request, TuningFile, WeightMode,
+    load_tokenizer,
 };
 use bise::gpu::{GpuOptions, LimitChoice};
 use clap::{Args, ValueEnum};
@@ -46,6 +47,24 @@ pub enum Backend {
     Cpu,
 }
 
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum KvCache {
+    /// As F16.
+    F16,
+    /// As F8_E4M3 with a scale for each key and value of a head: about half the memory.
+    F8,
+}
+
+impl From<KvCache> for CacheForm {
+    fn from(form: KvCache) -> CacheForm {
+        match form {
+            KvCache::F16 => CacheForm::F16,
+            KvCache::F8 => CacheForm::F8,
+        }
+    }
+}
+
 impl From<Backend> for BackendChoice {
     fn from(backend: Backend) -> BackendChoice {
         match backend {
@@ -67,6 +86,9 @@ pub struct ModelArgs {
     /// Positions to reserve key/value cache for [default: the model's limit, at most 4096].
     #[arg(long, value_name = "TOKENS")]
     context: Option<u32>,
+    /// Precision of the key/value cache.
+    #[arg(long, value_enum, default_value = "f16")]
+    kv_cache: KvCache,
     /// Where to compute.
     #[arg(long, value_enum, default_value = "auto")]
     backend: Backend,
@@ -191,6 +213,7 @@ fn load(args: &ModelArgs) -> Result<Engine, Box<dyn Error>> {
     let options = LoadOptions {
         weights: args.weights.into(),
         context_length: args.context,
+        kv_cache: args.kv_cache.into(),
         backend: args.backend.into(),
         autotune: if args.no_autotune { Some(false) } else { args.autotune.then_some(true) },
         gpu: gpu_options()?,

@@ -2,11 +2,15 @@
 //!
 //! The cache lies in tiles, in the order in which it is read: of the keys one element of all, then the
 //! next, so that a lane is a key and a score needs no sum across lanes; of the values 16 elements of each.
+//! Behind a tile of FP8 lie the scales of its keys, or of its values.
 
 use half::f16;
 
-use super::formats::{F16, Format, STEP};
-use super::lanes::{Lanes, add, exp, largest, load, max, mul, mul_add, splat, store, total};
+use crate::dtype::encode_e4m3;
+use crate::steps::CacheForm;
+
+use super::formats::{E4m3, F16, Format, STEP};
+use super::lanes::{Lanes, add, exp, from_bytes, largest, load, max, mul, mul_add, splat, store, total};
 
 /// Keys that are widened together. Tiles begin at multiples of it, so that a query's sums do not depend
 /// on the batch that it came in.
@@ -19,6 +23,7 @@ pub(super) struct Layout {
     pub head_dim: usize,
     /// Positions that it holds, a multiple of [`TILE`].
     pub slots: usize,
+    pub form: CacheForm,
 }
 
 /// Sizes of one pass.
@@ -59,7 +64,11 @@ impl Layout {
 
     /// Bytes of a tile of one head: of its keys, and of its values.
     fn tile_bytes(&self) -> [usize; 2] {
-        [self.head_dim, self.steps() * STEP].map(|width| width * TILE * 2)
+        let row_bytes = |width| match self.form {
+            CacheForm::F16 => width * 2,
+            CacheForm::F8 => width + SCALE,
+        };
+        [self.head_dim, self.steps() * STEP].map(|width| row_bytes(width) * TILE)
     }
 
     /// Bytes of keys and of values.
@@ -74,24 +83,75 @@ impl Layout {
         at..at + bytes
     }
 
-    /// Writes a token's keys and values, `(kv_heads, head_dim)` each, rounded to f16.
+    /// Writes a token's keys and values, `(kv_heads, head_dim)` each, rounded to the cache's form.
     pub fn write(&self, position: usize, [key, value]: [&[f32]; 2], [keys, values]: [&mut [u8]; 2]) {
         let [key_bytes, value_bytes] = self.tile_bytes();
         let within = position % TILE;
         let heads = key.chunks_exact(self.head_dim).zip(value.chunks_exact(self.head_dim));
         for (head, (key, value)) in heads.enumerate() {
             let tile = keys.get_mut(self.tile(head, position, key_bytes)).unwrap_or_default();
-            let slots = tile.as_chunks_mut::<2>().0.iter_mut().skip(within).step_by(TILE);
-            slots.zip(key).for_each(|(slot, element)| *slot = narrow(*element));
+            self.write_row(key, tile, within, 1);
             let tile = values.get_mut(self.tile(head, position, value_bytes)).unwrap_or_default();
-            let rows = tile.chunks_exact_mut(STEP * 2).skip(within).step_by(TILE);
-            for (row, part) in rows.zip(value.chunks(STEP)) {
-                let slots = row.as_chunks_mut::<2>().0.iter_mut();
-                slots.zip(part).for_each(|(slot, element)| *slot = narrow(*element));
+            self.write_row(value, tile, within, STEP);
+        }
+    }
+
+    /// Writes a row into a tile in which `together` elements of each lie side by side.
+    fn write_row(&self, row: &[f32], tile: &mut [u8], within: usize, together: usize) {
+        let parts = row.chunks(together);
+        match self.form {
+            CacheForm::F16 => {
+                let places = tile.as_chunks_mut::<2>().0.chunks_exact_mut(together);
+                for (place, part) in places.skip(within).step_by(TILE).zip(parts) {
+                    place.iter_mut().zip(part).for_each(|(slot, element)| *slot = narrow(*element));
+                }
+            }
+            CacheForm::F8 => {
+                let Some((codes, scales)) = tile.split_last_chunk_mut::<{ TILE * SCALE }>() else { return };
+                let [scale, inverse] = CacheForm::scale(row);
+                if let Some(slot) = scales.as_chunks_mut::<SCALE>().0.get_mut(within) {
+                    *slot = scale.to_le_bytes();
+                }
+                for (place, part) in codes.chunks_exact_mut(together).skip(within).step_by(TILE).zip(parts) {
+                    place
+                        .iter_mut()
+                        .zip(part)
+                        .for_each(|(code, element)| *code = encode_e4m3(element * inverse));
+                }
             }
         }
     }
+
+    /// Widens a tile; returns what its rows are still to be multiplied with, a lane for each.
+    fn widen(&self, tile: &[u8], wide: &mut Vec<[Lanes; 4]>) -> [Lanes; 8] {
+        wide.clear();
+        let mut factors = [splat(self.half()); 8];
+        match self.form {
+            CacheForm::F16 => wide.extend(F16::blocks(tile).iter().map(F16::widen)),
+            CacheForm::F8 => {
+                let Some((codes, scales)) = tile.split_last_chunk::<{ TILE * SCALE }>() else {
+                    return factors;
+                };
+                wide.extend(E4m3::blocks(codes).iter().map(E4m3::widen));
+                for (factor, scales) in factors.iter_mut().zip(scales.as_chunks().0) {
+                    *factor = mul(*factor, from_bytes(scales));
+                }
+            }
+        }
+        factors
+    }
+
+    /// Widened elements are divided by this number, twice.
+    fn half(&self) -> f32 {
+        match self.form {
+            CacheForm::F16 => F16::HALF,
+            CacheForm::F8 => E4m3::HALF,
+        }
+    }
 }
+
+/// Bytes of a scale.
+const SCALE: usize = size_of::<f32>();
 
 /// Rounds to f16; beyond its largest value a stored one would become infinite.
 fn narrow(value: f32) -> [u8; 2] {
@@ -105,18 +165,18 @@ pub(super) fn attend(shape: Shape, qkv: &[f32], caches: [&[u8]; 2], scratch: &mu
     }
 }
 
-fn attend_head(
+fn attend_head<'a>(
     shape: Shape,
     kv_head: usize,
     qkv: &[f32],
-    caches: [&[u8]; 2],
+    [key_cache, value_cache]: [&'a [u8]; 2],
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
     let Shape { cache, tokens, position, group, window, .. } = shape;
     let (head_dim, steps) = (cache.head_dim, cache.steps());
     let heads = kv_head * group..(kv_head + 1) * group;
-    let scale = (head_dim as f32).powf(-0.5) * F16::HALF;
+    let scale = (head_dim as f32).powf(-0.5) * cache.half();
     let Scratch { queries, keys, values, sums, states } = scratch;
 
     queries.clear();
@@ -132,20 +192,20 @@ fn attend_head(
     let first_of = |token: usize| (position + token + 1).saturating_sub(window);
     let (first, last) = (first_of(0), position + tokens - 1);
     for begin in (first / TILE * TILE..=last).step_by(TILE) {
-        for ((cache_bytes, tile_bytes), wide) in
-            caches.into_iter().zip(cache.tile_bytes()).zip([&mut *keys, &mut *values])
-        {
-            let tile = cache_bytes.get(cache.tile(kv_head, begin, tile_bytes)).unwrap_or_default();
-            wide.clear();
-            wide.extend(F16::blocks(tile).iter().map(F16::widen));
-        }
+        let tile = |bytes: &'a [u8], tile_bytes| {
+            bytes.get(cache.tile(kv_head, begin, tile_bytes)).unwrap_or_default()
+        };
+        let [key_bytes, value_bytes] = cache.tile_bytes();
+        let key_factors = cache.widen(tile(key_cache, key_bytes), keys);
+        let value_factors = cache.widen(tile(value_cache, value_bytes), values);
         let rows = queries.chunks_exact(head_dim).zip(sums.chunks_exact_mut(steps)).zip(states.iter_mut());
         for (index, ((query, sum), state)) in rows.enumerate() {
             let token = index / group;
             let seen = first_of(token).max(begin)..(position + token + 1).min(begin + TILE);
             if !seen.is_empty() {
                 let seen = seen.start - begin..seen.end - begin;
-                take_in(query, keys.as_chunks().0, values, seen, sum, state);
+                let tile = Tile { keys: keys.as_chunks().0, key_factors, values, value_factors };
+                take_in(query, &tile, seen, sum, state);
             }
         }
     }
@@ -154,7 +214,7 @@ fn attend_head(
     for row in out.chunks_exact_mut(shape.out_pitch.max(1)).take(tokens) {
         for out in row.chunks_exact_mut(head_dim).take(heads.end).skip(heads.start) {
             let Some((sum, [_, norm])) = results.next() else { return };
-            let scale = splat(F16::HALF / norm);
+            let scale = splat(cache.half() / norm);
             for (out, sum) in out.chunks_mut(4).zip(sum.as_flattened()) {
                 out.iter_mut().zip(store(mul(*sum, scale))).for_each(|(out, sum)| *out = sum);
             }
@@ -162,16 +222,24 @@ fn attend_head(
     }
 }
 
-/// One query and a tile, of which it sees the keys `seen`. Keys and values are as they were widened.
+/// A tile as it was widened.
+struct Tile<'a> {
+    keys: &'a [[[Lanes; 4]; 2]],
+    key_factors: [Lanes; 8],
+    values: &'a [[Lanes; 4]],
+    value_factors: [Lanes; 8],
+}
+
+/// One query and a tile, of which it sees the keys `seen`.
 fn take_in(
     query: &[f32],
-    keys: &[[[Lanes; 4]; 2]],
-    values: &[[Lanes; 4]],
+    tile: &Tile,
     seen: std::ops::Range<usize>,
     sum: &mut [[Lanes; 4]],
     [most, norm]: &mut [f32; 2],
 ) {
-    let mut scores = scores(query, keys);
+    let mut scores = scores(query, tile.keys);
+    scores.iter_mut().zip(tile.key_factors).for_each(|(four, factors)| *four = mul(*four, factors));
     if seen != (0..TILE) {
         for (first, four) in (0..).step_by(4).zip(&mut scores) {
             let mut each = store(*four);
@@ -185,20 +253,21 @@ fn take_in(
     // At first there is nothing to shrink: exp(-inf) is 0.
     let shrink = (before - *most).exp();
     let (mut weights, mut all) = ([0.0; TILE], splat(0.0));
-    for (weights, four) in weights.as_chunks_mut::<4>().0.iter_mut().zip(scores) {
+    let each = weights.as_chunks_mut::<4>().0.iter_mut().zip(scores).zip(tile.value_factors);
+    for ((weights, four), factors) in each {
         let four = exp(add(four, splat(-*most)));
         all = add(all, four);
-        *weights = store(mul(four, splat(F16::HALF)));
+        *weights = store(mul(four, factors));
     }
     *norm = *norm * shrink + total(all);
-    for (sum, values) in sum.iter_mut().zip(values.chunks_exact(TILE)) {
+    for (sum, values) in sum.iter_mut().zip(tile.values.chunks_exact(TILE)) {
         for (sum, tile) in sum.iter_mut().zip(weighted(&weights, values)) {
             *sum = mul_add(tile, *sum, splat(shrink));
         }
     }
 }
 
-/// Products of a query with all keys of a tile. Every sum has a name: in an array they would lie in memory.
+/// Products of a query with all keys of a tile, but for their factors. Every sum has a name: in an array they would lie in memory.
 fn scores(query: &[f32], keys: &[[[Lanes; 4]; 2]]) -> [Lanes; 8] {
     let zero = splat(0.0);
     let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
@@ -214,7 +283,7 @@ fn scores(query: &[f32], keys: &[[[Lanes; 4]; 2]]) -> [Lanes; 8] {
         g = mul_add(g, *k6, query);
         h = mul_add(h, *k7, query);
     }
-    [a, b, c, d, e, f, g, h].map(|lanes| mul(lanes, splat(F16::HALF)))
+    [a, b, c, d, e, f, g, h]
 }
 
 /// The sum of a step of all values of a tile, each times its weight.

@@ -122,7 +122,7 @@ pub struct Cpu {
     vectors: Vec<Vec<f32>>,
     /// `(rows, pitch(slot))` each, rows up to whole tiles of tokens.
     slots: HashMap<Slot, Vec<f32>>,
-    /// Keys and values by layer, of f16; `attention` has their order.
+    /// Keys and values by layer; `attention` has their order.
     caches: Vec<[Vec<u8>; 2]>,
     ids: Vec<u32>,
     position: u32,
@@ -231,7 +231,12 @@ fn pitch(shape: &DecoderShape, slot: Slot) -> u32 {
 fn layout(shape: &DecoderShape) -> attention::Layout {
     let (slots, tile) = (shape.cache_slots().max(1), attention::TILE as u32);
     let slots = slots.checked_next_multiple_of(tile).unwrap_or(u32::MAX / tile * tile) as usize;
-    attention::Layout { kv_heads: shape.kv_heads as usize, head_dim: shape.head_dim as usize, slots }
+    attention::Layout {
+        kv_heads: shape.kv_heads as usize,
+        head_dim: shape.head_dim as usize,
+        slots,
+        form: shape.kv_cache,
+    }
 }
 
 /// Rows and columns of a matrix, up to whole fours and steps.

@@ -146,18 +146,19 @@ pub async fn inspect_cached<S: ByteSource>(
     let holds_weights = problems.is_empty();
 
     let max = config.max_positions;
-    let positions = room.largest_context(config);
+    let kv_cache = options.kv_cache;
+    let positions = room.largest_context(config, kv_cache);
     let wanted = options.context_length;
     let context = context_length(config, wanted, if wanted.is_some() { max } else { positions.max(2) })?;
     if let Err(error) = context_length(config, Some(context), positions) {
         problems.push(error.to_string());
     }
-    let fits = |context| room.check(&room.shape(config, context), stored);
+    let fits = |context| room.check(&room.shape(config, context, kv_cache), stored);
     if let Err(error) = fits(context) {
         problems.push(error.to_string());
     }
     let memory = |context_length| {
-        let [kv_cache_bytes, activation_bytes] = room.memory(&room.shape(config, context_length));
+        let [kv_cache_bytes, activation_bytes] = room.memory(&room.shape(config, context_length, kv_cache));
         ContextMemory { context_length, kv_cache_bytes, activation_bytes }
     };
     let largest = max.min(positions);
@@ -205,7 +206,7 @@ pub async fn inspect_cached<S: ByteSource>(
         vocab: config.vocab,
         context_length: context,
         max_context_length: max,
-        context_length_at_default_limits: Room::Gpu(&least).largest_context(config).min(max),
+        context_length_at_default_limits: Room::Gpu(&least).largest_context(config, kv_cache).min(max),
         sliding_window: config.window,
         tensors,
         dtype: dtype.to_owned(),

@@ -145,7 +145,7 @@ impl Engine {
         let settle = |device: &Device| {
             let room = device.room();
             let (form, plan) = room.form(options.weights, kept, &plan_as)?;
-            let shape = room.shape_for(&side.config, options.context_length)?;
+            let shape = room.shape_for(&side.config, options)?;
             let reserved = device.reserve(&plan, &shape, source.memory_bytes());
             Ok::<_, EngineError>((form, plan, shape, reserved))
         };
@@ -201,6 +201,7 @@ impl Engine {
             template: side.template,
             context,
             weights: reported(form, &plan),
+            kv_cache: options.kv_cache,
             plan,
             incomplete: false,
             requests: 0,

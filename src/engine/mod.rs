@@ -58,6 +58,7 @@ pub struct Engine {
     template: Option<ChatTemplate>,
     context: u32,
     weights: WeightMode,
+    kv_cache: CacheForm,
     plan: WeightPlan,
     /// Whether a merge into the weights ended half-way.
     incomplete: bool,
@@ -109,6 +110,7 @@ impl Engine {
             layers: self.config.layers,
             vocab: self.config.vocab,
             weights: self.weights,
+            kv_cache: self.kv_cache,
             backend: backend.name().into(),
             backend_reason: self.reason.clone(),
             adapter: backend.adapter(),

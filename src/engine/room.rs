@@ -8,7 +8,7 @@ use crate::cpu::Cpu;
 use crate::gpu::{DeviceTier, GpuError};
 use crate::kernels::WebGpu;
 use crate::model::{Config, ModelError, Precision, WeightPlan};
-use crate::steps::DecoderShape;
+use crate::steps::{CacheForm, DecoderShape};
 
 /// Where a model would run.
 #[derive(Clone, Copy)]
@@ -82,9 +82,9 @@ impl<'a> Room<'a> {
         }
     }
 
-    /// The decoder's sizes there, for that many positions.
-    pub fn shape(self, config: &Config, context: u32) -> DecoderShape {
-        let mut shape = config.shape(context);
+    /// The decoder's sizes there, for that many positions in that form.
+    pub fn shape(self, config: &Config, context: u32, kv_cache: CacheForm) -> DecoderShape {
+        let mut shape = DecoderShape { kv_cache, ..config.shape(context) };
         shape.max_batch = match self {
             Room::Gpu(tier) => WebGpu::max_batch(tier, &shape),
             Room::Cpu => Cpu::max_batch(&shape),
@@ -93,13 +93,14 @@ impl<'a> Room<'a> {
     }
 
     /// Positions for which the caches of a layer fit the device's buffers.
-    pub fn largest_context(self, config: &Config) -> u32 {
-        self.shape(config, config.max_positions).largest_context(self.max_buffer_bytes())
+    pub fn largest_context(self, config: &Config, kv_cache: CacheForm) -> u32 {
+        self.shape(config, config.max_positions, kv_cache).largest_context(self.max_buffer_bytes())
     }
 
     /// The decoder's sizes for the context that is wanted, or as much as is usual.
-    pub fn shape_for(self, config: &Config, wanted: Option<u32>) -> Result<DecoderShape, EngineError> {
-        Ok(self.shape(config, context_length(config, wanted, self.largest_context(config))?))
+    pub fn shape_for(self, config: &Config, options: &LoadOptions) -> Result<DecoderShape, EngineError> {
+        let largest = self.largest_context(config, options.kv_cache);
+        Ok(self.shape(config, context_length(config, options.context_length, largest)?, options.kv_cache))
     }
 
     /// Bytes for the weights, where one buffer holds `limit` bytes.

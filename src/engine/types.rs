@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cpu::Turn;
 use crate::gpu::{GpuOptions, Told};
 use crate::model::Precision;
+pub use crate::steps::CacheForm;
 
 /// How weights are stored on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +67,8 @@ pub struct LoadOptions {
     pub weights: WeightMode,
     /// Positions to reserve key/value cache for; default: the model's own limit, at most 4096.
     pub context_length: Option<u32>,
+    /// How to store keys and values.
+    pub kv_cache: CacheForm,
     /// Where to compute.
     pub backend: BackendChoice,
     /// Whether to time on the device how it computes fastest, while weights stream: absent, on GPUs; `true`,
@@ -343,6 +346,8 @@ pub struct Info {
     pub vocab: u32,
     /// How weights are stored.
     pub weights: WeightMode,
+    /// How keys and values are stored.
+    pub kv_cache: CacheForm,
     /// `webgpu` or `cpu`.
     pub backend: String,
     /// Why, where the choice was left to the engine.

@@ -3,6 +3,7 @@
 use crate::gpu::{Binding, Kernel};
 use crate::steps::DecoderShape;
 
+use super::cache_form::WORDS_F16;
 use super::sizes::Sizes;
 use super::{BATCH_WGSL, BatchUniform, Grid};
 
@@ -88,7 +89,7 @@ impl Tiling {
     pub fn kernel(&self, shape: &DecoderShape) -> Kernel {
         Kernel {
             name: "attend",
-            parts: vec![BATCH_WGSL, include_str!("attend.wgsl")],
+            parts: vec![BATCH_WGSL, WORDS_F16, include_str!("attend.wgsl")],
             constants: vec![
                 ("WG", f64::from(self.workgroup)),
                 ("HALF", f64::from(shape.head_dim / 2)),

@@ -16,8 +16,8 @@ struct Params {
 @group(0) @binding(0) var<uniform> batch: Batch;
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;                // (T, qkv_pitch)
-@group(0) @binding(3) var<storage, read> key_cache: array<u32>;          // (slots, kv_heads, half)
-@group(0) @binding(4) var<storage, read> value_cache: array<u32>;        // (slots, kv_heads, half)
+@group(0) @binding(3) var<storage, read> key_cache: array<u32>;          // (slots, kv_heads, words of a row)
+@group(0) @binding(4) var<storage, read> value_cache: array<u32>;        // (slots, kv_heads, words of a row)
 @group(0) @binding(5) var<storage, read_write> attn_out: array<f32>;     // (T, out_pitch)
 @group(0) @binding(6) var<storage, read_write> pieces: array<f32>;      // (T * heads, splits, head_dim + 2)
 
@@ -35,6 +35,11 @@ var<workgroup> key_tile: array<u32, KEYS * (HALF + 1u)>;  // one word of padding
 var<workgroup> weight: array<f32, ROWS * KEYS>;           // scores, then exp(score - maximum)
 var<workgroup> maximum: array<f32, ROWS>;
 var<workgroup> fade: array<f32, ROWS>;                    // factor on what earlier tiles gave
+
+// The key or value at this position, or what was there before it rolled over.
+fn row_of(position: u32, kv_head: u32) -> u32 {
+    return (position % params.slots) * params.kv_heads + kv_head;
+}
 
 @compute @workgroup_size(WG)
 fn attend(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -65,8 +70,7 @@ fn attend(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index
     for (; tile < tile_stop; tile++) {
         workgroupBarrier();  // the previous tile's keys and weights have been read
         for (var i = thread; i < KEYS * HALF; i += WG) {
-            let slot = (tile * KEYS + i / HALF) % params.slots;
-            key_tile[(i / HALF) * (HALF + 1u) + i % HALF] = key_cache[(slot * params.kv_heads + kv_head) * HALF + i % HALF];
+            key_tile[(i / HALF) * (HALF + 1u) + i % HALF] = key_word(row_of(tile * KEYS + i / HALF, kv_head), i % HALF);
         }
         workgroupBarrier();
         for (var i = thread; i < ROWS * KEYS; i += WG) {
@@ -80,6 +84,7 @@ fn attend(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index
                 for (var j = 0u; j < HALF; j++) {
                     score += dot(query[row * HALF + j], unpack2x16float(key_tile[key * (HALF + 1u) + j]));
                 }
+                score = scaled_by_key(score, row_of(k_position, kv_head));
             }
             weight[i] = score;
         }
@@ -114,8 +119,7 @@ fn attend(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index
                 sum[row * MAX_WORDS + w] *= fade[row];
             }
             for (var key = 0u; key < KEYS; key++) {
-                let slot = (tile * KEYS + key) % params.slots;
-                let value = unpack2x16float(value_cache[(slot * params.kv_heads + kv_head) * HALF + word]);
+                let value = value_pair(row_of(tile * KEYS + key, kv_head), word);
                 for (var row = 0u; row < ROWS; row++) {
                     sum[row * MAX_WORDS + w] += weight[row * KEYS + key] * value;
                 }

@@ -5,6 +5,7 @@ use crate::steps::DecoderShape;
 
 pub use super::attend::Params;
 use super::attend::WORKGROUP_BYTES;
+use super::cache_form::LOADS_F16;
 use super::sizes::Sizes;
 use super::{BATCH_WGSL, BatchUniform, Grid};
 
@@ -62,7 +63,7 @@ impl ManyTiling {
 
     /// The kernel.
     pub fn kernel(&self) -> Kernel {
-        let mut parts = vec![BATCH_WGSL, include_str!("shared/attend_many_parts.wgsl")];
+        let mut parts = vec![BATCH_WGSL, LOADS_F16, include_str!("shared/attend_many_parts.wgsl")];
         let constants = [("UNITS", self.units), ("DOWN", self.down), ("SLOTS", self.slots)];
         if self.queries == 8 {
             parts.push(include_str!("shared/attend_many_sums.wgsl"));

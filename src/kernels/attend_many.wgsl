@@ -77,10 +77,10 @@ fn attend_many(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
             s2 += first4(k2) * a + last4(k2) * b;
             s3 += first4(k3) * a + last4(k3) * b;
         }
-        s0 = masked(s0, vec4<u32>(own.x), position);
-        s1 = masked(s1, vec4<u32>(own.y), position);
-        s2 = masked(s2, vec4<u32>(own.z), position);
-        s3 = masked(s3, vec4<u32>(own.w), position);
+        s0 = masked(s0 * key_scale(place(own.x, kv_head)), vec4<u32>(own.x), position);
+        s1 = masked(s1 * key_scale(place(own.y, kv_head)), vec4<u32>(own.y), position);
+        s2 = masked(s2 * key_scale(place(own.z, kv_head)), vec4<u32>(own.z), position);
+        s3 = masked(s3 * key_scale(place(own.w, kv_head)), vec4<u32>(own.w), position);
         tops[thread] = max(max(s0, s1), max(s2, s3));
         workgroupBarrier();  // and the last tile's weights have been read
         let before = top;
@@ -104,11 +104,13 @@ fn attend_many(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         o7 *= fade;
         let stop = min(KEYS, last_position + 1u - start);
         for (var key = 0u; key < stop; key++) {
-            let w = weight[key * DOWN + ty];
-            let load = value_at(place(start + key, kv_head), tx);
+            var w = weight[key * DOWN + ty];
+            let row = place(start + key, kv_head);
+            let load = value_at(row, tx);
             let a = first4(load);
             let b = last4(load);
             norm += w;
+            w *= value_scale(row);
             o0 += w * a.x;
             o1 += w * a.y;
             o2 += w * a.z;

@@ -5,6 +5,7 @@ use crate::steps::DecoderShape;
 
 pub use super::attend::Params;
 use super::attend::Tiling;
+use super::cache_form::{LOADS_F16, ONE_F16};
 use super::sizes::Sizes;
 use super::{BATCH_WGSL, BatchUniform, Grid};
 
@@ -61,6 +62,8 @@ impl OneTiling {
             name: "attend_one",
             parts: vec![
                 BATCH_WGSL,
+                LOADS_F16,
+                ONE_F16,
                 include_str!("shared/attend_one_parts.wgsl"),
                 include_str!("attend_one.wgsl"),
             ],

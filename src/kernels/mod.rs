@@ -9,6 +9,7 @@ pub mod attend_one;
 pub mod attend_reduce;
 mod backend;
 pub mod blend;
+pub mod cache_form;
 pub mod choice;
 pub mod decode_fp8;
 pub mod embed;
@@ -22,6 +23,7 @@ pub mod merge;
 pub mod probe;
 pub mod rms_norm;
 pub mod rope_store;
+pub mod rope_store_f8;
 pub mod sample_adjust;
 pub mod sample_pick;
 pub mod silu_mul;
@@ -74,7 +76,8 @@ pub(crate) fn fold(groups: u32) -> (u32, u32) {
 /// Every composition of every kernel: all dtypes with both decoders, with and without blocks of
 /// scales, sizes for GPU and CPU, several head sizes. For tests and diagnostics.
 pub fn compositions() -> Vec<Kernel> {
-    let mut all = vec![attend_reduce::kernel(), rope_store::kernel(), silu_mul::kernel()];
+    let mut all =
+        vec![attend_reduce::kernel(), rope_store::kernel(), rope_store_f8::kernel(), silu_mul::kernel()];
     #[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
     all.extend(probe::compositions());
     for sizes in Sizes::ALL {
@@ -82,9 +85,16 @@ pub fn compositions() -> Vec<Kernel> {
         all.extend([sample_adjust::kernel(sizes), sample_pick::kernel(sizes)]);
         for head_dim in [2, 64, 128, 514, attend::MAX_HEAD_DIM] {
             let shape = DecoderShape { heads: 4, kv_heads: 2, head_dim, ..DecoderShape::default() };
-            all.extend([true, false].map(|prompt| attend::Tiling::new(&shape, prompt, sizes).kernel(&shape)));
-            all.extend(attend_many::ManyTiling::new(&shape, sizes).map(|tiling| tiling.kernel()));
-            all.extend(attend_one::OneTiling::new(&shape, sizes).map(|tiling| tiling.kernel(&shape)));
+            let prompt_or_not = [true, false].into_iter();
+            let mut attends: Vec<_> = prompt_or_not
+                .map(|prompt| attend::Tiling::new(&shape, prompt, sizes).kernel(&shape))
+                .collect();
+            attends.extend(attend_many::ManyTiling::new(&shape, sizes).map(|tiling| tiling.kernel()));
+            attends.extend(attend_one::OneTiling::new(&shape, sizes).map(|tiling| tiling.kernel(&shape)));
+            for decoder in [weights::Decoder::Safe, weights::Decoder::Fast] {
+                all.extend(attends.iter().map(|kernel| cache_form::in_f8(kernel.clone(), decoder)));
+            }
+            all.extend(attends);
         }
     }
     for dtype in weights::DTYPES {

@@ -151,7 +151,7 @@ mod tests {
         let rows: [&[RowBf16]; 2] = [a.as_chunks().0, b.as_chunks().0];
         let wide = |row: &RowBf16, salt: u32| {
             row.map(|element| {
-                f32::from_bits(bf16_to_f32(element).to_bits() | u32::from(element[0]) * salt & 0xffff)
+                f32::from_bits(bf16_to_f32(element).to_bits() | (u32::from(element[0]) * salt) & 0xffff)
             })
         };
         let [a_wide, b_wide]: [Vec<_>; 2] =

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::error::ModelError;
 use super::rope::{RopeScaling, inv_freq};
 use crate::kernels::attend::MAX_HEAD_DIM;
-use crate::steps::DecoderShape;
+use crate::steps::{CacheForm, DecoderShape};
 
 /// Name of the file that holds a model's hyperparameters.
 pub const CONFIG_FILE: &str = "config.json";
@@ -175,6 +175,7 @@ impl Config {
             max_batch: 1,
             inv_freq: inv_freq(self.head_dim, self.rope_theta, self.rope_scaling),
             rope_scale: 1.0,
+            kv_cache: CacheForm::default(),
         }
     }
 }

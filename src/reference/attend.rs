@@ -2,8 +2,10 @@
 
 use crate::kernels::BatchUniform;
 use crate::kernels::attend::Params;
+use crate::steps::CacheForm;
 
 use super::rope_store::unpack;
+use super::rope_store_f8::{decode, row_words};
 
 /// What the kernel writes as the maximum of a split that sees no key.
 const HIDDEN: f64 = -1e30;
@@ -24,6 +26,23 @@ pub fn attend(
     pieces: &mut [f32],
     keys_per_tile: u32,
 ) {
+    let form = CacheForm::F16;
+    attend_as(form, batch, params, qkv, key_cache, value_cache, attn_out, pieces, keys_per_tile);
+}
+
+/// The same over a cache of either form; of FP8, `(slots, kv_heads, row_words)`.
+#[allow(clippy::too_many_arguments, reason = "one argument per binding, as in the kernel")]
+pub fn attend_as(
+    form: CacheForm,
+    batch: &BatchUniform,
+    params: &Params,
+    qkv: &[f32],
+    key_cache: &[u32],
+    value_cache: &[u32],
+    attn_out: &mut [f32],
+    pieces: &mut [f32],
+    keys_per_tile: u32,
+) {
     let half = params.half as usize;
     let heads = params.kv_heads * params.group;
     for token in 0..batch.tokens {
@@ -32,9 +51,17 @@ pub fn attend(
         for head in 0..heads {
             let query = (token * params.qkv_pitch) as usize + head as usize * half * 2;
             let query = &qkv[query..][..half * 2];
-            let cached = |cache: &[u32], key: u32| {
+            let cached = |cache: &[u32], key: u32| -> Vec<f32> {
                 let row = key % params.slots * params.kv_heads + head / params.group;
-                cache[row as usize * half..][..half].iter().flat_map(|w| unpack(*w)).collect::<Vec<f32>>()
+                match form {
+                    CacheForm::F16 => {
+                        cache[row as usize * half..][..half].iter().flat_map(|w| unpack(*w)).collect()
+                    }
+                    CacheForm::F8 => {
+                        let words = row_words(half * 2);
+                        decode(&cache[row as usize * words..][..words], half * 2)
+                    }
+                }
             };
             for split in 0..batch.splits {
                 let tile = first_key / keys_per_tile + split * batch.tiles_per_split;

@@ -2,8 +2,10 @@
 
 use crate::kernels::attend::Params;
 use crate::kernels::{BatchUniform, rope_store};
+use crate::steps::CacheForm;
 
-use super::attend::attend;
+use super::attend::attend_as;
+use super::rope_store_f8::store_as;
 
 /// Rotates and stores, then attends: what the kernel does at once. `qkv` stays as it is.
 ///
@@ -11,6 +13,24 @@ use super::attend::attend;
 /// [`attend`].
 #[allow(clippy::too_many_arguments, reason = "one argument per binding, as in the kernel")]
 pub fn attend_one(
+    batch: &BatchUniform,
+    params: &Params,
+    rope: &[[f32; 2]],
+    qkv: &[f32],
+    key_cache: &mut [u32],
+    value_cache: &mut [u32],
+    attn_out: &mut [f32],
+    pieces: &mut [f32],
+    keys_per_tile: u32,
+) {
+    let form = CacheForm::F16;
+    attend_one_as(form, batch, params, rope, qkv, key_cache, value_cache, attn_out, pieces, keys_per_tile);
+}
+
+/// The same with a cache of either form.
+#[allow(clippy::too_many_arguments, reason = "one argument per binding, as in the kernel")]
+pub fn attend_one_as(
+    form: CacheForm,
     batch: &BatchUniform,
     params: &Params,
     rope: &[[f32; 2]],
@@ -30,6 +50,6 @@ pub fn attend_one(
         padding: [0; 3],
     };
     let mut rotated = qkv.to_vec();
-    super::rope_store::rope_store(batch, &store, rope, &mut rotated, key_cache, value_cache);
-    attend(batch, params, &rotated, key_cache, value_cache, attn_out, pieces, keys_per_tile);
+    store_as(form)(batch, &store, rope, &mut rotated, key_cache, value_cache);
+    attend_as(form, batch, params, &rotated, key_cache, value_cache, attn_out, pieces, keys_per_tile);
 }

@@ -78,7 +78,7 @@ pub struct Reference {
     vectors: Vec<Vec<f32>>,
     /// `(rows, pitch(slot))` each, padding zero.
     slots: HashMap<Slot, Vec<f32>>,
-    /// Keys and values by layer, `(slots, kv_heads, head_dim / 2)` words of two f16.
+    /// Keys and values by layer: `(slots, kv_heads, head_dim / 2)` words of two f16, or rows of FP8.
     caches: Vec<[Vec<u32>; 2]>,
     ids: Vec<u32>,
     batch: BatchUniform,
@@ -91,7 +91,7 @@ impl Reference {
         let all =
             [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::LastNormed, Slot::Logits];
         let zeros = |slot| vec![0.0; (pitch(&shape, slot) * shape.rows(slot, shape.max_batch)) as usize];
-        let words = (shape.cache_slots() * shape.kv_width() / 2) as usize;
+        let words = (shape.layer_cache_bytes() / 4) as usize;
         Reference {
             matrices: Vec::new(),
             vectors: Vec::new(),
@@ -329,7 +329,14 @@ impl Steps for Reference {
             };
             let rope = this.shape.rope_table(this.batch.position, this.batch.tokens);
             let [keys, values] = &mut this.caches[layer as usize];
-            super::rope_store::rope_store(&this.batch, &params, &rope, qkv, keys, values);
+            super::rope_store_f8::store_as(this.shape.kv_cache)(
+                &this.batch,
+                &params,
+                &rope,
+                qkv,
+                keys,
+                values,
+            );
             Ok(())
         })
     }
@@ -348,7 +355,8 @@ impl Steps for Reference {
             };
             let [keys, values] = &this.caches[layer as usize];
             let qkv = &this.slots[&Slot::Qkv];
-            super::attend::attend(&this.batch, &params, qkv, keys, values, attn_out, &mut [], 1);
+            let form = this.shape.kv_cache;
+            super::attend::attend_as(form, &this.batch, &params, qkv, keys, values, attn_out, &mut [], 1);
             Ok(())
         })
     }

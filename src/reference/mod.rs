@@ -24,6 +24,7 @@ pub mod matvec;
 pub mod matvec_gated;
 pub mod rms_norm;
 pub mod rope_store;
+pub mod rope_store_f8;
 pub mod sample_adjust;
 pub mod sample_pick;
 pub mod silu_mul;

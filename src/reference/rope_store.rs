@@ -28,6 +28,20 @@ pub fn rope_store(
     key_cache: &mut [u32],
     value_cache: &mut [u32],
 ) {
+    let packed = |row: &[f32]| row.chunks(2).map(|pair| pack(pair[0], pair[1])).collect();
+    rope_store_as(packed, batch, params, rope, qkv, key_cache, value_cache);
+}
+
+/// The same, with what turns a key or a value of one head into words of the cache.
+pub(super) fn rope_store_as(
+    packed: impl Fn(&[f32]) -> Vec<u32>,
+    batch: &BatchUniform,
+    params: &Params,
+    rope: &[[f32; 2]],
+    qkv: &mut [f32],
+    key_cache: &mut [u32],
+    value_cache: &mut [u32],
+) {
     let half = params.half as usize;
     let (heads, kv_heads) = (params.heads as usize, params.kv_heads as usize);
     for token in 0..batch.tokens as usize {
@@ -40,10 +54,11 @@ pub fn rope_store(
         }
         let keys: Vec<f32> = keys.chunks_exact(half * 2).flat_map(|head| rotate(head, rope)).collect();
         let slot = (batch.position as usize + token) % params.slots as usize;
-        for word in 0..kv_heads * half {
-            let at = slot * kv_heads * half + word;
-            key_cache[at] = pack(keys[2 * word], keys[2 * word + 1]);
-            value_cache[at] = pack(values[2 * word], values[2 * word + 1]);
+        for (rows, cache) in [(&keys[..], &mut *key_cache), (values, &mut *value_cache)] {
+            for (head, row) in rows.chunks_exact(half * 2).enumerate().take(kv_heads) {
+                let words = packed(row);
+                cache[(slot * kv_heads + head) * words.len()..][..words.len()].copy_from_slice(&words);
+            }
         }
     }
 }

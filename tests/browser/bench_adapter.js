@@ -1,6 +1,6 @@
 // A model beside its adapter's limits, in a browser: what `bise bench` does natively.
 //
-//   node tests/browser/bench_adapter.js chromium|firefox [MODEL] [--quick] [--rounds N] [--longest TOKENS] [--json]
+//   node tests/browser/bench_adapter.js chromium|firefox [MODEL] [--quick] [--rounds N] [--longest TOKENS] [--kv-cache f16|f8] [--json]
 //   node tests/browser/bench_adapter.js --write DIR      # mistral-7b as a checkpoint, for the native bench
 //
 // MODEL is a checkpoint's directory, by default that of tale, or mistral-7b: two layers of its shape, FP8, computed.
@@ -49,7 +49,7 @@ function print({ info, deviation, figures, walkBytes, notes, hostBytes }) {
   console.log(`model      ${info.parameters} weights in ${info.layers} layers`);
   console.log(`deviation  ${deviation.toExponential(1)} of the largest logit, beside the CPU's`);
   const { weights, kvCache, activations } = info.memory;
-  console.log(`memory     weights ${mib(weights)} MiB, key/value cache ${mib(kvCache)}, activations ${mib(activations)}; wasm ${mib(hostBytes)}`);
+  console.log(`memory     weights ${mib(weights)} MiB, key/value cache ${mib(kvCache)} in ${info.kvCache}, activations ${mib(activations)}; wasm ${mib(hostBytes)}`);
   console.log(`walk       ${(walkBytes / 2 ** 20).toFixed(0)} MiB, before a limit's reads come to the same bytes again`);
   const kernels = figures.filter(({ kind }) => kind === "kernel");
   for (const figure of [...kernels, ...figures.filter(({ kind }) => kind !== "kernel")]) console.log(row(figure));
@@ -58,7 +58,7 @@ function print({ info, deviation, figures, walkBytes, notes, hostBytes }) {
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { write: { type: "string" }, quick: { type: "boolean" }, rounds: { type: "string" }, longest: { type: "string" }, json: { type: "boolean" } },
+  options: { write: { type: "string" }, quick: { type: "boolean" }, rounds: { type: "string" }, longest: { type: "string" }, json: { type: "boolean" }, "kv-cache": { type: "string" } },
 });
 const [name = "chromium", model = MODELS.tale] = positionals;
 if (values.write !== undefined) {
@@ -84,6 +84,8 @@ if (values.write !== undefined) {
       ...(values.quick === undefined ? {} : { quick: values.quick }),
       ...(values.rounds === undefined ? {} : { rounds: Number(values.rounds) }),
       ...(values.longest === undefined ? {} : { longest: Number(values.longest) }),
+      // What is none is refused by name.
+      ...(values["kv-cache"] === undefined ? {} : { kvCache: /** @type {"f8"} */ (values["kv-cache"]) }),
     };
     // Asked for again and again: a call into the page must not take as long as a bench.
     await page.evaluate((options) => {

@@ -6,7 +6,7 @@ use bise::kernels::weights::Decoder as WeightDecoder;
 use bise::kernels::{Choice, Sizes, Threads, WebGpu};
 use bise::reference::{Reference, ReferenceError};
 use bise::steps::sampling::{Past, Rules};
-use bise::steps::{Batch, MatrixSpec, Slot, Steps, Store};
+use bise::steps::{Batch, CacheForm, MatrixSpec, Slot, Steps, Store};
 
 use super::common::{Tolerance, check, limits, open};
 use super::model::{Model, Stored, ids, logits};
@@ -22,6 +22,7 @@ pub const MODEL: Model = Model {
     linear: BF16,
     up: BF16,
     window: None,
+    kv_cache: CacheForm::F16,
     hidden: 36,
     head_dim: 10,
     context: 60,
@@ -31,7 +32,7 @@ pub const MODEL: Model = Model {
 
 /// Between them every dtype, all granularities of scales, gate and up of different dtypes, widths
 /// that fill no load, with and without a window that is far shorter than the sequence.
-const MODELS: [Model; 6] = [
+const MODELS: [Model; 9] = [
     // A context long enough for attention to be split over the cache.
     Model { context: 640, max_batch: 256, ..MODEL },
     Model { seed: 32, linear: F8, up: F8, window: Some(7), hidden: 33, rows_per_write: 3, ..MODEL },
@@ -40,6 +41,10 @@ const MODELS: [Model; 6] = [
     // Heads of whole loads: a token's attention rotates and stores by the way, split and rolled over.
     Model { seed: 35, head_dim: 16, linear: F8, up: F8, context: 640, max_batch: 256, ..MODEL },
     Model { seed: 36, head_dim: 24, window: Some(40), context: 200, max_batch: 16, ..MODEL },
+    // A cache of FP8, with heads of whole loads and without, decoded safely and as this adapter chooses.
+    Model { seed: 37, kv_cache: CacheForm::F8, head_dim: 16, context: 640, max_batch: 256, ..MODEL },
+    Model { seed: 38, kv_cache: CacheForm::F8, head_dim: 24, window: Some(40), context: 200, ..MODEL },
+    Model { seed: 39, kv_cache: CacheForm::F8, window: Some(7), ..MODEL },
 ];
 
 #[test]
@@ -118,7 +123,7 @@ fn a_layer_takes_five_or_six_dispatches() {
         decoder.advance(&[5], false, 0).unwrap();
         assert_eq!(decoder.backend().gpu().traffic().submits - before, 1);
         pollster::block_on(decoder.chosen()).unwrap();
-        let profile = pollster::block_on(decoder.backend_mut().profile(0)).unwrap();
+        let profile = pollster::block_on(decoder.backend_mut().profile(0.0)).unwrap();
         let mut all: Vec<_> = profile.kernels.iter().map(|kernel| (kernel.name, kernel.dispatches)).collect();
         all.sort_unstable();
         all

@@ -4,7 +4,7 @@ use bise::dtype::{Dtype, narrow};
 use bise::model::decoder::{Decoder, plan};
 use bise::model::kv_cache::KvCache;
 use bise::model::weights::{LayerWeights, Weights};
-use bise::steps::{DecoderShape, MatrixSpec, Steps};
+use bise::steps::{CacheForm, DecoderShape, MatrixSpec, Steps};
 
 use super::common::random_rows;
 use crate::common::Random;
@@ -20,6 +20,7 @@ pub struct Model {
     /// Where it differs from `linear`, gate and up are computed apart.
     pub up: Stored,
     pub window: Option<u32>,
+    pub kv_cache: CacheForm,
     pub hidden: u32,
     pub head_dim: u32,
     pub context: u32,
@@ -45,6 +46,7 @@ impl Model {
             max_batch: self.max_batch,
             inv_freq: (0..head_dim / 2).map(|i| 100_f32.powf(-2.0 * i as f32 / head_dim as f32)).collect(),
             rope_scale: 1.0,
+            kv_cache: self.kv_cache,
         }
     }
 

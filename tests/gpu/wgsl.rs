@@ -92,7 +92,7 @@ fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
             loads_per_block: u32; padding
         }),
         "rms_norm" => layout!(RmsNorm { width: u32, pitch: u32, last: u32, epsilon: f32 }),
-        "rope_store" => {
+        "rope_store" | "rope_store_f8" => {
             layout!(RopeStore { heads: u32, kv_heads: u32, half: u32, pitch: u32, slots: u32; padding })
         }
         "sample_adjust" | "sample_pick" => return BTreeMap::from([("choice", choice_layout())]),

@@ -1,6 +1,6 @@
 //! What a device's limits do not hold is refused before weights are read, with numbers and what to do.
 
-use bise::engine::{Engine, LoadOptions, WeightMode, inspect};
+use bise::engine::{CacheForm, Engine, LoadOptions, WeightMode, inspect};
 use bise::gpu::{DeviceTier, LimitChoice};
 use pollster::block_on;
 
@@ -52,5 +52,15 @@ fn limits_are_met_before_weights_are_read() {
     let options = webgpu(LimitChoice::Binding(40_000));
     let mut engine = block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap();
     assert_eq!(engine.info().context_length, 625);
+    assert!(block_on(engine.logits(&[1, 2, 3])).unwrap().iter().all(|logit| logit.is_finite()));
+
+    // Keys of 16 in FP8 take 24 bytes instead of 32; what is foretold is what is taken.
+    let options = LoadOptions { kv_cache: CacheForm::F8, ..options };
+    let tier = block_on(DeviceTier::probe(&options.gpu)).unwrap();
+    let told = block_on(inspect(&source, &options, Some(&tier))).unwrap();
+    let mut engine = block_on(Engine::load(&source, &options, &mut |_| (), &|| false)).unwrap();
+    let info = engine.info();
+    assert_eq!((info.context_length, told.context_length, info.kv_cache), (833, 833, CacheForm::F8));
+    assert_eq!((info.memory.kv_cache, told.kv_cache_bytes), (3 * 2 * 833 * 48, 3 * 2 * 833 * 48));
     assert!(block_on(engine.logits(&[1, 2, 3])).unwrap().iter().all(|logit| logit.is_finite()));
 }

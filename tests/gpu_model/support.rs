@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bise::checkpoint::source::FileSource;
-use bise::engine::{BackendChoice, Engine, EngineError, LoadOptions, Output, Prompt, Request, WeightMode};
+use bise::engine::{
+    BackendChoice, CacheForm, Engine, EngineError, LoadOptions, Output, Prompt, Request, WeightMode,
+};
 use bise::gpu::{GpuOptions, LimitChoice};
 use bise::merge::{Merge, MergeOptions, Parent, Recipe};
 use pollster::block_on;
@@ -150,4 +152,49 @@ pub fn check_golden(engine: &mut Engine, model: &str) {
             assert_eq!(output.text, case["greedy_text"].as_str().unwrap(), "{model}, {name}");
         }
     }
+}
+
+/// What a cache of FP8 changes over these tokens, beside one of F16: the largest deviation of the last logits as a
+/// share of the largest logit, the root mean square of what log-likelihoods are off, and the perplexity's share.
+#[allow(dead_code, reason = "for some of the tests that share this file")]
+pub fn cost_of_fp8_cache(model: &str, options: &LoadOptions, ids: &[u32]) -> [f64; 3] {
+    let of = |kv_cache| {
+        let mut engine = load_with(model, &LoadOptions { kv_cache, ..options.clone() });
+        let info = engine.info();
+        assert_eq!(info.kv_cache, kv_cache);
+        let likelihoods = block_on(engine.log_likelihoods(ids)).unwrap();
+        (block_on(engine.logits(ids)).unwrap(), likelihoods, info.memory.kv_cache)
+    };
+    let off = |(logits, likelihoods, _): &(Vec<f32>, Vec<f32>, u64), others: &(Vec<f32>, Vec<f32>, u64)| {
+        let largest = logits.iter().fold(0_f32, |most, logit| most.max(logit.abs()));
+        let pairs = logits.iter().zip(&others.0);
+        let logit = pairs.map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max) / largest;
+        let differences = likelihoods.iter().zip(&others.1).map(|(a, b)| f64::from(a - b));
+        let count = likelihoods.len() as f64;
+        let squares = differences.clone().map(|off| off * off).sum::<f64>();
+        [f64::from(logit), (squares / count).sqrt(), (differences.sum::<f64>() / count).exp()]
+    };
+    let (wide, narrow) = (of(CacheForm::F16), of(CacheForm::F8));
+    let cost = off(&wide, &narrow);
+    let [logit, likelihood, perplexity] = cost;
+    println!(
+        "{model}, {} tokens, key/value cache as FP8 in {:.2} of the bytes: logits {logit:.4} off, log-likelihoods \
+         {likelihood:.4}, perplexity times {perplexity:.4}",
+        ids.len(),
+        narrow.2 as f64 / wide.2 as f64
+    );
+    assert!(narrow.2 * 100 <= wide.2 * 63, "{} bytes of {}", narrow.2, wide.2);
+    // Were it stored as F16, nothing would be off.
+    assert_eq!(off(&wide, &of(CacheForm::F16)), [0.0, 0.0, 1.0]);
+    assert!(logit > 1e-3 && likelihood > 1e-3, "this is no FP8: {cost:?}");
+    cost
+}
+
+/// The beginning of a held-out text as tokens behind the token 1.
+#[allow(dead_code, reason = "for some of the tests that share this file")]
+pub fn held_out(model: &str, text: &str, tokens: usize) -> Vec<u32> {
+    let content = std::fs::read_to_string(from_top("tests/fixtures").join(text)).unwrap();
+    let tokenizer = block_on(bise::engine::load_tokenizer(&FileSource::new(from_top(model)))).unwrap();
+    let ids = tokenizer.encode(&content, false).unwrap();
+    [1].into_iter().chain(ids).take(tokens).collect()
 }

@@ -145,10 +145,10 @@ test("what is no model is refused", () => {
 
 test("load options", () => {
   assert.deepEqual(checkLoadOptions(undefined), { engine: {} });
-  const given = { backend: "webgpu", weights: "f8", contextLength: 9, cache: false };
-  assert.deepEqual(checkLoadOptions(given).engine, { backend: "webgpu", weights: "f8", contextLength: 9 });
+  const given = { backend: "webgpu", weights: "f8", contextLength: 9, kvCache: "f8", cache: false };
+  assert.deepEqual(checkLoadOptions(given).engine, { backend: "webgpu", weights: "f8", contextLength: 9, kvCache: "f8" });
   for (const [options, message] of [
-    [{ backend: "cuda" }, /"auto" or "webgpu" or "cpu"/], [{ weights: "f16" }, /"f8" or "i8" or "checkpoint"/],
+    [{ backend: "cuda" }, /"auto" or "webgpu" or "cpu"/], [{ weights: "f16" }, /"f8" or "i8" or "checkpoint"/], [{ kvCache: "i8" }, /"f16" or "f8"/],
     [{ contextLength: "9" }, /contextLength/], [{ cache: 1 }, /true or false/], [{ integrity: "x" }, /object of file names/], [{ integrity: { a: "12" } }, /64 hexadecimal/], [{ onProgress: 1 }, /a function/],
     [{ signal: 1 }, /AbortSignal/], [{ weight: "f8" }, /nearest is "weights"/], [{ context_length: 9 }, /nearest is "contextLength"/],
     [{ headers: { a: 1 } }, /headers\["a"\]/], [{ headers: { "a b": "x" } }, /"a b"/], [{ headers: { a: "x\ny" } }, /HTTP/],

@@ -16,9 +16,9 @@ import { spawnBenchWorker } from "./spawn.js";
  * @property {(what: string) => void} [onProgress] hears what is being done
  */
 
-/** @typedef {Own & { weights?: "f8" | "checkpoint" } & Pick<import("./model.js").LoadOptions, "signal" | "hubUrl" | "headers" | "token" | "network">} BenchOptions */
+/** @typedef {Own & { weights?: "f8" | "checkpoint" } & Pick<import("./model.js").LoadOptions, "kvCache" | "signal" | "hubUrl" | "headers" | "token" | "network">} BenchOptions */
 
-const OPTIONS = Object.freeze(["quick", "rounds", "longest", "onProgress", "weights", "signal", "hubUrl", "headers", "token", "network"]);
+const OPTIONS = Object.freeze(["quick", "rounds", "longest", "onProgress", "weights", "kvCache", "signal", "hubUrl", "headers", "token", "network"]);
 
 /**
  * Loads a model twice, each time in a worker of its own: on the CPU, for the logits that are the reference, then on

@@ -2,7 +2,7 @@
  * `<bise-chat model="owner/name" weights="f8" backend="auto">`: a small chat to embed in any page.
  *
  * A model may be gigabytes, so it loads when the visitor asks for it; with the attribute `autoload`,
- * at once. `hub-url` is Engine.load's hubUrl.
+ * at once. `hub-url` is Engine.load's hubUrl, and `kv-cache` its kvCache.
  */
 
 import { Engine } from "./engine.js";
@@ -98,6 +98,7 @@ export class BiseChat extends HTMLElement {
       engine = await Engine.load(this.getAttribute("model") ?? "", {
         // What is no weight mode and no backend is refused there, by name.
         ...(this.hasAttribute("weights") ? { weights: /** @type {"f8"} */ (this.getAttribute("weights")) } : {}),
+        ...(this.hasAttribute("kv-cache") ? { kvCache: /** @type {"f8"} */ (this.getAttribute("kv-cache")) } : {}),
         backend: /** @type {"auto"} */ (this.getAttribute("backend") ?? "auto"),
         ...(this.hasAttribute("hub-url") ? { hubUrl: this.getAttribute("hub-url") ?? "" } : {}),
         onProgress: ({ done, total }) => {

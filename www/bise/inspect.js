@@ -10,9 +10,9 @@ import { spawnWorker } from "./spawn.js";
 /** @typedef {import("./protocol.js").Inspection} Inspection */
 /** @typedef {import("./protocol.js").RawInspection} RawInspection */
 
-/** @typedef {Pick<import("./model.js").LoadOptions, "backend" | "weights" | "contextLength" | "signal" | "hubUrl" | "headers" | "token">} InspectOptions */
+/** @typedef {Pick<import("./model.js").LoadOptions, "backend" | "weights" | "contextLength" | "kvCache" | "signal" | "hubUrl" | "headers" | "token">} InspectOptions */
 
-const OPTIONS = Object.freeze(["backend", "weights", "contextLength", "signal", "hubUrl", "headers", "token"]);
+const OPTIONS = Object.freeze(["backend", "weights", "contextLength", "kvCache", "signal", "hubUrl", "headers", "token"]);
 
 /**
  * Describes a checkpoint without loading it: reads config.json, the tokenizer's files and the headers of the weight files.

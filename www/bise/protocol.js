@@ -98,8 +98,8 @@ export {};
 /**
  * Options of a load, as the engine takes them.
  * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8" | "i8", contextLength?: number,
- *   autotune?: boolean, tuningMs?: number, lost?: boolean }} EngineLoadOptions `lost`: the page's last device was lost;
- *   `tuningMs`: what tuning may take, for tests
+ *   kvCache?: "f16" | "f8", autotune?: boolean, tuningMs?: number, lost?: boolean }} EngineLoadOptions
+ *   `lost`: the page's last device was lost; `tuningMs`: what tuning may take, for tests
  */
 
 /**
@@ -126,6 +126,7 @@ export {};
  * @property {number} layers
  * @property {number} vocab
  * @property {"checkpoint" | "f8" | "i8"} weights how weights are stored
+ * @property {"f16" | "f8"} kvCache how keys and values are stored
  * @property {"webgpu" | "cpu"} backend
  * @property {string | null} backendReason why, where the choice was left to the engine
  * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string,

@@ -8,6 +8,8 @@ import { byId } from "./dom.js";
 export class BackendPanel {
   /** What loads ask for: the address's `?backend=`, until the visitor switches. Kept with this page and no longer. */
   #choice = /** @type {Backend} */ (new URLSearchParams(globalThis.location.search).get("backend") ?? "auto");
+  /** The address's `?kvCache=`: what is none is refused where it is used. */
+  #kvCache = /** @type {"f16" | "f8" | null} */ (new URLSearchParams(globalThis.location.search).get("kvCache"));
   #reload;
   #note = byId("backend-note", HTMLElement);
   #why = byId("backend-why", HTMLElement);
@@ -23,9 +25,9 @@ export class BackendPanel {
     });
   }
 
-  /** What a load is to be told. @returns {{ backend: Backend }} */
+  /** What a load is to be told. @returns {{ backend: Backend, kvCache?: "f16" | "f8" }} */
   options() {
-    return { backend: this.#choice };
+    return { backend: this.#choice, ...(this.#kvCache === null ? {} : { kvCache: this.#kvCache }) };
   }
 
   /**

@@ -17,7 +17,7 @@ export class StatusPanel {
     this.#adapter.title = this.#adapter.textContent;
     this.#memory.textContent = info ? formatBytes(info.memory.total) : "0 MB";
     this.#memory.title = info
-      ? `weights ${formatBytes(info.memory.weights)}, context ${formatBytes(info.memory.kvCache)}, other ${formatBytes(info.memory.activations)}`
+      ? `weights ${formatBytes(info.memory.weights)}, context ${formatBytes(info.memory.kvCache)}${info.kvCache === "f8" ? " as FP8" : ""}, other ${formatBytes(info.memory.activations)}`
       : "";
     this.context(0, info?.contextLength ?? 0);
     this.speed(null);

@@ -13,13 +13,13 @@ use bise::checkpoint::Manifest;
 use bise::checkpoint::source::read_all;
 use bise::engine::bench::{BenchOptions, BenchReport, Figure, compared};
 use bise::engine::fill::Target;
-use bise::engine::{BackendChoice, Kept, LoadOptions, WeightMode};
+use bise::engine::{BackendChoice, CacheForm, Kept, LoadOptions, WeightMode};
 use bise::model::config::CONFIG_FILE;
 use bise::model::{Config, Decoder, KvCache, Precision, WeightPlan, Weights};
 use bise::reference::Reference;
 use pollster::block_on;
 
-use crate::run::{Weights as WeightArg, gpu_options, load_engine, print_json, source};
+use crate::run::{KvCache as KvCacheArg, Weights as WeightArg, gpu_options, load_engine, print_json, source};
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
@@ -29,6 +29,9 @@ pub struct Args {
     /// Precision of linear weights.
     #[arg(long, value_enum, default_value = "f8")]
     weights: WeightArg,
+    /// Precision of the key/value cache.
+    #[arg(long, value_enum, default_value = "f16")]
+    kv_cache: KvCacheArg,
     /// How often everything is timed.
     #[arg(long, default_value_t = 3, value_name = "N")]
     rounds: u32,
@@ -56,15 +59,16 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         // With stderr closed nobody is told.
         let _ = writeln!(std::io::stderr(), "[{what}]");
     };
-    say("the reference");
-    let expected = block_on(expected(&args.model, weights))?;
     let load = LoadOptions {
         weights,
         context_length: None,
+        kv_cache: args.kv_cache.into(),
         backend: BackendChoice::Webgpu,
         gpu: gpu_options()?,
         ..LoadOptions::default()
     };
+    say("the reference");
+    let expected = block_on(expected(&args.model, &load))?;
     let mut engine = load_engine(&args.model, load)?;
     let mut report =
         block_on(engine.bench(&expected, options, &mut |what, at| say(&format!("{what} {at}")), &|| false))?;
@@ -84,11 +88,11 @@ async fn config(directory: &Path) -> Result<(Config, serde_json::Value), Box<dyn
 }
 
 /// The logits that the plain-Rust reference gives.
-async fn expected(directory: &Path, mode: WeightMode) -> Result<Vec<f32>, Box<dyn Error>> {
+async fn expected(directory: &Path, options: &LoadOptions) -> Result<Vec<f32>, Box<dyn Error>> {
     let source = source(directory)?;
     let (config, json) = config(directory).await?;
     let manifest = Manifest::read(&source).await?;
-    let precision = match mode {
+    let precision = match options.weights {
         WeightMode::Checkpoint => Precision::Checkpoint,
         WeightMode::Auto | WeightMode::F8 => Precision::F8,
         WeightMode::I8 => Precision::I8,
@@ -97,6 +101,7 @@ async fn expected(directory: &Path, mode: WeightMode) -> Result<Vec<f32>, Box<dy
     let passes = compared(config.vocab);
     let mut shape = config.shape(passes.iter().map(|(ids, _)| ids.len() as u32).sum());
     shape.max_batch = shape.context;
+    shape.kv_cache = options.kv_cache;
     let cache = KvCache::new(shape.cache_slots(), shape.window);
     let max_batch = shape.max_batch;
     let mut backend = Reference::new(shape);
@@ -121,7 +126,11 @@ fn print(report: &BenchReport) -> std::io::Result<()> {
     writeln!(out, "model      {parameters} weights in {layers} layers")?;
     writeln!(out, "deviation  {:.1e} of the largest logit, beside the reference", report.deviation)?;
     let [weights, cache, rest] = [memory.weights, memory.kv_cache, memory.activations].map(mib);
-    writeln!(out, "memory     weights {weights:.1} MiB, key/value cache {cache:.1}, activations {rest:.1}")?;
+    let form = if report.info.kv_cache == CacheForm::F8 { "f8" } else { "f16" };
+    writeln!(
+        out,
+        "memory     weights {weights:.1} MiB, key/value cache {cache:.1} in {form}, activations {rest:.1}"
+    )?;
     let walk_bytes = mib(report.walk_bytes);
     writeln!(out, "walk       {walk_bytes:.0} MiB, before a limit's reads come to the same bytes again")?;
     let (kernels, rest): (Vec<&Figure>, Vec<&Figure>) =

@@ -45,7 +45,7 @@ fn activation_bytes(shape: &DecoderShape, sizes: Sizes) -> impl Iterator<Item = 
 
 /// Bytes of the caches of all layers, and of all activations.
 pub(super) fn memory(shape: &DecoderShape, sizes: Sizes) -> [u64; 2] {
-    let caches = u64::from(shape.layers) * 2 * buffer_bytes(cache_bytes(shape));
+    let caches = u64::from(shape.layers) * 2 * buffer_bytes(shape.layer_cache_bytes());
     [caches, activation_bytes(shape, sizes).sum()]
 }
 
@@ -82,14 +82,9 @@ pub(super) fn allocate_activations(gpu: &Gpu, shape: &DecoderShape) -> Result<Ac
     })
 }
 
-/// Bytes of the keys of one layer, and of its values.
-fn cache_bytes(shape: &DecoderShape) -> u64 {
-    u64::from(shape.cache_slots()) * u64::from(shape.kv_width()) * 2
-}
-
 /// Allocates keys and values of every layer.
 pub(super) fn allocate_caches(gpu: &Gpu, shape: &DecoderShape) -> Result<Vec<[GpuBuffer; 2]>, GpuError> {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
-    let cache = |label: &str| gpu.buffer(label, cache_bytes(shape), usage, Purpose::KvCache);
+    let cache = |label: &str| gpu.buffer(label, shape.layer_cache_bytes(), usage, Purpose::KvCache);
     (0..shape.layers).map(|_| Ok([cache("key cache")?, cache("value cache")?])).collect()
 }

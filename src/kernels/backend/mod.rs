@@ -2,6 +2,7 @@
 //! groups made once per step and matrix.
 
 mod buffers;
+mod cache;
 #[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
 mod profile;
 mod sample;
@@ -424,11 +425,5 @@ impl WebGpu {
     fn forget(&mut self) {
         self.bound.clear();
         self.uniforms.clear();
-    }
-
-    fn cache(&self, layer: u32) -> Result<&[GpuBuffer; 2], GpuError> {
-        let missing =
-            || GpuError::Rejected { label: format!("layer {layer}"), detail: "no such cache".into() };
-        self.caches.get(layer as usize).ok_or_else(missing)
     }
 }

@@ -201,9 +201,9 @@ impl Steps for WebGpu {
         if self.one.is_some() {
             return Ok(());
         }
-        let grid = rope_store::grid(&self.shape, self.batch.tokens);
+        let (kernel, grid) = self.store_kernel();
         let bind = |this: &mut Self| {
-            let Some(pipeline) = this.pipeline("rope_store", Some(rope_store::kernel()))? else {
+            let Some(pipeline) = this.pipeline("rope_store", Some(kernel))? else {
                 return Ok(None);
             };
             let params = this.uniform(&rope_store::Params {
@@ -240,6 +240,7 @@ impl Steps for WebGpu {
         let tiling = Tiling::new(&self.shape, prompt, self.sizes);
         let bind = |this: &mut Self| {
             let kernel = one.map_or_else(|| tiling.kernel(&this.shape), |one| one.kernel(&this.shape));
+            let kernel = this.over_cache(kernel);
             let Some(pipeline) = this.pipeline("attend", Some(kernel))? else { return Ok(None) };
             let params = this.attend_params();
             let params = this.uniform(&params)?;
@@ -388,7 +389,8 @@ impl WebGpu {
     fn attend_prompt(&mut self, layer: u32, many: ManyTiling) -> Result<(), GpuError> {
         let grid = many.grid(&self.shape, self.batch.tokens);
         let bind = |this: &mut Self| {
-            let Some(pipeline) = this.pipeline("attend_many", Some(many.kernel()))? else { return Ok(None) };
+            let kernel = this.over_cache(many.kernel());
+            let Some(pipeline) = this.pipeline("attend_many", Some(kernel))? else { return Ok(None) };
             let params = this.uniform(&this.attend_params())?;
             let [keys, values] = this.cache(layer)?;
             let (qkv, out) = (this.slot(Slot::Qkv)?, this.slot(Slot::AttnOut)?);

@@ -64,8 +64,9 @@ fn attend_many(
             s0 = add_dots(s0, query0 + 2u * unit + 1u, last);
             s1 = add_dots(s1, query1 + 2u * unit + 1u, last);
         }
-        s0 = seen(s0, own, batch.position + token0);
-        s1 = seen(s1, own, batch.position + token1);
+        let scales = Sums(scales_at(at0), scales_at(at1), scales_at(at2), scales_at(at3));
+        s0 = seen(s0, scales, own, batch.position + token0);
+        s1 = seen(s1, scales, own, batch.position + token1);
         tops[2u * thread] = largest(s0);
         tops[2u * thread + 1u] = largest(s1);
         workgroupBarrier();  // and the last tile's weights have been read
@@ -95,8 +96,9 @@ fn attend_many(
             let elements = Sums(first4(low), last4(low), first4(high), last4(high));
             norm0 += w0;
             norm1 += w1;
-            o0 = add_value(o0, w0, elements);
-            o1 = add_value(o1, w1, elements);
+            let scale = value_scale(value);
+            o0 = add_value(o0, w0 * scale, elements);
+            o1 = add_value(o1, w1 * scale, elements);
         }
     }
     write(rows0, last_row, token0 * (params.out_pitch / 4u) + head0 + 4u * tx, times(o0, 1.0 / norm0));

@@ -57,18 +57,26 @@ fn add_dots(s: Block, at: vec4<u32>, k: Keys) -> Block {
     );
 }
 
-fn seen_of(s: Sums, key: u32, position: u32) -> Sums {
+// Of the keys at four places.
+fn scales_at(at: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(key_scale(at.x), key_scale(at.y), key_scale(at.z), key_scale(at.w));
+}
+
+fn seen_of(s: Sums, scales: Sums, key: u32, position: u32) -> Sums {
     let query = vec4<u32>(position);
     let keys = key + vec4<u32>(0u, LANES, 2u * LANES, 3u * LANES);
     return Sums(
-        masked(s.a, keys, query), masked(s.b, keys + 4u * LANES, query),
-        masked(s.c, keys + 8u * LANES, query), masked(s.d, keys + 12u * LANES, query),
+        masked(s.a * scales.a, keys, query), masked(s.b * scales.b, keys + 4u * LANES, query),
+        masked(s.c * scales.c, keys + 8u * LANES, query), masked(s.d * scales.d, keys + 12u * LANES, query),
     );
 }
 
 // Scores, or HIDDEN.
-fn seen(s: Block, key: u32, at: vec4<u32>) -> Block {
-    return Block(seen_of(s.x, key, at.x), seen_of(s.y, key, at.y), seen_of(s.z, key, at.z), seen_of(s.w, key, at.w));
+fn seen(s: Block, scales: Sums, key: u32, at: vec4<u32>) -> Block {
+    return Block(
+        seen_of(s.x, scales, key, at.x), seen_of(s.y, scales, key, at.y),
+        seen_of(s.z, scales, key, at.z), seen_of(s.w, scales, key, at.w),
+    );
 }
 
 fn largest_of(s: Sums) -> f32 {
