@@ -3,7 +3,7 @@
 use bise::checkpoint::{ByteSource, ByteStream, SourceError};
 
 use crate::script::{FILE, Play, Script};
-use crate::steady::primed;
+use crate::steady::{primed, read};
 
 #[test]
 fn a_permanent_failure_ends_all_ranges() {
@@ -69,4 +69,13 @@ fn what_is_dropped_ends() {
         drop(stream);
         assert_eq!(script.open.get(), 0);
     });
+}
+
+/// Where its hash is compared, servers need not agree on what they call a file; another file's is not.
+#[test]
+fn a_file_that_is_hashed_may_have_several_names() {
+    let changes = |n: usize, _: &_| Play::Tagged(if n < 2 { "\"1\"" } else { "\"2\"" }.into());
+    let hashing = |file: &str| Script::new(5000, changes).steady().hashing(vec![file.into()]);
+    read(&hashing(FILE), Some(0..5000)).unwrap();
+    assert!(matches!(read(&hashing("other"), Some(0..5000)), Err(SourceError::Changed { .. })));
 }
