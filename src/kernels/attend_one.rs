@@ -29,9 +29,29 @@ pub const BINDINGS: &[Binding] = &[
 pub struct OneTiling {
     /// Threads per workgroup, keys per tile.
     pub tiling: Tiling,
-    /// Threads that share a key's score.
+    /// Threads that share a key's score; 0: one has eight keys (shared/attend_walk.wgsl).
     pub parts: u32,
 }
+
+/// `Rows` of shared/attend_walk.wgsl, by their number.
+macro_rules! rows {
+    ($rows:literal) => {
+        concat!(
+            "alias Rows = vec",
+            $rows,
+            "<f32>;\nconst ROWS: u32 = ",
+            $rows,
+            "u;\n",
+            include_str!("shared/rows_many.wgsl")
+        )
+    };
+}
+
+/// Most queries of a workgroup that walks.
+const MOST_ROWS: u32 = 4;
+
+/// Keys of a thread that walks.
+const WALK_KEYS: u32 = 8;
 
 impl OneTiling {
     /// `None` for head shapes that this kernel does not serve: heads of other than whole 16-byte loads
@@ -39,10 +59,22 @@ impl OneTiling {
     pub fn new(shape: &DecoderShape, sizes: Sizes) -> Option<OneTiling> {
         let (half, rows) = (shape.head_dim / 2, shape.heads / shape.kv_heads.max(1));
         let units = half / 4;
+        if half == 0 || !half.is_multiple_of(4) || rows == 0 {
+            return None;
+        }
+        if sizes == Sizes::Cpu {
+            // As many workgroups to a key/value head as it takes, with as many queries each as that leaves.
+            let rows = rows.div_ceil(rows.div_ceil(MOST_ROWS));
+            let keys = units * WALK_KEYS;
+            if (rows * (2 * keys + units)) * 4 <= WORKGROUP_BYTES {
+                let tiling = Tiling { workgroup: units, rows, keys, keys_per_split: 256 };
+                return Some(OneTiling { tiling, parts: 0 });
+            }
+        }
         let (least, parts, most_keys, keys_per_split) = match sizes {
             // Enough splits for the many processors of a GPU.
             Sizes::Gpu => (64, units.min(4), 64, 64),
-            // A thread walks its key alone: one sum less to join.
+            // Heads whose tile is beyond workgroup memory. A thread walks its key alone.
             Sizes::Cpu => (16, 1, 32, 256),
         };
         let workgroup = units.next_power_of_two().max(least);
@@ -50,7 +82,7 @@ impl OneTiling {
             (rows * half * 2 + rows * keys * (parts + 1) + 3 * rows + workgroup * 8) * 4 <= WORKGROUP_BYTES
         };
         let keys = [64, 32, 16].into_iter().find(|&keys| keys <= most_keys && fits(keys))?;
-        if half == 0 || !half.is_multiple_of(4) || !(1..=8).contains(&rows) || workgroup > 256 {
+        if !(1..=8).contains(&rows) || workgroup > 256 {
             return None;
         }
         Some(OneTiling { tiling: Tiling { workgroup, rows, keys, keys_per_split }, parts })
@@ -58,6 +90,9 @@ impl OneTiling {
 
     /// The kernel.
     pub fn kernel(&self, shape: &DecoderShape) -> Kernel {
+        if self.parts == 0 {
+            return self.walk(shape);
+        }
         Kernel {
             name: "attend_one",
             parts: vec![
@@ -78,8 +113,37 @@ impl OneTiling {
         }
     }
 
+    fn walk(&self, shape: &DecoderShape) -> Kernel {
+        let rows = match self.tiling.rows {
+            1 => include_str!("shared/rows_one.wgsl"),
+            2 => rows!("2"),
+            3 => rows!("3"),
+            _ => rows!("4"),
+        };
+        let Tiling { workgroup, keys, .. } = self.tiling;
+        let numbers =
+            [("HALF", shape.head_dim / 2), ("UNITS", workgroup), ("KEYS", keys), ("CHUNKS", self.chunks(shape))];
+        Kernel {
+            name: "attend_one",
+            parts: vec![
+                BATCH_WGSL,
+                include_str!("shared/attend_one_parts.wgsl"),
+                rows,
+                include_str!("shared/attend_walk_parts.wgsl"),
+                include_str!("shared/attend_walk.wgsl"),
+            ],
+            constants: numbers.map(|(name, value)| (name, f64::from(value))).to_vec(),
+            bindings: BINDINGS,
+        }
+    }
+
+    /// Workgroups to a key/value head.
+    fn chunks(&self, shape: &DecoderShape) -> u32 {
+        (shape.heads / shape.kv_heads.max(1)).div_ceil(self.tiling.rows.max(1))
+    }
+
     /// Workgroups: key/value heads, splits.
-    pub fn grid(shape: &DecoderShape, splits: u32) -> Grid {
-        [shape.kv_heads, splits, 1]
+    pub fn grid(&self, shape: &DecoderShape, splits: u32) -> Grid {
+        [shape.kv_heads * self.chunks(shape), splits, 1]
     }
 }

@@ -8,9 +8,6 @@ use super::sizes::Threads;
 use super::weights::Decoder;
 use super::{Grid, fold, linear, weights};
 
-/// Rows of each matrix that a group of lanes computes together.
-const ROWS: u32 = 2;
-
 /// Layout of `Params` in matvec_gated.wgsl and matmul_gated.wgsl.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -65,6 +62,7 @@ pub const BINDINGS: &[Binding] = &[
 pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f32) -> Option<Kernel> {
     let mut constants = threads.constants(spec);
     constants.extend(norm_constants(spec, epsilon));
+    constants.push(("ROWS", f64::from(threads.gated_rows())));
     Some(Kernel {
         name: "matvec_gated",
         parts: vec![weights::wgsl(spec.dtype, decoder)?, include_str!("matvec_gated.wgsl")],
@@ -75,6 +73,6 @@ pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f3
 
 /// Workgroups for `rows` rows of each matrix and `tokens` tokens.
 pub fn grid(spec: &MatrixSpec, rows: u32, tokens: u32, threads: Threads) -> Grid {
-    let (x, z) = fold(rows.div_ceil(ROWS * threads.groups(spec)));
+    let (x, z) = fold(rows.div_ceil(threads.gated_rows() * threads.groups(spec)));
     [x, tokens, z]
 }

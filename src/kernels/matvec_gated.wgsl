@@ -1,6 +1,7 @@
 // Mlp = silu(n Wg^T) * (n Wu^T), n = x * gain / sqrt(mean(x^2) + EPSILON), for few tokens: matvec over two
-// matrices at once, two rows of each per group of LANES threads, with the norm in front of it and the
-// activation behind.
+// matrices at once, ROWS rows of each per group of LANES threads, with the norm in front of it and the
+// activation behind. Two rows of each on a GPU, as many loads in flight as in matvec. Four where x and gain
+// cost as much as weights: on adapters that compute on the CPU, which read them value by value.
 struct Params {
     first_row: u32,        // row of Wg and Wu at which these buffers start
     rows: u32,             // rows in each
@@ -21,12 +22,14 @@ struct Params {
 @group(0) @binding(7) var<storage, read> gain: array<vec4<f32>>;          // (x_pitch) the norm's weight
 
 override WG: u32 = 64u;
-override LANES: u32 = 32u;  // threads per two rows; divides WG, a multiple of 8
+override ROWS: u32 = 2u;    // or 4
+override LANES: u32 = 32u;  // threads per ROWS rows; divides WG, a multiple of 8
 override BLOCKS: u32 = 0u;  // 1: several scales per row
 override WIDTH: f32 = 1.0;     // elements of x
 override EPSILON: f32 = 1e-5;  // added to their mean square
 
-var<workgroup> sums: array<vec4<f32>, WG>;
+var<workgroup> gate_sums: array<vec4<f32>, WG>;
+var<workgroup> up_sums: array<vec4<f32>, WG>;
 var<workgroup> squares: array<f32, WG>;
 
 @compute @workgroup_size(WG)
@@ -37,54 +40,77 @@ fn matvec_gated(
 ) {
     let token = wid.y;
     let lane = thread % LANES;
-    let row0 = ((wid.x + wid.z * grid.x) * (WG / LANES) + thread / LANES) * 2u;
+    let row0 = ((wid.x + wid.z * grid.x) * (WG / LANES) + thread / LANES) * ROWS;
     // Rows past the end read the last row and are not written.
-    let rows = min(vec2<u32>(row0, row0 + 1u), vec2<u32>(params.rows - 1u));
+    let rows = min(vec4<u32>(row0) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.rows - 1u));
     let base = rows * params.loads;
     let x0 = token * params.x_pitch;
-    var sum = vec4<f32>();  // gate, gate, up, up
+    var gates = vec4<f32>();
+    var ups = vec4<f32>();
     var square = 0.0;
     for (var load = lane; load < params.loads; load += LANES) {
         let g0 = gate_weights[base.x + load];
         let g1 = gate_weights[base.y + load];
         let u0 = up_weights[base.x + load];
         let u1 = up_weights[base.y + load];
-        var part = vec4<f32>();
+        var g2 = vec4<u32>();
+        var g3 = vec4<u32>();
+        var u2 = vec4<u32>();
+        var u3 = vec4<u32>();
+        if (ROWS == 4u) {
+            g2 = gate_weights[base.z + load];
+            g3 = gate_weights[base.w + load];
+            u2 = up_weights[base.z + load];
+            u3 = up_weights[base.w + load];
+        }
+        var gate = vec4<f32>();
+        var up = vec4<f32>();
         for (var q = 0u; q < QUARTERS; q++) {
             let column = load * QUARTERS + q;
             let plain = x[x0 + column];
             square += dot(plain, plain);  // columns beyond the width are zero
             let v = plain * gain[column];
-            part += vec4<f32>(dot(unpack4(g0, q), v), dot(unpack4(g1, q), v), dot(unpack4(u0, q), v), dot(unpack4(u1, q), v));
+            gate += vec4<f32>(dot(unpack4(g0, q), v), dot(unpack4(g1, q), v), 0.0, 0.0);
+            up += vec4<f32>(dot(unpack4(u0, q), v), dot(unpack4(u1, q), v), 0.0, 0.0);
+            if (ROWS == 4u) {
+                gate += vec4<f32>(0.0, 0.0, dot(unpack4(g2, q), v), dot(unpack4(g3, q), v));
+                up += vec4<f32>(0.0, 0.0, dot(unpack4(u2, q), v), dot(unpack4(u3, q), v));
+            }
         }
         if (BLOCKS == 1u) {
             let at = rows * params.scale_blocks + load / params.loads_per_block;
-            part *= vec4<f32>(gate_scales[at.x], gate_scales[at.y], up_scales[at.x], up_scales[at.y]);
+            gate *= vec4<f32>(gate_scales[at.x], gate_scales[at.y], gate_scales[at.z], gate_scales[at.w]);
+            up *= vec4<f32>(up_scales[at.x], up_scales[at.y], up_scales[at.z], up_scales[at.w]);
         }
-        sum += part;
+        gates += gate;
+        ups += up;
     }
-    sums[thread] = sum;
+    gate_sums[thread] = gates;
+    up_sums[thread] = ups;
     squares[thread] = square;
     workgroupBarrier();
     if (lane < 8u) {
-        var part = vec4<f32>();
+        var gate = vec4<f32>();
+        var up = vec4<f32>();
         var partial = 0.0;
         for (var i = lane; i < LANES; i += 8u) {
-            part += sums[thread - lane + i];
+            gate += gate_sums[thread - lane + i];
+            up += up_sums[thread - lane + i];
             partial += squares[thread - lane + i];
         }
-        sums[thread] = part;
+        gate_sums[thread] = gate;
+        up_sums[thread] = up;
         squares[thread] = partial;
     }
     workgroupBarrier();
     let row = row0 + lane;
-    if (lane < 2u && row < params.rows) {
+    if (lane < ROWS && row < params.rows) {
         var gate = 0.0;
         var up = 0.0;
         var all = 0.0;
         for (var i = 0u; i < 8u; i++) {
-            gate += sums[thread - lane + i][lane];
-            up += sums[thread - lane + i][lane + 2u];
+            gate += gate_sums[thread - lane + i][lane];
+            up += up_sums[thread - lane + i][lane];
             all += squares[thread - lane + i];
         }
         let scale = UNPACK_SCALE * inverseSqrt(all / WIDTH + EPSILON);

@@ -72,6 +72,12 @@ impl Threads {
         (loads / 2).max(MIN_LANES).next_power_of_two().min(self.lanes)
     }
 
+    /// Rows of gate, and of up, that a group of lanes computes together: more where x is dear, which is where
+    /// lanes are few, on adapters that compute on the CPU.
+    pub(super) fn gated_rows(self) -> u32 {
+        if self.lanes == MIN_LANES { 4 } else { 2 }
+    }
+
     /// Groups of rows to a workgroup.
     pub(super) fn groups(self, spec: &MatrixSpec) -> u32 {
         self.workgroup / self.lanes(spec).max(1)

@@ -295,7 +295,7 @@ fn attend_one() {
             bytes(&attn_out),
             bytes(&pieces),
         ];
-        let got = runner.run(one.kernel(&shape), &contents, OneTiling::grid(&shape, splits));
+        let got = runner.run(one.kernel(&shape), &contents, one.grid(&shape, splits));
         reference::attend_one::attend_one(
             &batch,
             &params,

@@ -252,7 +252,7 @@ impl Steps for WebGpu {
             Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
         };
         let (key, grid) = match one {
-            Some(_) => (StepKey::AttendOne { layer }, OneTiling::grid(&self.shape, splits)),
+            Some(one) => (StepKey::AttendOne { layer }, one.grid(&self.shape, splits)),
             None => (StepKey::Attend { layer, prompt }, tiling.grid(&self.shape, tokens, splits)),
         };
         self.record(key, bind, [grid])?;
