@@ -31,7 +31,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 TARGET=${CARGO_TARGET_DIR:-target} # what cargo builds; everything else lies in target/
 STAMPS=target/stamps               # what a step was last made from
 WASM_TARGET=wasm32-unknown-unknown
-# Every browser with WebGPU has SIMD in WebAssembly; quantising uses it.
+# Every browser that the client runs in has SIMD in WebAssembly (www/bise/serve.js): the CPU backend needs it.
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-C target-feature=+simd128"
 # To add a missing target by itself, rustup would update the whole toolchain; need_rust adds just the target.
 export RUSTUP_AUTO_INSTALL=0
@@ -121,39 +121,54 @@ WASM_FEATURES="--enable-bulk-memory --enable-bulk-memory-opt --enable-call-indir
 # Functions that stay apart and lie beside their like compress better; LLVM has inlined what is hot.
 WASM_OPTIMISE="-Oz --one-caller-inline-max-function-size=0 --reorder-functions-by-name"
 
+# The engine, and the engine with the bench: what times a model is no weight to a page that runs one.
 build_wasm() {
     need_rust
     need_wasm_bindgen
     need_wasm_opt
-    cargo build --release --lib --target "$WASM_TARGET"
-    local raw=$TARGET/$WASM_TARGET/release/bise.wasm out=target/wasm state
-    state=$(cat "$raw" "$(command -v "$WASM_BINDGEN")" build.sh tests/package-lock.json | hash_stdin)
-    if ! is_fresh wasm "$state" || [ ! -f pkg/wasm/bise_bg.wasm ]; then
-        say "wasm-bindgen, wasm-opt"
-        rm -rf "$out" pkg/wasm
-        "$WASM_BINDGEN" --target web --out-dir "$out" --out-name bise "$raw"
-        # shellcheck disable=SC2086 # lists of flags
-        "$WASM_OPT" $WASM_OPTIMISE $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
-        mv "$out/opt.wasm" "$out/bise_bg.wasm"
-        mkdir -p pkg && mv "$out" pkg/wasm
-        measure_wasm >target/wasm-size
+    need_node
+    local state
+    # Cargo has one place for either, so that asking it again would compile both anew.
+    state=$({
+        find src -type f -print0 | LC_ALL=C sort -z | xargs -0 cat
+        cat Cargo.toml Cargo.lock build.sh tests/package-lock.json "$(command -v "$WASM_BINDGEN")"
+        rustc -vV
+    } | hash_stdin)
+    if ! is_fresh wasm "$state" || [ ! -f pkg/wasm/bise_bg.wasm ] || [ ! -f pkg/wasm-bench/bise_bg.wasm ]; then
+        pack_wasm wasm
+        pack_wasm wasm-bench --features bench
         mark_fresh wasm "$state"
     fi
-    cat target/wasm-size
+    cat target/wasm-size target/wasm-bench-size
     local brotli
     brotli=$(sed 's/.* \([0-9]*\) brotli.*/\1/' target/wasm-size)
     [ "$brotli" -le "$BROTLI_LIMIT_BYTES" ] ||
         die "pkg/wasm/bise_bg.wasm is $brotli bytes with brotli, more than $BROTLI_LIMIT_BYTES"
 }
 
+# Makes pkg/$1 with what else cargo is told.
+pack_wasm() {
+    local name=$1 out=target/$1
+    cargo build --release --lib --target "$WASM_TARGET" "${@:2}"
+    say "wasm-bindgen, wasm-opt: $name"
+    rm -rf "$out" "pkg/$name"
+    "$WASM_BINDGEN" --target web --out-dir "$out" --out-name bise "$TARGET/$WASM_TARGET/release/bise.wasm"
+    # shellcheck disable=SC2086 # lists of flags
+    "$WASM_OPT" $WASM_OPTIMISE $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
+    mv "$out/opt.wasm" "$out/bise_bg.wasm"
+    mkdir -p pkg && mv "$out" "pkg/$name"
+    measure_wasm "$name/bise_bg.wasm" >"target/$name-size"
+}
+
+# The size of the file $1 of the package.
 measure_wasm() {
-    need_node
     # shellcheck disable=SC2016 # JavaScript's own expressions
     node -e '
-        const wasm = require("node:fs").readFileSync("pkg/wasm/bise_bg.wasm");
+        const [, name] = process.argv;
+        const wasm = require("node:fs").readFileSync(`pkg/${name}`);
         const { gzipSync, brotliCompressSync } = require("node:zlib");
         const [gzip, brotli] = [gzipSync(wasm, { level: 9 }), brotliCompressSync(wasm)];
-        console.log(`bise_bg.wasm: ${wasm.length} bytes, ${gzip.length} gzip, ${brotli.length} brotli`);'
+        console.log(`${name}: ${wasm.length} bytes, ${gzip.length} gzip, ${brotli.length} brotli`);' "$1"
 }
 
 # The client: www/bise/*.js and, made from their JSDoc, the types.
@@ -207,7 +222,7 @@ assemble_site() {
     mkdir -p "$dir/vendor/modern-tar/web"
     cp -p tests/node_modules/modern-tar/{LICENSE,dist/packer-*.js} "$dir/vendor/modern-tar/"
     cp -p tests/node_modules/modern-tar/dist/web/index.js "$dir/vendor/modern-tar/web/"
-    for entry in www/*.html www/*.css www/*.js www/panels www/models pkg; do
+    for entry in www/*.html www/*.css www/*.svg www/*.js www/panels www/models pkg; do
         rm -rf "${dir:?}/$(basename "$entry")"
         cp -Rp "$entry" "$dir/"
     done
@@ -309,7 +324,7 @@ bench_adapter() {
 }
 
 clean() {
-    rm -rf pkg/wasm pkg/*.js pkg/*.d.ts target/site target/stamps target/wasm target/wasm-size target/models
+    rm -rf pkg/wasm* pkg/*.js pkg/*.d.ts target/site target/stamps target/wasm* target/models
     cargo clean
 }
 

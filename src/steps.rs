@@ -152,11 +152,11 @@ impl DecoderShape {
         u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
-    /// Why a pass over that many tokens from `position` on cannot be run; `None` if it can. Outside of
-    /// prompts a pass is one token.
-    pub fn misfit(&self, tokens: u32, position: u32, prompt: bool) -> Option<String> {
+    /// Why a pass over that many tokens from `position` on cannot be run; `None` if it can. Not every pass
+    /// may hold several tokens.
+    pub fn misfit(&self, tokens: u32, position: u32, several: bool) -> Option<String> {
         let fits = u64::from(position) + u64::from(tokens) <= u64::from(self.context);
-        if tokens > 0 && tokens <= self.max_batch && fits && (prompt || tokens == 1) {
+        if tokens > 0 && tokens <= self.max_batch && fits && (several || tokens == 1) {
             return None;
         }
         let (room, context) = (self.max_batch, self.context);
@@ -216,7 +216,8 @@ pub struct Batch<'a> {
     /// Position of the first of them in the sequence.
     pub position: u32,
     /// Whether these tokens are a prompt. Prompts always take the matrix-matrix
-    /// path, so that a token's result does not depend on how a prompt was cut.
+    /// path, so that a token's result does not depend on how a prompt was cut. Else it is one token,
+    /// or at most [`Steps::short`] of them.
     pub prompt: bool,
 }
 
@@ -277,6 +278,12 @@ pub trait Steps: Store {
     /// Waits for what passes over one decoded token need besides.
     async fn decodable(&mut self) -> Result<(), Self::Error> {
         Ok(())
+    }
+
+    /// Most tokens for which a pass that is no prompt is faster than one that is: for the end of a prompt whose
+    /// results may differ by rounding. 0: none.
+    fn short(&mut self) -> u32 {
+        0
     }
 
     /// Starts a forward pass.

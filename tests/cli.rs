@@ -221,3 +221,44 @@ fn an_adapter_that_is_not_there_is_named() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr.contains("no such adapter"), "{stderr}");
 }
+
+/// The user's cache folder has what tuning chose; whatever else lies there is no error.
+#[test]
+fn what_tuning_chose_is_taken_up_and_left_alone() {
+    let weights = bise::engine::WeightMode::Checkpoint;
+    let gpu = bise::gpu::GpuOptions { adapter: std::env::var("BISE_ADAPTER").ok(), ..Default::default() };
+    let options = bise::engine::LoadOptions {
+        backend: bise::engine::BackendChoice::Webgpu,
+        autotune: Some(true),
+        tuning_ms: Some(0),
+        weights,
+        gpu,
+        ..Default::default()
+    };
+    let source = bise::checkpoint::source::FileSource::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(TALE));
+    let engine = pollster::block_on(bise::engine::Engine::load(&source, &options, &mut |_| (), &|| false));
+    let tuning = engine.unwrap().info().tuning;
+    let mut choice = tuning.choice;
+    // What no measurement comes to.
+    *choice.last_mut().unwrap() = 7;
+    let folder = std::env::temp_dir().join(format!("bise-cli-tuning-{}", std::process::id()));
+    let file = folder.join("bise/tuning.json");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let run = |arguments: &[&str]| {
+        let generate = ["generate", TALE, "--ids", "1,2,3", "--max-tokens", "2", "--json"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bise"));
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).env("XDG_CACHE_HOME", &folder);
+        let output = command.args(generate).args(arguments).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let held = serde_json::json!({ &tuning.key: choice }).to_string();
+    std::fs::write(&file, &held).unwrap();
+    assert_eq!(run(&["--autotune", "--backend", "webgpu"]).0, 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), held, "nothing was timed");
+    std::fs::write(&file, "{\"torn").unwrap();
+    let (status, stderr) = run(&["--autotune", "--backend", "webgpu"]);
+    assert_eq!(status, 0, "{stderr}");
+    let (status, stderr) = run(&["--autotune", "--backend", "cpu"]);
+    assert!(status == 1 && stderr.contains("error: ") && stderr.contains("autotune"), "{stderr}");
+    std::fs::remove_dir_all(folder).unwrap();
+}

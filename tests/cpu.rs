@@ -323,6 +323,77 @@ fn prompts_may_be_cut_anywhere() {
     }
 }
 
+/// Which elements are NaN after a position whose activations overflow, and then without it.
+fn not_numbers<B: Steps + Read>(b: &mut B, dtype: Dtype) -> Vec<(String, Vec<bool>)> {
+    let (shape, mut n) = (shape_for(dtype), Numbers(11));
+    let scale_cols = if dtype == Dtype::I8 { 128 } else { 0 };
+    let table = matrix(b, &mut n, (shape.vocab, shape.hidden), dtype, scale_cols);
+    let gain = b.vector("norm", shape.hidden).unwrap();
+    let q = matrix(b, &mut n, (shape.q_width(), shape.hidden), dtype, scale_cols);
+    let kv = matrix(b, &mut n, (2 * shape.kv_width(), shape.hidden), dtype, scale_cols);
+    let gate = matrix(b, &mut n, (shape.intermediate, shape.hidden), dtype, scale_cols);
+    let up = matrix(b, &mut n, (shape.intermediate, shape.hidden), dtype, scale_cols);
+    let mut left = Vec::new();
+    // What overflows spoils the positions behind it, but not those before; it is written over at last.
+    let passes = [(0, 1, 1.0), (1, 2, f32::MAX), (3, 1, 1.0), (1, 3, 1.0), (0, 5, f32::MAX), (0, 4, 1.0)];
+    for (position, tokens, gains) in passes {
+        b.write_vector(&gain, &vec![gains; shape.hidden as usize]).unwrap();
+        let ids: Vec<u32> = (position..position + tokens).map(|p| p * 13 % shape.vocab).collect();
+        b.begin(&Batch { ids: &ids, position, prompt: tokens > 1 }).unwrap();
+        b.embed(&table).unwrap();
+        b.rms_norm(Slot::X, &gain, Slot::Normed).unwrap();
+        b.linear(Slot::Normed, &q, Slot::Qkv, 0, Write::Set).unwrap();
+        b.linear(Slot::Normed, &kv, Slot::Qkv, shape.q_width(), Write::Set).unwrap();
+        b.rope_store(0).unwrap();
+        b.attend(0).unwrap();
+        b.gated_linear(Slot::Normed, &gate, &up).unwrap();
+        for slot in [Slot::AttnOut, Slot::Mlp] {
+            let values = b.slot(slot, tokens).iter().map(|value| value.is_nan()).collect();
+            left.push((format!("{slot:?} of {tokens} at {position}, gains of {gains}"), values));
+        }
+    }
+    left
+}
+
+#[test]
+fn what_is_no_number_stays_none() {
+    for dtype in [Dtype::I8, Dtype::Bf16] {
+        let got = not_numbers(&mut Cpu::new(shape_for(dtype), None).unwrap(), dtype);
+        let expected = not_numbers(&mut Reference::new(shape_for(dtype)), dtype);
+        assert_eq!(got, expected, "{dtype}");
+        let is_seen = |wanted: &str, any: bool| {
+            let (_, values) = got.iter().find(|(step, _)| step == wanted).unwrap();
+            assert!(values.iter().all(|nan| *nan == any), "{dtype}: {wanted}");
+        };
+        is_seen("AttnOut of 1 at 0, gains of 1", false);
+        is_seen("AttnOut of 1 at 3, gains of 1", true);
+        is_seen("Mlp of 1 at 3, gains of 1", false);
+        is_seen("AttnOut of 3 at 1, gains of 1", false);
+        is_seen("AttnOut of 4 at 0, gains of 1", false);
+    }
+}
+
+/// The inverse of a scale below 2^-128 is infinite: such inputs count as zeros.
+#[test]
+fn integers_of_the_smallest_inputs_are_zeros() {
+    let (shape, mut n) = (shape_for(Dtype::I8), Numbers(12));
+    let mut cpu = Cpu::new(shape.clone(), None).unwrap();
+    let table = matrix(&mut cpu, &mut n, (shape.vocab, shape.hidden), Dtype::I8, 128);
+    let q = matrix(&mut cpu, &mut n, (shape.q_width(), shape.hidden), Dtype::I8, 128);
+    let gain = cpu.vector("norm", shape.hidden).unwrap();
+    for (gains, largest) in [(1e-37, 1e-30), (1e-33, 1e-28), (1e-40, 1e-30)] {
+        cpu.write_vector(&gain, &vec![gains; shape.hidden as usize]).unwrap();
+        cpu.begin(&Batch { ids: &[3], position: 0, prompt: false }).unwrap();
+        cpu.embed(&table).unwrap();
+        cpu.rms_norm(Slot::X, &gain, Slot::Normed).unwrap();
+        cpu.linear(Slot::Normed, &q, Slot::Qkv, 0, Write::Set).unwrap();
+        let found = cpu.read(Slot::Qkv, 1).iter().fold(0f32, |most, value| most.max(value.abs()));
+        let row = cpu.read(Slot::Qkv, 1);
+        assert!(row.iter().all(|value| value.is_finite()) && found < largest, "{gains}: {found}");
+        assert_eq!(gains == 1e-33, found > 1e-34, "{gains}: {found}");
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let mut cpu = Cpu::new(shape(), None).unwrap();

@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+#[path = "gpu_model/alike.rs"]
+mod alike;
 #[path = "gpu_model/support.rs"]
 #[allow(dead_code, reason = "shared with the tests on the GPU")]
 mod support;
@@ -17,11 +19,16 @@ use std::cell::Cell;
 use bise::checkpoint::source::FileSource;
 use bise::checkpoint::{ByteSource, Manifest};
 use bise::engine::{BackendChoice, CacheForm, Engine, EngineError, LoadOptions, Prompt, WeightMode, inspect};
-use bise::gpu::{DeviceTier, GpuOptions};
+use bise::gpu::{DeviceTier, GpuOptions, Told};
 use bise::merge::MergeOptions;
 use pollster::block_on;
 
 use support::{check_golden, cost_of_fp8_cache, from_top, greedy, held_out, load_on_cpu, merge, run};
+
+/// The embedded model as it is stored, on this binary's backend.
+fn tale() -> Engine {
+    load_on_cpu("www/models/tale", WeightMode::Checkpoint)
+}
 
 fn load(options: &LoadOptions) -> Result<Engine, EngineError> {
     let source = FileSource::new(from_top("www/models/tale"));
@@ -180,6 +187,30 @@ fn auto_takes_webgpu_on_hardware_alone() {
     } else {
         assert_eq!((info.backend.as_str(), info.adapter.name.as_str()), ("cpu", "CPU, one thread"));
         assert!(reason.contains("is software") || reason.contains("no WebGPU adapter"), "{reason}");
+    }
+}
+
+/// What leaves nothing to choose: a device that was lost, integers, a page without WebGPU.
+#[test]
+fn auto_takes_the_cpu_where_there_is_no_choice() {
+    let told = Told { insecure: true, ..Told::default() };
+    let gpu = GpuOptions { told, ..GpuOptions::default() };
+    for (options, why) in [
+        (LoadOptions { lost: true, ..LoadOptions::default() }, "the graphics device was lost"),
+        (LoadOptions { weights: WeightMode::I8, ..LoadOptions::default() }, "8-bit integers"),
+        (LoadOptions { gpu, ..LoadOptions::default() }, "https"),
+    ] {
+        let info = load(&options).unwrap().info();
+        let reason = info.backend_reason.unwrap();
+        assert!(info.backend == "cpu" && reason.contains(why), "{}: {reason}", info.backend);
+        // Hardware is looked at, and not taken.
+        let tier = DeviceTier { software: false, ..DeviceTier::at_default_limits() };
+        let source = FileSource::new(from_top("www/models/tale"));
+        let told = block_on(inspect(&source, &options, Some(&tier))).unwrap();
+        assert_eq!((told.backend.as_str(), told.backend_reason), ("cpu", Some(reason)));
+        assert_eq!(told.weights, info.weights);
+        let asked = LoadOptions { backend: BackendChoice::Webgpu, weights: WeightMode::Auto, ..options };
+        assert_eq!(block_on(inspect(&source, &asked, Some(&tier))).unwrap().backend, "webgpu");
     }
 }
 

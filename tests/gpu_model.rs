@@ -10,6 +10,8 @@
 
 mod common;
 
+#[path = "gpu_model/alike.rs"]
+mod alike;
 #[path = "gpu_model/bench.rs"]
 mod bench;
 #[path = "gpu_model/choices.rs"]
@@ -30,3 +32,10 @@ mod merged;
 mod requests;
 #[path = "gpu_model/support.rs"]
 mod support;
+#[path = "gpu_model/tuning.rs"]
+mod tuning;
+
+/// The embedded model as it is stored, on this binary's backend.
+fn tale() -> bise::engine::Engine {
+    support::load("www/models/tale", bise::engine::WeightMode::Checkpoint, common::limits())
+}

@@ -135,6 +135,7 @@ stage_clippy() {
     need_rust
     cargo clippy --all-targets -- -D warnings
     cargo clippy --lib --target "$WASM_TARGET" -- -D warnings
+    cargo clippy --lib --target "$WASM_TARGET" --features bench -- -D warnings
 }
 
 stage_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib; }

@@ -79,7 +79,7 @@ function fail(thrown) {
  * @param {string} model
  */
 function draw(report, model) {
-  const { info, figures, notes, deviation, hostBytes } = report;
+  const { info, figures, notes, deviation, walkBytes, hostBytes } = report;
   const mib = (/** @type {number} */ bytes) => `${digits(bytes / 2 ** 20)} MiB`;
   const first = figures.filter(({ kind }) => kind === "first token");
   const submits = figures.find(({ kind }) => kind === "submits");
@@ -89,6 +89,7 @@ function draw(report, model) {
     ["Deviation of logits", `${deviation.toExponential(1)} of the largest`],
     ...first.map((figure) => [`First token, ${figure.name}`, amount(figure)]),
     ["Submits per token", submits === undefined ? "" : String(submits.value)],
+    ["Walk of a limit", mib(walkBytes)],
     ["Memory on the device", mib(info.memory.total)],
     ["Memory of the engine", mib(hostBytes)],
   ]);

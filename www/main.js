@@ -30,7 +30,7 @@ const chat = new ChatPanel({
 });
 const blend = new BlendPanel({ chat, message });
 
-const backend = new BackendPanel(() => models.reload());
+const backend = new BackendPanel(() => models.moveOver());
 const models = new ModelsPanel(backend, {
   onUnload: async (isAgain) => {
     message.clear();

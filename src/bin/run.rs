@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use bise::checkpoint::source::FileSource;
 use bise::engine::{
-    BackendChoice, CacheForm, Engine, LoadOptions, Message, Prompt, Request, WeightMode, load_tokenizer,
+    BackendChoice, CacheForm, Engine, LoadOptions, Message, Prompt, Request, TuningFile, WeightMode,
+    load_tokenizer,
 };
 use bise::gpu::{GpuOptions, LimitChoice};
 use clap::{Args, ValueEnum};
@@ -91,9 +92,12 @@ pub struct ModelArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value = "auto")]
     backend: Backend,
-    /// Do not time on a GPU how it decodes fastest.
+    /// Neither time on a GPU how it computes fastest, nor take up what was remembered of that.
     #[arg(long)]
     no_autotune: bool,
+    /// Time it on a software adapter as well.
+    #[arg(long, conflicts_with = "no_autotune")]
+    autotune: bool,
     /// Print exactly one JSON object.
     #[arg(long)]
     json: bool,
@@ -211,11 +215,22 @@ fn load(args: &ModelArgs) -> Result<Engine, Box<dyn Error>> {
         context_length: args.context,
         kv_cache: args.kv_cache.into(),
         backend: args.backend.into(),
-        autotune: args.no_autotune.then_some(false),
+        autotune: if args.no_autotune { Some(false) } else { args.autotune.then_some(true) },
         gpu: gpu_options()?,
         ..LoadOptions::default()
     };
-    Ok(block_on(Engine::load(&source(&args.model)?, &options, &mut |_| (), &|| false))?)
+    load_engine(&args.model, options)
+}
+
+/// Loads with what was remembered of this machine's adapters, and remembers what is timed now.
+pub fn load_engine(model: &Path, mut options: LoadOptions) -> Result<Engine, Box<dyn Error>> {
+    let file = TuningFile::of_user();
+    if options.autotune != Some(false) {
+        options.tunings = file.read();
+    }
+    let engine = block_on(Engine::load(&source(model)?, &options, &mut |_| (), &|| false))?;
+    file.note(&engine.info().tuning);
+    Ok(engine)
 }
 
 /// Prints one JSON object.

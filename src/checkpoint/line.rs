@@ -1,6 +1,6 @@
 //! The line to one server: what all transfers from it share.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
@@ -72,6 +72,8 @@ pub(super) struct Shared<T: Transport> {
     pub(super) heard: Cell<bool>,
     /// The server wants no request before, milliseconds since 1970.
     pub(super) quiet_until_ms: Cell<u64>,
+    /// Files whose hashes will tell whether they are what they should be.
+    pub(super) hashed: OnceCell<Vec<String>>,
     /// What the first answer for each file said.
     versions: RefCell<Vec<(Rc<str>, Head)>>,
     parked: RefCell<Vec<(Flow<T::Body>, Slot)>>,
@@ -93,6 +95,7 @@ impl<T: Transport> Shared<T> {
             ranges: Cell::new(None),
             heard: Cell::new(false),
             quiet_until_ms: Cell::new(0),
+            hashed: OnceCell::new(),
             versions: RefCell::default(),
             parked: RefCell::default(),
         }
@@ -110,14 +113,17 @@ impl<T: Transport> Shared<T> {
         self.lane_bytes.set(next.min(*self.lane_range.end()).max(*self.lane_range.start()).max(1));
     }
 
-    /// Whether an answer is about the file that earlier ones were about, as far as both tell.
+    /// Whether an answer is about the file that earlier ones were about, as far as both tell. Servers of one
+    /// network need not agree on a validator: where a hash tells more, it alone counts.
     pub(super) fn is_same_version(&self, file: &Rc<str>, head: &Head) -> bool {
         fn agree<V: PartialEq>(known: &Option<V>, now: &Option<V>) -> bool {
             known.is_none() || now.is_none() || known == now
         }
         let mut versions = self.versions.borrow_mut();
         if let Some((_, known)) = versions.iter_mut().find(|(name, _)| name == file) {
-            let same = agree(&known.file_bytes, &head.file_bytes) && agree(&known.validator, &head.validator);
+            let is_hashed = self.hashed.get().is_some_and(|files| files.iter().any(|name| **name == **file));
+            let same = agree(&known.file_bytes, &head.file_bytes)
+                && (is_hashed || agree(&known.validator, &head.validator));
             known.file_bytes = known.file_bytes.or(head.file_bytes);
             known.validator = known.validator.take().or_else(|| head.validator.clone());
             return same;

@@ -50,6 +50,13 @@ impl<T: Transport> Steady<T> {
         Steady { shared: Rc::new(shared) }
     }
 
+    /// These files are hashed as they come, and compared: their answers need not name one version.
+    pub fn hashing(self, files: Vec<String>) -> Steady<T> {
+        // Once, before anything is read.
+        let _ = self.shared.hashed.set(files);
+        self
+    }
+
     /// What it reads over.
     pub fn transport(&self) -> &T {
         &self.shared.transport

@@ -4,13 +4,16 @@
 use super::formats::{ROWS, STEP};
 use super::lanes::{
     Ints, Lanes, abs, add_products, largest, load, max, mul, mul_add, no_ints, round_to_shorts, splat, store,
-    sums_by_lane, to_lanes,
+    sums_by_lane, to_lanes, total,
 };
 use super::product::{Out, Stored};
 use crate::dtype::I8_BLOCK;
 
 /// Steps of a block: their sums fit 32 bits.
 const BLOCK: usize = I8_BLOCK / STEP;
+
+/// Below it a block counts as zeros: the inverse of its scale would overflow.
+const LEAST: f32 = 1e-34;
 
 /// A step of each of four rows.
 type Four = [[u8; STEP]; ROWS];
@@ -36,8 +39,11 @@ impl Inputs {
             let row = row.get(..cols).unwrap_or_default().as_chunks::<4>().0;
             for block in row.chunks(I8_BLOCK / 4) {
                 let most = largest(block.iter().map(|four| abs(load(four))).fold(splat(0.0), max));
-                let inverse = if most > f32::MIN_POSITIVE { 32767.0 / most } else { 0.0 };
-                self.scales.push(most / 32767.0);
+                // Whole numbers have no NaN, and `max` may pass one over: this is 0, or NaN for what is not finite.
+                let poison =
+                    total(block.iter().fold(splat(0.0), |sum, four| mul_add(sum, load(four), splat(0.0))));
+                let inverse = if most > LEAST { 32767.0 / most } else { 0.0 };
+                self.scales.push(most / 32767.0 + poison);
                 let scaled = |four: &[f32; 4]| mul(load(four), splat(inverse));
                 let steps = block.as_chunks().0.iter();
                 self.steps.extend(

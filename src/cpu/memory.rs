@@ -60,20 +60,39 @@ impl Cpu {
         let Some(limit) = LIMIT_BYTES else { return Ok(()) };
         let beside = beside.saturating_add(RESERVE_BYTES);
         check_within(bytes, limit.saturating_sub(beside))?;
-        let wanted = bytes.iter().sum::<u64>() + beside;
-        let mut pieces: Vec<Vec<u8>> = Vec::new();
-        for piece in 0..wanted.div_ceil(PIECE_BYTES) {
-            let mut held = Vec::new();
-            if held.try_reserve_exact(PIECE_BYTES as usize).is_err() {
-                let limit = (piece * PIECE_BYTES).saturating_sub(beside);
-                return check_within(bytes, limit);
-            }
-            pieces.push(held);
+        match available(bytes.iter().sum::<u64>() + beside) {
+            Some(available) => check_within(bytes, available.saturating_sub(beside)),
+            None => Ok(()),
         }
-        // Otherwise a compiler may find that nobody uses them.
-        std::hint::black_box(&pieces);
+    }
+
+    /// [`Cpu::reserve`] for what works beside a model that is there: what reads other weights for it.
+    ///
+    /// # Errors
+    /// [`CpuError::OutOfMemory`].
+    pub fn reserve_beside(beside: u64) -> Result<(), CpuError> {
+        let bytes = beside.saturating_add(RESERVE_BYTES);
+        let refused = LIMIT_BYTES.is_some() && available(bytes).is_some();
+        if refused {
+            return Err(CpuError::OutOfMemory { label: "what reads the weights".into(), bytes });
+        }
         Ok(())
     }
+}
+
+/// Takes that much memory, and gives it back; where there is less, how much there is.
+fn available(wanted: u64) -> Option<u64> {
+    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    for piece in 0..wanted.div_ceil(PIECE_BYTES) {
+        let mut held = Vec::new();
+        if held.try_reserve_exact(PIECE_BYTES as usize).is_err() {
+            return Some(piece * PIECE_BYTES);
+        }
+        pieces.push(held);
+    }
+    // Otherwise a compiler may find that nobody uses them.
+    std::hint::black_box(&pieces);
+    None
 }
 
 /// Refuses what sums to more than `limit` bytes.

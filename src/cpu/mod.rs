@@ -48,7 +48,7 @@ const PASS_PRODUCTS: u64 = 1 << 32;
 pub enum CpuError {
     /// An allocation failed.
     #[error(
-        "there is no memory for {label} ({bytes} bytes more); use a shorter context, f8 weights or a smaller model"
+        "there is no memory for {label} ({bytes} bytes more); use a shorter context, weights of 8 bits or a smaller model"
     )]
     OutOfMemory {
         /// What was to be allocated.
@@ -59,8 +59,8 @@ pub enum CpuError {
     /// More than there is, known before any of it arrived.
     #[error(
         "this model takes {needed} bytes of memory on the processor ({weights} for weights, {kv_cache} for the \
-         key/value cache, {activations} for activations), and there are {limit}; use f8 weights, a shorter context, \
-         a smaller model, or WebGPU"
+         key/value cache, {activations} for activations), and there are {limit}; use a shorter context, weights \
+         of 8 bits, a smaller model, or WebGPU"
     )]
     TooLarge {
         /// In all.
@@ -126,6 +126,9 @@ pub struct Cpu {
     caches: Vec<[Vec<u8>; 2]>,
     ids: Vec<u32>,
     position: u32,
+    /// From which position on keys or values were NaN, which the cache's widening does not know: what attends to
+    /// them is NaN. `u32::MAX`: none.
+    poisoned: u32,
     /// Of the batch, `(T, head_dim / 2)`.
     rope: Vec<[f32; 2]>,
     prompt: bool,
@@ -183,6 +186,7 @@ impl Cpu {
             caches,
             ids: Vec::new(),
             position: 0,
+            poisoned: u32::MAX,
             rope: Vec::new(),
             prompt: false,
             planning: false,

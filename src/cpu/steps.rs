@@ -80,6 +80,9 @@ impl Steps for Cpu {
         self.ids.clear();
         self.ids.extend_from_slice(batch.ids);
         (self.position, self.prompt) = (batch.position, batch.prompt);
+        if batch.position <= self.poisoned {
+            self.poisoned = u32::MAX;
+        }
         self.rope = self.shape.rope_table(batch.position, tokens);
         Ok(())
     }
@@ -152,14 +155,17 @@ impl Steps for Cpu {
             let (pitch, layout) = (this.pitch(Slot::Qkv), layout(shape));
             let Some([keys, values]) = this.caches.get_mut(layer as usize) else { return Ok(()) };
             let rows = qkv.chunks_exact_mut(pitch.max(1)).zip(this.rope.chunks_exact(half.max(1)));
-            for (position, (row, rope)) in (this.position as usize..).zip(rows) {
+            for (position, (row, rope)) in (this.position..).zip(rows) {
                 let Some((rotated, rest)) = row.split_at_mut_checked(q_width + kv_width) else { continue };
                 for head in rotated.chunks_exact_mut(head_dim.max(1)) {
                     rotate(head, rope);
                 }
                 let key = rotated.get(q_width..).unwrap_or_default();
                 let value = rest.get(..kv_width).unwrap_or_default();
-                layout.write(position, [key, value], [keys, values]);
+                if key.iter().chain(value).any(|element| element.is_nan()) {
+                    this.poisoned = this.poisoned.min(position);
+                }
+                layout.write(position as usize, [key, value], [keys, values]);
             }
             Ok(())
         })
@@ -179,6 +185,10 @@ impl Steps for Cpu {
             };
             if let Some([keys, values]) = this.caches.get(layer as usize) {
                 attend(shape, this.slot(Slot::Qkv), [keys, values], &mut scratch, out);
+                let sound = this.poisoned.saturating_sub(this.position) as usize;
+                let tokens = out.chunks_exact_mut(shape.out_pitch.max(1)).take(shape.tokens);
+                let heads = this.shape.q_width() as usize;
+                tokens.skip(sound).for_each(|row| row.iter_mut().take(heads).for_each(|out| *out = f32::NAN));
             }
             this.scratch.attention = scratch;
             Ok(())

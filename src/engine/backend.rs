@@ -5,7 +5,7 @@ use super::types::{AdapterInfo, BackendChoice};
 use super::{EngineError, LoadOptions};
 use crate::cpu::{Cpu, CpuError, CpuMatrix, CpuVector};
 use crate::gpu::{DeviceTier, Gpu, GpuError, GpuMatrix, GpuOptions, Traffic};
-use crate::kernels::{Threads, Tuner, WebGpu};
+use crate::kernels::{Threads, WebGpu};
 use crate::model::WeightPlan;
 use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, DecoderShape, MatrixSpec, Slot, Steps, Store, Write};
@@ -26,8 +26,8 @@ impl Device {
             return Ok((Device::Cpu, None));
         }
         let free = options.is_free();
-        if free && options.lost {
-            return Ok((Device::Cpu, Some("the graphics device was lost".into())));
+        if let Some(reason) = options.why_cpu() {
+            return Ok((Device::Cpu, Some(reason.into())));
         }
         match Gpu::open(&GpuOptions { hardware: free, ..options.gpu.clone() }).await {
             Ok(gpu) => Ok((Device::Gpu(gpu), free.then(|| HARDWARE.into()))),
@@ -131,7 +131,7 @@ impl Backend {
                 let DeviceTier { name, driver, software, max_binding_bytes, .. } =
                     backend.gpu().tier().clone();
                 let fp8_decoder = backend.info().fp8_decoder.name().into();
-                let Threads { workgroup, lanes } = backend.threads();
+                let Threads { workgroup, lanes } = backend.choice().threads;
                 let threads = Some([workgroup, lanes]);
                 AdapterInfo { name, driver, software, max_binding_bytes, fp8_decoder, threads }
             }
@@ -146,18 +146,11 @@ impl Backend {
         }
     }
 
-    /// Prepares to choose how to decode; see [`WebGpu::tuner`].
-    pub async fn tuner(&mut self, forced: bool) -> Option<Tuner> {
+    /// Makes sure of memory for a source that other weights come from, where that can be known before it is used.
+    pub fn reserve_beside(&self, source_bytes: u64) -> Result<(), CpuError> {
         match self {
-            Backend::Gpu(backend) => backend.tuner(forced).await,
-            Backend::Cpu(..) => None,
-        }
-    }
-
-    /// Takes what was chosen; see [`WebGpu::tuned`].
-    pub fn tuned(&mut self, threads: Option<Threads>) {
-        if let Backend::Gpu(backend) = self {
-            backend.tuned(threads);
+            Backend::Gpu(_) => Ok(()),
+            Backend::Cpu(_) => Cpu::reserve_beside(source_bytes),
         }
     }
 
@@ -264,6 +257,13 @@ impl Steps for Backend {
 
     async fn decodable(&mut self) -> Result<(), BackendError> {
         either!(self, b => b.decodable().await)
+    }
+
+    fn short(&mut self) -> u32 {
+        match self {
+            Backend::Gpu(b) => b.short(),
+            Backend::Cpu(b) => b.short(),
+        }
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), BackendError> {

@@ -1,14 +1,17 @@
 //! How fast a loaded model runs, beside what the same adapter can do at most. One text for the command line and for
 //! browsers; the limits are those of [`crate::kernels::probe`].
 
+mod limits;
+
 use serde::Serialize;
 use web_time::Instant;
 
 use super::{Engine, EngineError, Info};
 use crate::kernels::WebGpu;
-use crate::kernels::probe::{Kind, Limits, Probe, median};
+use crate::kernels::probe::{Limits, median};
+use crate::steps::DecoderShape;
 use crate::steps::sampling::{Past, Rules};
-use crate::steps::{DecoderShape, MatrixSpec};
+use limits::{decode_limit_ms, of_limits, prompt_limit_ms};
 
 /// Prompt lengths.
 const PROMPTS: [u32; 4] = [16, 128, 512, 2048];
@@ -16,12 +19,17 @@ const PROMPTS: [u32; 4] = [16, 128, 512, 2048];
 const CONTEXTS: [u32; 3] = [16, 512, 2048];
 /// Tokens decoded for one sample.
 const STEPS: u32 = 8;
+/// How long a token is computed again and again for the profile.
+const PROFILE_MS: f64 = 1500.0;
+/// Timestamps that come in larger steps than this tell nothing of one dispatch, but still something of many.
+const COARSE_MS: f64 = 0.005;
 /// A prompt that takes longer than this is timed once.
 const LONG_MS: f64 = 4000.0;
 /// A prompt that would take longer than this, by the shorter ones, is left out.
 const TOO_LONG_MS: f64 = 90_000.0;
-/// Tokens of the prompt whose logits are compared, and tokens decoded behind it.
-const COMPARED: [u32; 2] = [12, 3];
+/// Tokens of the prompt whose logits are compared, and tokens decoded behind it: the prompt fills tiles of the
+/// products, and a GPU divides the cache behind it.
+const COMPARED: [u32; 2] = [64, 3];
 /// How far logits may be from the reference's, of the largest: keys and values are rounded to f16.
 const TOLERANCE: f32 = 5e-3;
 
@@ -45,7 +53,8 @@ impl Default for BenchOptions {
 /// One figure: the median of its samples.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
-    /// `limit`, `kernel`, `merge`, `load`, `first token`, `prefill`, `decode`, `submits`, `dispatches` or `time`.
+    /// `limit`, `kernel`, `merge`, `load`, `first token`, `prefill`, `decode`, `submits`, `dispatches`, `time` or
+    /// `token`.
     pub kind: &'static str,
     /// Which of its kind.
     pub name: String,
@@ -67,6 +76,7 @@ pub struct Figure {
 
 /// The result of a bench.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct BenchReport {
     /// What was measured, and on which adapter; memory in bytes.
     pub info: Info,
@@ -74,8 +84,10 @@ pub struct BenchReport {
     pub deviation: f32,
     /// All figures.
     pub figures: Figures,
-    /// What was left out, and why.
-    pub notes: Vec<&'static str>,
+    /// Bytes that a sample of a limit walks through at least, before it comes to the same ones again.
+    pub walk_bytes: u64,
+    /// What was left out, and why; what to know of the figures.
+    pub notes: Vec<String>,
 }
 
 /// All figures of a report.
@@ -109,7 +121,7 @@ impl Figures {
             at,
             value: 0.0,
             unit: "",
-            spread: [f64::INFINITY, 0.0],
+            spread: [f64::INFINITY, f64::NEG_INFINITY],
             samples: samples.len(),
             limit: None,
             ratio: None,
@@ -128,6 +140,23 @@ impl Figures {
             (figure.limit, figure.ratio) = (Some(limit), Some(figure.value / limit));
         }
         self.0.push(figure);
+    }
+
+    /// Adds milliseconds that are each the sum over so many dispatches, by timestamps that come in steps.
+    fn add_times(&mut self, name: (&'static str, &str, u32), samples: &[f64], step_ms: f64, dispatches: u64) {
+        let (ms, count) = (Unit::Times(1.0, "ms"), samples.len());
+        if count == 0 {
+            return;
+        }
+        if step_ms <= COARSE_MS {
+            return self.add(name, ms, samples, 0.0);
+        }
+        // Passes begin anywhere within a step, so that the mean is right; each is off by half a step at most, the
+        // root of the mean square.
+        let mean = samples.iter().sum::<f64>() / count as f64;
+        let off = step_ms / 2.0 * (dispatches as f64 / count as f64).sqrt();
+        self.add(name, ms, &[(mean - off).max(0.0), mean, mean + off], 0.0);
+        self.0.last_mut().into_iter().for_each(|figure| figure.samples = count);
     }
 }
 
@@ -188,7 +217,7 @@ impl Engine {
         let longest = if options.quick { options.longest.min(128) } else { options.longest };
         let mut notes = Vec::new();
         if shape.context < longest.saturating_add(STEPS + 8) {
-            notes.push("the context holds no longer prompts");
+            notes.push("the context holds no longer prompts".to_owned());
         }
         // Milliseconds: of prompts, then of tokens behind a context.
         let mut points: Vec<(bool, u32, Vec<f64>)> = Vec::new();
@@ -206,7 +235,7 @@ impl Engine {
                 if *is_prompt && known.is_none() && (round > 0 || ms_per_token * f64::from(*at) > TOO_LONG_MS)
                 {
                     if round == 0 {
-                        notes.push("longer prompts would take minutes");
+                        notes.push("longer prompts would take minutes".to_owned());
                     }
                 } else if !*is_prompt || known.is_none_or(|ms| ms < LONG_MS) {
                     say(if *is_prompt { "a prompt of" } else { "decoding behind" }, *at)?;
@@ -219,9 +248,8 @@ impl Engine {
         }
 
         say("profiling", 0)?;
-        let timed = self.gpu()?.gpu().tier().timestamps;
-        if !timed {
-            notes.push("this adapter has no timestamps: kernels are counted, not timed");
+        if !self.gpu()?.gpu().tier().timestamps {
+            notes.push("this adapter has no timestamps: kernels are counted, not timed".to_owned());
         }
         let mut figures = of_limits(&limits);
         let loading = Unit::Per(self.loading.bytes as f64 / 1e3, "MB/s");
@@ -246,10 +274,12 @@ impl Engine {
         // The first of them ends a prompt; the rest were decoded.
         let per_token = submits as f64 / f64::from(STEPS + 1);
         figures.add(("submits", "per token", 0), Unit::Times(1.0, "submits"), &[per_token], 0.0);
-        for (_, at, _) in points.iter().filter(|(is_prompt, ..)| !is_prompt) {
-            self.profile(*at, &shape, timed, &mut figures).await?;
+        let budget_ms = if options.quick { PROFILE_MS / 5.0 } else { PROFILE_MS };
+        for (_, at, samples) in points.iter().filter(|(is_prompt, ..)| !is_prompt) {
+            let note = self.profile((*at, samples), &shape, budget_ms, &mut figures).await?;
+            notes.extend(note.filter(|note| !notes.contains(note)));
         }
-        Ok(BenchReport { info: self.info(), deviation, figures, notes })
+        Ok(BenchReport { info: self.info(), deviation, figures, walk_bytes: limits.walk_bytes, notes })
     }
 
     fn gpu(&mut self) -> Result<&mut WebGpu, EngineError> {
@@ -319,99 +349,57 @@ impl Engine {
         Ok(started.elapsed().as_secs_f64() * 1e3 / f64::from(steps.max(1)))
     }
 
-    /// What one token behind `context` others is made of.
+    /// What one token behind others is made of, whose time in the token loop is known; with what is to be said of it.
     async fn profile(
         &mut self,
-        context: u32,
+        (context, decoded): (u32, &[f64]),
         shape: &DecoderShape,
-        timed: bool,
+        budget_ms: f64,
         figures: &mut Figures,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<String>, EngineError> {
         self.decoder.reset();
         self.decoder.assume(&ids(shape.vocab, context));
-        self.gpu()?.profile(true);
-        self.decoder.forward(&[1], false, true).await?;
-        let kernels = std::mem::take(self.gpu()?.profiled());
-        self.gpu()?.profile(false);
+        let rules = Rules { greedy: 1, ..Rules::default() };
+        self.decoder.start_sampling(&rules, &[], Past::default())?;
+        self.decoder.advance(&[1], false, 0)?;
+        self.decoder.chosen().await?;
+        let profile = self.gpu()?.profile(budget_ms).await?;
+        // What was computed again and again is no sequence.
+        self.decoder.reset();
         let layers = u64::from(shape.layers.max(1));
-        let mut per_layer = 0;
+        let (mut all, mut per_layer) = (0, 0);
+        let mut sums = Vec::new();
         let counted = Unit::Times(1.0, "dispatches");
-        for (name, count, ms) in &kernels {
+        for kernel in &profile.kernels {
+            all += kernel.dispatches;
             // Of what runs once for a token, a layer has none.
-            per_layer += count / layers;
-            figures.add(("dispatches", name, context), counted, &[*count as f64], 0.0);
-            if timed {
-                figures.add(("time", name, context), Unit::Times(1.0, "ms"), &[*ms], 0.0);
-            }
+            per_layer += kernel.dispatches / layers;
+            figures.add(("dispatches", kernel.name, context), counted, &[kernel.dispatches as f64], 0.0);
+            figures.add_times(
+                ("time", kernel.name, context),
+                &kernel.samples,
+                profile.step_ms,
+                kernel.dispatches,
+            );
+            sums.resize(kernel.samples.len(), 0.0);
+            sums.iter_mut().zip(&kernel.samples).for_each(|(sum, ms)| *sum += ms);
         }
         figures.add(("dispatches", "per layer", context), counted, &[per_layer as f64], 0.0);
-        Ok(())
-    }
-}
-
-/// What the adapter can do at most, and each kernel that was tried.
-fn of_limits(limits: &Limits) -> Figures {
-    let mut figures = Figures::default();
-    let stream = limits.best(Kind::Stream);
-    for (index, probe) in limits.probes.iter().enumerate() {
-        let (kind, what, unit) = match probe.kind {
-            Kind::Stream => ("limit", "streaming read", Unit::Times(1e-9, "GB/s")),
-            Kind::Matvec(_) => ("limit", "matrix-vector", Unit::Times(1e-9, "GB/s")),
-            Kind::Matmul(_) => ("limit", "matrix-matrix", Unit::Times(1e-9, "GFLOP/s")),
-            Kind::Product => ("limit", "plain product F32", Unit::Times(1e-9, "GFLOP/s")),
-            Kind::Dispatch => ("limit", "dispatches", Unit::Times(1e-3, "per ms")),
-            Kind::Reduce => ("merge", "reduce", Unit::Times(1e-9, "GB/s")),
-            Kind::Blend => ("merge", "blend", Unit::Times(1e-9, "GB/s")),
-        };
-        let dtype = match probe.kind {
-            Kind::Matvec(dtype) | Kind::Matmul(dtype) => Some(dtype),
-            _ => None,
-        };
-        let mut name = what.to_owned();
-        if let Some(dtype) = dtype {
-            name = format!("{what} {dtype}");
-            let kernel = format!("{what} {} {}", probe.shape, probe.variant);
-            figures.add(("kernel", &kernel, 0), unit, &probe.samples, limits.best(probe.kind) * 1e-9);
+        figures.add(("dispatches", "per token", context), counted, &[all as f64], 0.0);
+        if sums.is_empty() || decoded.is_empty() {
+            return Ok(None);
         }
-        // The best of a kind stands for it; of equals the first.
-        let of_kind = limits.probes.iter().enumerate().filter(|(_, other)| other.kind == probe.kind);
-        let better = |(at, other): (usize, &Probe)| {
-            other.rate() > probe.rate() || (other.rate() == probe.rate() && at < index)
-        };
-        if !of_kind.into_iter().any(better) {
-            let limit = if kind == "merge" { stream * 1e-9 } else { 0.0 };
-            figures.add((kind, &name, 0), unit, &probe.samples, limit);
-        }
+        let ms = Unit::Times(1.0, "ms");
+        figures.add_times(("token", "its kernels, summed", context), &sums, profile.step_ms, all);
+        let summed = figures.0.last().map_or(0.0, |figure| figure.value);
+        figures.add(("token", "in the token loop", context), ms, decoded, 0.0);
+        figures.add(("token", "beside its kernels", context), ms, &[median(decoded) - summed], 0.0);
+        Ok((profile.step_ms > COARSE_MS).then(|| {
+            format!(
+                "timestamps come in steps of {:.0} µs here: a kernel's time is the mean over some tokens, with how far \
+                 off that may be as its spread",
+                profile.step_ms * 1e3
+            )
+        }))
     }
-    figures.add(("limit", "writes to the device", 0), Unit::Times(1e-6, "MB/s"), &limits.writes, 0.0);
-    figures.add(("limit", "submit and read back", 0), Unit::Times(1.0, "ms"), &limits.readbacks, 0.0);
-    figures
-}
-
-fn size(spec: &MatrixSpec) -> f64 {
-    f64::from(spec.rows) * f64::from(spec.cols)
-}
-
-/// Milliseconds in which every weight is read once at the best rate of its type, and the cache at the streaming rate.
-fn decode_limit_ms(context: u32, shape: &DecoderShape, matrices: &[MatrixSpec], limits: &Limits) -> f64 {
-    let positions = f64::from(context.min(shape.cache_slots()));
-    let cache_bytes = positions * f64::from(shape.kv_width()) * 4.0 * f64::from(shape.layers);
-    let matvec = |spec: &MatrixSpec| {
-        size(spec) * spec.dtype.size_bytes() as f64 / limits.best(Kind::Matvec(spec.dtype))
-    };
-    (cache_bytes / limits.best(Kind::Stream) + matrices.iter().map(matvec).sum::<f64>()) * 1e3
-}
-
-/// Milliseconds in which every matrix is multiplied with so many tokens at the best rate of its type or of a plain
-/// f32 product, whichever is more, or read once where that takes longer, and the head with the last of them.
-fn prompt_limit_ms(tokens: u32, matrices: &[MatrixSpec], limits: &Limits) -> f64 {
-    let Some((head, layers)) = matrices.split_last() else { return 0.0 };
-    let bytes = |spec: &MatrixSpec| size(spec) * spec.dtype.size_bytes() as f64;
-    let matmul = |spec: &MatrixSpec| {
-        let best = limits.best(Kind::Matmul(spec.dtype)).max(limits.best(Kind::Product));
-        let work = 2.0 * size(spec) * f64::from(tokens) / best;
-        work.max(bytes(spec) / limits.best(Kind::Stream))
-    };
-    let head = bytes(head) / limits.best(Kind::Matvec(head.dtype));
-    (head + layers.iter().map(matmul).sum::<f64>()) * 1e3
 }

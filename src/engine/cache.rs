@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::types::WeightMode;
 use crate::checkpoint::journal::{Journal, Point};
 use crate::checkpoint::pack::{Pack, PackError, Tag};
-use crate::checkpoint::storage::{StorageError, StoredFile};
+use crate::checkpoint::storage::{LookedAt, StorageError, StoredFile};
 
 /// Bytes of weights between two points from which an interrupted load goes on. With all lanes of a
 /// transfer full behind them (see [`LANE_BYTES`](crate::checkpoint::steady::LANE_BYTES)), an
@@ -94,6 +94,15 @@ pub(super) struct KeptRead {
     /// Where its pieces lie.
     pub pieces: Vec<u64>,
     is_whole: bool,
+}
+
+impl CacheFiles {
+    /// The same to be looked at alone: whatever is damaged there stays.
+    #[must_use]
+    pub fn looked_at(self) -> CacheFiles {
+        let (pack, journal) = (Box::new(LookedAt(self.pack)), Box::new(LookedAt(self.journal)));
+        CacheFiles { pack, journal, ..self }
+    }
 }
 
 /// One kept model. All of its small files come before the first point, all weights after it.

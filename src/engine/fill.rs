@@ -127,7 +127,7 @@ impl Kept {
         }
         let wanted = Wanted {
             plan: plan.fingerprint(),
-            form: plan.precision.into(),
+            form: plan.stored_precision().into(),
             bytes: plan.device_bytes(u64::MAX).unwrap_or_default(),
             files: self.known_files(),
         };

@@ -5,6 +5,7 @@ use web_time::{Instant, SystemTime, UNIX_EPOCH};
 use super::{
     Alternative, Delta, Engine, EngineError, FinishReason, Output, Prompt, Request, Timings, TokenLogprob,
 };
+use crate::steps::Steps;
 use crate::steps::sampling::{Past, Sampled};
 use crate::text::{
     DecodeStream, Sampler, SamplerOptions, StopMatcher, StopOutcome, TextError, Tokenizer, log_probs,
@@ -88,9 +89,13 @@ impl Engine {
             None => Chooser::Host(Vec::new()),
         };
         let last = self.prefill(prompt.get(cached_tokens as usize..).unwrap_or_default(), cancelled).await?;
+        // A few tokens are faster as decoding computes them, where rounding may show.
+        let as_prompt = exact || last.len() > self.decoder.backend_mut().short() as usize;
         match &mut chooser {
-            Chooser::Host(logits) => *logits = self.run_prompt(last, cancelled).await?,
-            Chooser::Device { .. } => self.decoder.advance(last, true, sampler.next_draw())?,
+            Chooser::Host(logits) => {
+                *logits = self.decoder.forward(last, as_prompt, true).await?.unwrap_or_default();
+            }
+            Chooser::Device { .. } => self.decoder.advance(last, as_prompt, sampler.next_draw())?,
         }
         let mut first_token = None;
         let finish_reason = loop {

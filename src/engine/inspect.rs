@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::cached::Kept;
-use super::load::{context_length, read_side_files};
+use super::load::{context_length, read_side_files, reported};
 use super::room::Room;
 use super::{EngineError, LoadOptions, WeightMode};
 use crate::checkpoint::scales::Scales;
@@ -59,7 +59,8 @@ pub struct Inspection {
     pub activation_bytes: u64,
     /// Device memory in all, with the weights stored as `weights` says.
     pub total_bytes: u64,
-    /// Key/value cache and everything else at other context lengths that this device holds.
+    /// Key/value cache and everything else at other context lengths that this device holds: none where it does not
+    /// hold the weights.
     pub contexts: Vec<ContextMemory>,
     /// Where a load with these options would run, `webgpu` or `cpu`: whose memory and limits are told.
     pub backend: String,
@@ -142,6 +143,7 @@ pub async fn inspect_cached<S: ByteSource>(
         Precision::I8 => bytes_of(&plan)?,
     };
     let parameters = plan.parameters;
+    let holds_weights = problems.is_empty();
 
     let max = config.max_positions;
     let kv_cache = options.kv_cache;
@@ -167,8 +169,11 @@ pub async fn inspect_cached<S: ByteSource>(
         length = length.saturating_mul(2);
     }
     contexts.push(memory(largest));
-    if let Room::Cpu = room {
-        contexts.retain(|each| fits(each.context_length).is_ok());
+    contexts.retain(|each| holds_weights && fits(each.context_length).is_ok());
+    if options.lost && options.is_free() && !problems.is_empty() {
+        // Larger than what the CPU holds: as a load does.
+        let options = LoadOptions { lost: false, ..options.clone() };
+        return Box::pin(inspect_cached(source, kept, &options, tier)).await;
     }
 
     let mut tensors = BTreeMap::new();
@@ -208,7 +213,7 @@ pub async fn inspect_cached<S: ByteSource>(
         scales: (!granularities.is_empty()).then_some(granularities),
         shards: manifest.shards.len(),
         weight_bytes: manifest.total_bytes(),
-        weights,
+        weights: reported(weights, &plan),
         device_bytes,
         device_bytes_f8,
         kv_cache_bytes,

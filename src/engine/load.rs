@@ -7,7 +7,8 @@ use web_time::Instant;
 use super::backend::Device;
 use super::cached::Kept;
 use super::fill::Target;
-use super::{Engine, EngineError, LoadOptions, Loading, Phase, Progress};
+use super::tuning::{self, Tuning};
+use super::{Engine, EngineError, LoadOptions, Loading, Phase, Progress, WeightMode};
 use crate::checkpoint::foreign::found_instead;
 use crate::checkpoint::source::read_all;
 use crate::checkpoint::{ByteSource, Manifest, SourceError};
@@ -73,14 +74,15 @@ impl Engine {
         let mut report = |phase, done, total| progress(Progress { phase, done, total, note: None });
         report(Phase::Config, 0, 1);
         let side = read_side_files(source).await?;
-        let plan = WeightPlan::new(&side.config, &side.config_json, manifest, self.weights.precision())?;
+        let plan = WeightPlan::new(&side.config, &side.config_json, manifest, self.plan.precision)?;
         if side.config != self.config || !plan.has_the_matrices_of(&self.plan) {
             let what = "this model has other layers, shapes or precisions than the loaded one; load it anew";
             return Err(EngineError::BadRequest(what.into()));
         }
         let total = manifest.total_bytes();
-        self.incomplete = true;
         let (backend, weights) = self.decoder.rewrite();
+        backend.reserve_beside(source.memory_bytes())?;
+        self.incomplete = true;
         let mut target = Target { plan: &plan, weights, backend };
         Kept::nothing()
             .fill(source, manifest, &mut target, cancelled, &mut |done| report(Phase::Weights, done, total))
@@ -121,6 +123,7 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Engine, EngineError> {
+        tuning::check(options)?;
         let mut report = |phase, done, total| {
             progress(Progress { phase, done, total, note: kept.report().note });
         };
@@ -161,12 +164,13 @@ impl Engine {
         let weights = Weights::allocate(&plan, &mut backend)?;
         backend.allocated().await?;
         decoder::plan(&mut backend, &weights)?;
+        let mut tuning = Tuning::new(&mut backend, options);
+        if tuning.is_remembered() {
+            decoder::plan(&mut backend, &weights)?;
+        }
         // Browsers compile while the first bytes are on their way.
         backend.compile();
-        let tuner = match options.autotune {
-            Some(false) => None,
-            wanted => backend.tuner(wanted == Some(true)).await,
-        };
+        let tuner = tuning.tuner(&mut backend).await;
         stop()?;
 
         let total = manifest.total_bytes();
@@ -174,12 +178,10 @@ impl Engine {
         let mut target = Target { plan: &plan, weights: &weights, backend: &mut backend };
         let mut on_bytes = |done| report(Phase::Weights, done, total);
         let filling = kept.fill(source, &manifest, &mut target, cancelled, &mut on_bytes);
-        let tuning = async { tuner?.run().await.ok().flatten() };
-        let (filled, threads) = join(filling, tuning).await;
+        let timing = async { Some(tuner?.run().await) };
+        let (filled, timed) = join(filling, timing).await;
         filled?;
-        if threads.is_some() {
-            // What was compiled for the usual threads stays, where those have won.
-            backend.tuned(threads);
+        if tuning.take(&mut backend, timed) {
             decoder::plan(&mut backend, &weights)?;
             backend.compile();
         }
@@ -198,17 +200,23 @@ impl Engine {
             tokenizer: side.tokenizer,
             template: side.template,
             context,
-            weights: form,
+            weights: reported(form, &plan),
             kv_cache: options.kv_cache,
             plan,
             incomplete: false,
             requests: 0,
             cache: kept.report(),
             reason,
+            tuning: tuning.report,
             sha256: kept.hashes(),
             host_tokens: 0,
         })
     }
+}
+
+/// The form of the weights in the end, which may be that of the checkpoint.
+pub(super) fn reported(form: WeightMode, plan: &WeightPlan) -> WeightMode {
+    if form.precision() == plan.stored_precision() { form } else { plan.stored_precision().into() }
 }
 
 /// The context to reserve: `wanted`, or as much as is usual, of what the model was made for and of

@@ -3,6 +3,8 @@
 //! ```text
 //! backend   WebGPU or the CPU, as one
 //! room      what either has room for
+//! tuning    how a load comes to its choice of kernels
+//! tuning_file  where native programs remember it
 //! load      from a source of bytes to a model on the device
 //! fill      its weights: from the cache, then from the source
 //! cached    the source with what is kept of it, and the hashes of its files
@@ -14,6 +16,7 @@
 //! ```
 
 mod backend;
+#[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
 pub mod bench;
 pub mod cache;
 pub mod cached;
@@ -24,6 +27,9 @@ mod inspect;
 pub mod keeper;
 mod load;
 mod room;
+mod tuning;
+#[cfg(not(target_arch = "wasm32"))]
+mod tuning_file;
 pub mod types;
 
 pub use cache::CacheFiles;
@@ -31,6 +37,8 @@ pub use cached::{CachedSource, Kept, Trust};
 pub use error::EngineError;
 pub use inspect::{ContextMemory, Inspection, inspect, inspect_cached};
 pub use load::load_tokenizer;
+#[cfg(not(target_arch = "wasm32"))]
+pub use tuning_file::TuningFile;
 pub use types::*;
 
 use std::collections::BTreeMap;
@@ -58,6 +66,7 @@ pub struct Engine {
     cache: CacheReport,
     /// Why this backend, where the choice was left to the engine.
     reason: Option<String>,
+    tuning: TuningReport,
     sha256: BTreeMap<String, String>,
     /// Of a request, so many tokens are chosen on the host even where the device could.
     host_tokens: usize,
@@ -66,13 +75,13 @@ pub struct Engine {
 
 /// How long the load took.
 #[derive(Clone, Copy, Debug, Default)]
-struct Loading {
+pub struct Loading {
     /// From the request for the adapter to the end, milliseconds.
-    ms: f64,
+    pub ms: f64,
     /// Of it, with weights on their way.
-    weights_ms: f64,
+    pub weights_ms: f64,
     /// Bytes of weight files.
-    bytes: u64,
+    pub bytes: u64,
 }
 
 impl Engine {
@@ -105,12 +114,18 @@ impl Engine {
             backend: backend.name().into(),
             backend_reason: self.reason.clone(),
             adapter: backend.adapter(),
+            tuning: self.tuning.clone(),
             memory: Memory { weights, kv_cache, activations, total: weights + kv_cache + activations },
             chat: self.template.is_some(),
             tokenizer: self.tokenizer.is_some(),
             cache: self.cache.clone(),
             sha256: self.sha256.clone(),
         }
+    }
+
+    /// How long the load took.
+    pub fn loading(&self) -> Loading {
+        self.loading
     }
 
     /// What went between host and device since the load.

@@ -32,6 +32,9 @@ impl<'a> Room<'a> {
         if !options.is_free() {
             return (on_gpu, None);
         }
+        if let Some(reason) = options.why_cpu() {
+            return (Room::Cpu, Some(reason.into()));
+        }
         match tier {
             None => (Room::Cpu, Some("there is no WebGPU adapter here".into())),
             Some(tier) if tier.software => {

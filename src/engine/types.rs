@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::Turn;
-use crate::gpu::GpuOptions;
+use crate::gpu::{GpuOptions, Told};
 use crate::model::Precision;
 pub use crate::steps::CacheForm;
 
@@ -71,9 +71,14 @@ pub struct LoadOptions {
     pub kv_cache: CacheForm,
     /// Where to compute.
     pub backend: BackendChoice,
-    /// Whether to time on the device how it decodes fastest, while weights stream: absent, on GPUs; `true`,
-    /// also on software adapters, where it delays the first token.
+    /// Whether to time on the device how it computes fastest, while weights stream: absent, on GPUs; `true`,
+    /// also on software adapters, where it delays the first token, and an error with [`BackendChoice::Cpu`].
     pub autotune: Option<bool>,
+    /// What earlier loads have chosen, as JSON: of their [`TuningReport`]s the choices, by the keys. Anything else
+    /// is ignored.
+    pub tunings: String,
+    /// What timing may take, milliseconds, if not half a second. For tests.
+    pub tuning_ms: Option<u32>,
     /// The device to open.
     pub gpu: GpuOptions,
     /// Whether the last device was lost: left the choice, the CPU is taken, if it holds the model.
@@ -87,6 +92,21 @@ impl LoadOptions {
     /// Whether where to compute is left to the engine: an adapter that is named is asked for.
     pub(super) fn is_free(&self) -> bool {
         self.backend == BackendChoice::Auto && self.gpu.adapter.is_none()
+    }
+
+    /// Why the CPU is taken before any adapter is looked at, where the choice is left to the engine.
+    pub(super) fn why_cpu(&self) -> Option<&'static str> {
+        match self {
+            _ if !self.is_free() => None,
+            LoadOptions { lost: true, .. } => Some("the graphics device was lost"),
+            LoadOptions { weights: WeightMode::I8, .. } => {
+                Some("weights as 8-bit integers are computed with there alone")
+            }
+            LoadOptions { gpu: GpuOptions { told: Told { insecure: true, .. }, .. }, .. } => {
+                Some("browsers offer WebGPU on pages by https and from localhost only")
+            }
+            _ => None,
+        }
     }
 }
 
@@ -285,7 +305,7 @@ pub struct AdapterInfo {
     pub software: bool,
     /// Largest storage binding in bytes: larger tensors are split.
     pub max_binding_bytes: u64,
-    /// Which FP8 decoder its self-test allows: `fast` or `safe`.
+    /// Which FP8 decoder is in use: `fast`, if its self-test allows it, or `safe`.
     pub fp8_decoder: String,
     /// Of a matrix-vector product, the threads of a workgroup and those that share a row, at most; on the CPU
     /// none.
@@ -334,6 +354,8 @@ pub struct Info {
     pub backend_reason: Option<String>,
     /// The adapter.
     pub adapter: AdapterInfo,
+    /// How the kernels were chosen.
+    pub tuning: TuningReport,
     /// Device memory.
     pub memory: Memory,
     /// Whether the checkpoint has a chat template.
@@ -345,6 +367,35 @@ pub struct Info {
     /// SHA-256 of the weight files, by name, as far as they were hashed: what the option `integrity`
     /// takes.
     pub sha256: BTreeMap<String, String>,
+}
+
+/// How a load came to its choice of kernels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TuningReport {
+    /// What the choice rests on.
+    pub state: TuningState,
+    /// How much was measured, or why nothing was.
+    pub note: Option<String>,
+    /// What it holds for: this version, the adapter, the shapes. Empty where nothing is to be timed.
+    pub key: String,
+    /// The choice, as [`LoadOptions::tunings`] takes it: threads of a matrix-vector product's workgroup and of a
+    /// row; of a matrix-matrix product's tile the threads along rows and tokens, rows and tokens of a thread, and
+    /// depth; 1 for the fast decoder of weights where it is exact; most tokens of a prompt's end that are computed
+    /// by matrix-vector products, where it need not be exact to the bit. Empty on the CPU.
+    pub choice: Vec<u32>,
+}
+
+/// What a choice of kernels rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TuningState {
+    /// Nothing: it is the usual one for this kind of device.
+    Usual,
+    /// Measurements of an earlier load.
+    Remembered,
+    /// Measurements of this load.
+    Timed,
 }
 
 /// What a load had from the cache, or left there.

@@ -47,6 +47,10 @@ pub struct Told {
     pub name: String,
     /// Whether it says that the adapter is a fallback.
     pub fallback: bool,
+    /// Whether it offers none, since the page came over a line that can be listened to.
+    pub insecure: bool,
+    /// All that it says of which adapter it is; empty where it says nothing.
+    pub identity: String,
 }
 
 /// What the device can do, decided when it is opened.
@@ -64,6 +68,9 @@ pub struct DeviceTier {
     pub max_binding_bytes: u64,
     /// Whether passes can be timed on the device.
     pub timestamps: bool,
+    /// Which adapter it is, as far as anything tells, and its binding limit: what holds for one device need not
+    /// for another.
+    pub identity: String,
 }
 
 impl DeviceTier {
@@ -73,12 +80,18 @@ impl DeviceTier {
         features: wgpu::Features,
         told: &Told,
     ) -> DeviceTier {
+        let max_binding_bytes = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let wgpu::AdapterInfo { name, vendor, device, driver, driver_info, backend, .. } = info;
+        let numbers = format!("{backend:?} {vendor:x}:{device:x}, bindings of {max_binding_bytes}");
+        let texts = [name, driver, driver_info, &told.identity, &numbers].map(|text| text.trim());
+        let identity: Vec<&str> = texts.into_iter().filter(|text| !text.is_empty()).collect();
         DeviceTier {
+            identity: identity.join(", "),
             name: name_of(info, told),
             api: format!("{:?}", info.backend),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             software: is_software(info, told),
-            max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            max_binding_bytes,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         }
     }
@@ -92,6 +105,7 @@ impl DeviceTier {
             software: false,
             max_binding_bytes: DEFAULT_BINDING_BYTES,
             timestamps: false,
+            identity: String::new(),
         }
     }
 
@@ -207,7 +221,7 @@ mod tests {
             let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Other, wgpu::Backend::BrowserWebGpu);
             info.name = name.into();
             info.driver = driver.into();
-            name_of(&info, &Told { name: told.into(), fallback: false })
+            name_of(&info, &Told { name: told.into(), ..Told::default() })
         };
         assert_eq!(with("Intel Arc", "intel gen-12lp", "mesa"), "Intel Arc");
         assert_eq!(with("", "intel gen-12lp", "mesa"), "intel gen-12lp");
@@ -221,7 +235,7 @@ mod tests {
         let software = |name: &str, device_type, told: &str, fallback| {
             let mut info = wgpu::AdapterInfo::new(device_type, wgpu::Backend::BrowserWebGpu);
             info.name = name.into();
-            is_software(&info, &Told { name: told.into(), fallback })
+            is_software(&info, &Told { name: told.into(), fallback, ..Told::default() })
         };
         let other = wgpu::DeviceType::Other;
         assert!(software("", wgpu::DeviceType::Cpu, "google swiftshader", true));

@@ -12,9 +12,6 @@ use super::{BATCH_WGSL, BatchUniform, Grid};
 /// vec4 between keys in workgroup memory, as in attend_many.wgsl.
 const STRIDE: u32 = 5;
 
-/// Queries of a thread.
-const QUERIES: u32 = 4;
-
 /// Group 0, in order.
 pub const BINDINGS: &[Binding] = &[
     Binding::uniform("batch", size_of::<BatchUniform>()),
@@ -28,12 +25,14 @@ pub const BINDINGS: &[Binding] = &[
 /// How the attention of a prompt is cut for one head shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ManyTiling {
-    /// 16-byte loads of a key, and threads along the keys; a tile has four keys for each.
+    /// 16-byte loads of a key, and threads along the keys.
     pub units: u32,
-    /// Threads along the queries, four of them each.
+    /// Threads along the queries.
     pub down: u32,
-    /// vec4 of workgroup memory for keys; 1: none.
-    pub staged: u32,
+    /// Queries of a thread: 4, and as many keys of a tile, which lie in workgroup memory; or 8, and 16 keys.
+    pub queries: u32,
+    /// Positions in the cache.
+    pub slots: u32,
 }
 
 impl ManyTiling {
@@ -44,40 +43,41 @@ impl ManyTiling {
         if units == 0 || !shape.head_dim.is_multiple_of(8) {
             return None;
         }
-        // 128 threads on a GPU; on a CPU a vector's width, and keys stay where they are.
-        let (threads, staged) = match sizes {
-            Sizes::Gpu => (128, units * 4 * STRIDE),
-            Sizes::Cpu => (8, 1),
+        // 128 threads on a GPU, a vector's width on a CPU, where a thread has two loads of a value. vec4 of
+        // weights and largest scores for each thread, and of staged keys.
+        let (sizes, threads, lanes) = match sizes {
+            Sizes::Cpu if units.is_multiple_of(2) => (sizes, 8, units / 2),
+            Sizes::Cpu => (Sizes::Gpu, 8, units),
+            Sizes::Gpu => (sizes, 128, units),
         };
-        let fits = |down: &u32| (units * 4 * down + units * down + staged) * 16 <= WORKGROUP_BYTES;
-        let down = [64, 32, 16, 8, 4, 2, 1].into_iter().find(|down| down * units <= threads && fits(down));
+        let (queries, of_thread, staged) = match sizes {
+            Sizes::Gpu => (4, 4 + 1, units * 4 * STRIDE),
+            Sizes::Cpu => (8, 32 + 2, 0),
+        };
+        let fits = |down: &u32| (lanes * down * of_thread + staged) * 16 <= WORKGROUP_BYTES;
+        let down = [64, 32, 16, 8, 4, 2, 1].into_iter().find(|down| down * lanes <= threads && fits(down));
         // A head of more units than that has a thread for each all the same.
-        let down = down.or_else(|| Some(1).filter(fits)).filter(|down| down * units <= 256)?;
-        Some(ManyTiling { units, down, staged })
+        let down = down.or_else(|| Some(1).filter(fits)).filter(|down| down * lanes <= 256)?;
+        Some(ManyTiling { units, down, queries, slots: shape.cache_slots().max(1) })
     }
 
     /// The kernel.
     pub fn kernel(&self) -> Kernel {
-        Kernel {
-            name: "attend_many",
-            parts: vec![
-                BATCH_WGSL,
-                LOADS_F16,
-                include_str!("shared/attend_many_parts.wgsl"),
-                include_str!("attend_many.wgsl"),
-            ],
-            constants: vec![
-                ("UNITS", f64::from(self.units)),
-                ("DOWN", f64::from(self.down)),
-                ("STAGED", f64::from(self.staged)),
-            ],
-            bindings: BINDINGS,
+        let mut parts = vec![BATCH_WGSL, LOADS_F16, include_str!("shared/attend_many_parts.wgsl")];
+        let constants = [("UNITS", self.units), ("DOWN", self.down), ("SLOTS", self.slots)];
+        if self.queries == 8 {
+            parts.push(include_str!("shared/attend_many_sums.wgsl"));
+            parts.push(include_str!("shared/attend_many_rows.wgsl"));
+        } else {
+            parts.push(include_str!("attend_many.wgsl"));
         }
+        let constants = constants.into_iter().map(|(name, value)| (name, f64::from(value))).collect();
+        Kernel { name: "attend_many", parts, constants, bindings: BINDINGS }
     }
 
     /// Workgroups: query rows, key/value heads.
     pub fn grid(&self, shape: &DecoderShape, tokens: u32) -> Grid {
         let group = shape.heads / shape.kv_heads.max(1);
-        [(tokens * group).div_ceil(self.down * QUERIES), shape.kv_heads, 1]
+        [(tokens * group).div_ceil(self.down * self.queries), shape.kv_heads, 1]
     }
 }

@@ -8,13 +8,12 @@
 // queries, which neighbours share, and 4 loads of keys make 128 multiply-adds; a value and a vec4 of weights
 // 32. 16 + 32 registers of sums. Two barriers a tile, and two for each stage of its keys.
 override DOWN: u32 = 16u;   // threads along the queries
-override STAGED: u32 = 320u;  // keys in workgroup memory, KEYS * STRIDE; 1: each thread reads its own
-const STAGE: u32 = 4u;        // loads of a key there at a time
-const STRIDE: u32 = 5u;       // and the distance between keys, odd against bank conflicts
+const STAGE: u32 = 4u;      // loads of a key in workgroup memory at a time
+const STRIDE: u32 = 5u;     // and the distance between keys, odd against bank conflicts
 override KEYS: u32 = 4u * UNITS;
 override WG: u32 = UNITS * DOWN;
 
-var<workgroup> staged: array<vec4<u32>, STAGED>;
+var<workgroup> staged: array<vec4<u32>, KEYS * STRIDE>;
 var<workgroup> weight: array<vec4<f32>, KEYS * DOWN>;  // exp(score - maximum) of 4 queries
 var<workgroup> tops: array<vec4<f32>, WG>;             // largest score among a thread's keys
 
@@ -37,7 +36,7 @@ fn attend_many(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     let first_position = batch.position + row0 / params.group;
     let last_position = batch.position + last_row / params.group;
     let first_key = first_position - min(first_position, params.window - 1u);
-    var top = vec4<f32>(HIDDEN);  // components here and below: the thread's queries
+    var top = vec4<f32>(LOWEST);  // components here and below: the thread's queries
     var norm = vec4<f32>();
     var o0 = vec4<f32>();
     var o1 = vec4<f32>();
@@ -50,50 +49,38 @@ fn attend_many(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     for (var tile = first_key / KEYS; tile <= last_position / KEYS; tile++) {
         let start = tile * KEYS;
         let own = start + tx + UNITS * vec4<u32>(0u, 1u, 2u, 3u);
-        let at = vec4<u32>(place(own.x, kv_head), place(own.y, kv_head), place(own.z, kv_head), place(own.w, kv_head));
         var s0 = vec4<f32>();
         var s1 = vec4<f32>();
         var s2 = vec4<f32>();
         var s3 = vec4<f32>();
         for (var unit = 0u; unit < UNITS; unit++) {
-            var k0 = vec4<u32>();
-            var k1 = vec4<u32>();
-            var k2 = vec4<u32>();
-            var k3 = vec4<u32>();
-            if (STAGED == 1u) {
-                k0 = key_load(at.x + unit);
-                k1 = key_load(at.y + unit);
-                k2 = key_load(at.z + unit);
-                k3 = key_load(at.w + unit);
-            } else {
-                if (unit % STAGE == 0u) {
-                    workgroupBarrier();  // what was staged before has been read
-                    for (var i = thread; i < KEYS * STAGE; i += WG) {
-                        if (unit + i % STAGE < UNITS) {
-                            staged[i / STAGE * STRIDE + i % STAGE] =
-                                key_load(place(start + i / STAGE, kv_head) + unit + i % STAGE);
-                        }
+            if (unit % STAGE == 0u) {
+                workgroupBarrier();  // what was staged before has been read
+                for (var i = thread; i < KEYS * STAGE; i += WG) {
+                    if (unit + i % STAGE < UNITS) {
+                        staged[i / STAGE * STRIDE + i % STAGE] =
+                            key_at(place(start + i / STAGE, kv_head), unit + i % STAGE);
                     }
-                    workgroupBarrier();
                 }
-                let from_key = tx * STRIDE + unit % STAGE;
-                k0 = staged[from_key];
-                k1 = staged[from_key + UNITS * STRIDE];
-                k2 = staged[from_key + 2u * UNITS * STRIDE];
-                k3 = staged[from_key + 3u * UNITS * STRIDE];
+                workgroupBarrier();
             }
+            let from_key = tx * STRIDE + unit % STAGE;
+            let k0 = staged[from_key];
+            let k1 = staged[from_key + UNITS * STRIDE];
+            let k2 = staged[from_key + 2u * UNITS * STRIDE];
+            let k3 = staged[from_key + 3u * UNITS * STRIDE];
             let q = query + unit * 2u;
             let a = mat4x4<f32>(qkv[q.x], qkv[q.y], qkv[q.z], qkv[q.w]);
             let b = mat4x4<f32>(qkv[q.x + 1u], qkv[q.y + 1u], qkv[q.z + 1u], qkv[q.w + 1u]);
-            s0 += first4(k0) * a + first4(k0.zwxy) * b;
-            s1 += first4(k1) * a + first4(k1.zwxy) * b;
-            s2 += first4(k2) * a + first4(k2.zwxy) * b;
-            s3 += first4(k3) * a + first4(k3.zwxy) * b;
+            s0 += first4(k0) * a + last4(k0) * b;
+            s1 += first4(k1) * a + last4(k1) * b;
+            s2 += first4(k2) * a + last4(k2) * b;
+            s3 += first4(k3) * a + last4(k3) * b;
         }
-        s0 = masked(s0 * key_scale(at.x), own.x, position);
-        s1 = masked(s1 * key_scale(at.y), own.y, position);
-        s2 = masked(s2 * key_scale(at.z), own.z, position);
-        s3 = masked(s3 * key_scale(at.w), own.w, position);
+        s0 = masked(s0 * key_scale(place(own.x, kv_head)), vec4<u32>(own.x), position);
+        s1 = masked(s1 * key_scale(place(own.y, kv_head)), vec4<u32>(own.y), position);
+        s2 = masked(s2 * key_scale(place(own.z, kv_head)), vec4<u32>(own.z), position);
+        s3 = masked(s3 * key_scale(place(own.w, kv_head)), vec4<u32>(own.w), position);
         tops[thread] = max(max(s0, s1), max(s2, s3));
         workgroupBarrier();  // and the last tile's weights have been read
         let before = top;
@@ -119,9 +106,9 @@ fn attend_many(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         for (var key = 0u; key < stop; key++) {
             var w = weight[key * DOWN + ty];
             let row = place(start + key, kv_head);
-            let load = value_load(row + tx);
+            let load = value_at(row, tx);
             let a = first4(load);
-            let b = first4(load.zwxy);
+            let b = last4(load);
             norm += w;
             w *= value_scale(row);
             o0 += w * a.x;

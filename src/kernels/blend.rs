@@ -9,6 +9,9 @@ use super::{Grid, fold, weights};
 /// Elements of one thread: buffers hold whole multiples of it.
 pub const GROUP: u32 = 8;
 
+/// 2^-60: products below are tiny.
+const SMALL: f32 = 8.673_617_4e-19;
+
 /// Threads per workgroup.
 const WORKGROUP: u32 = 64;
 
@@ -42,8 +45,23 @@ pub const BINDINGS: &[Binding] = &[
     Binding::write("non_finite"),
 ];
 
+/// What a kernel does with elements whose products are both below 2^-60, which adapters may flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tiny {
+    /// Computes them, in integers.
+    Exact,
+    /// Counts them as it counts what is not finite, and leaves anything in their place: faster, and weights
+    /// hardly ever have any.
+    Counted,
+}
+
+impl Tiny {
+    /// Both.
+    pub const ALL: [Tiny; 2] = [Tiny::Exact, Tiny::Counted];
+}
+
 /// The kernel from `dtype` to `out`, each F32, BF16 or F16; `None` for any other.
-pub fn kernel(dtype: Dtype, out: Dtype) -> Option<Kernel> {
+pub fn kernel(dtype: Dtype, out: Dtype, tiny: Tiny) -> Option<Kernel> {
     let narrow = match out {
         Dtype::F32 => include_str!("shared/narrow_f32.wgsl"),
         Dtype::Bf16 => include_str!("shared/narrow_bf16.wgsl"),
@@ -62,7 +80,7 @@ pub fn kernel(dtype: Dtype, out: Dtype) -> Option<Kernel> {
             narrow,
             include_str!("blend.wgsl"),
         ],
-        constants: Vec::new(),
+        constants: vec![("TINY", if tiny == Tiny::Exact { 1.0 } else { 0.0 })],
         bindings: BINDINGS,
     })
 }
@@ -166,6 +184,26 @@ pub fn test_data(dtype: Dtype) -> [Vec<u8>; 2] {
         }
     }
     packed
+}
+
+/// What of two packed tensors [`Tiny::Counted`] computes as well.
+pub fn without_tiny(dtype: Dtype, packed: &[Vec<u8>; 2], [c0, c1]: [f32; 2]) -> [Vec<u8>; 2] {
+    let [a, b] = packed.each_ref().map(|bytes| {
+        let mut values = Vec::new();
+        // Only dtypes of floats have a kernel.
+        let _ = widen(dtype, bytes, &mut values);
+        values
+    });
+    let size = dtype.size_bytes() as usize;
+    let [a_codes, b_codes] = packed.each_ref().map(|bytes| bytes.chunks_exact(size));
+    let mut kept = [Vec::new(), Vec::new()];
+    for ((x, y), codes) in a.iter().zip(&b).zip(a_codes.zip(b_codes)) {
+        if (c0 * x).abs().max((c1 * y).abs()) >= SMALL || (*x == 0.0 && *y == 0.0) {
+            kept[0].extend_from_slice(codes.0);
+            kept[1].extend_from_slice(codes.1);
+        }
+    }
+    kept
 }
 
 /// Whether packed results have the wanted bits; a zero's sign is of no consequence.

@@ -10,6 +10,7 @@ use crate::gpu::{
     Resident, Uploader, read_buffer,
 };
 
+use super::blend::Tiny;
 use super::slerp_sums::{BLOCK, Totals, WORDS_PER_BLOCK};
 use super::{Grid, blend, slerp_sums, weights};
 
@@ -39,7 +40,7 @@ pub struct SlerpGpu {
     // Fields drop in order: buffers before the device.
     kernels: Kernels,
     sums: HashMap<Dtype, Tested>,
-    blends: HashMap<(Dtype, Dtype), Tested>,
+    blends: HashMap<(Dtype, Dtype, Tiny), Tested>,
     uploader: Uploader,
     gpu: Gpu,
 }
@@ -64,13 +65,13 @@ impl SlerpGpu {
             // Compiled side by side, then waited for.
             this.kernels.start(&this.gpu, sums_kernel(dtype)?);
             for &out in dtypes {
-                this.kernels.start(&this.gpu, blend_kernel(dtype, out)?);
+                this.kernels.start(&this.gpu, blend_kernel(dtype, out, Tiny::Counted)?);
             }
         }
         for &dtype in dtypes {
             this.tested_sums(dtype).await?;
             for &out in dtypes {
-                this.tested_blend(dtype, out).await?;
+                this.tested_blend(dtype, out, Tiny::Counted).await?;
             }
         }
         Ok(this)
@@ -167,7 +168,26 @@ impl SlerpGpu {
             let detail = format!("coefficients {coefficients:?}");
             return Err(GpuError::Shape { label: a.label().into(), detail });
         }
-        let Tested { pipeline, exact } = self.tested_blend(a.dtype(), out).await?;
+        // An adapter may flush subnormals; for a coefficient all must do the same.
+        let coefficients = coefficients.map(|c| if c.is_subnormal() { 0.0 } else { c });
+        let blended = self.blend_with(Tiny::Counted, a, b, coefficients, out).await?;
+        if blended.non_finite == 0 {
+            return Ok(blended);
+        }
+        // What was counted may be tiny.
+        drop(blended);
+        self.blend_with(Tiny::Exact, a, b, coefficients, out).await
+    }
+
+    async fn blend_with(
+        &mut self,
+        tiny: Tiny,
+        a: &Resident,
+        b: &Resident,
+        coefficients: [f32; 2],
+        out: Dtype,
+    ) -> Result<Blended, GpuError> {
+        let Tested { pipeline, exact } = self.tested_blend(a.dtype(), out, tiny).await?;
         if !exact {
             let detail = format!(
                 "{} does not round as IEEE 754 has it from {} to {out}; merge on the CPU",
@@ -176,8 +196,6 @@ impl SlerpGpu {
             );
             return Err(GpuError::Rejected { label: "blend".into(), detail });
         }
-        // An adapter may flush subnormals; for a coefficient all must do the same.
-        let coefficients = coefficients.map(|c| if c.is_subnormal() { 0.0 } else { c });
         self.run_blend(pipeline, a, b, coefficients, out).await
     }
 
@@ -222,14 +240,17 @@ impl SlerpGpu {
         Ok(tested)
     }
 
-    /// Compiles and tests the blend between two dtypes, once.
-    async fn tested_blend(&mut self, dtype: Dtype, out: Dtype) -> Result<Tested, GpuError> {
-        if let Some(tested) = self.blends.get(&(dtype, out)) {
+    /// Compiles and tests a blend between two dtypes, once.
+    async fn tested_blend(&mut self, dtype: Dtype, out: Dtype, tiny: Tiny) -> Result<Tested, GpuError> {
+        if let Some(tested) = self.blends.get(&(dtype, out, tiny)) {
             return Ok(*tested);
         }
-        let pipeline = self.kernels.start(&self.gpu, blend_kernel(dtype, out)?);
+        let pipeline = self.kernels.start(&self.gpu, blend_kernel(dtype, out, tiny)?);
         self.kernels.finish(&mut |_, _| ()).await?;
-        let data = blend::test_data(dtype);
+        let mut data = blend::test_data(dtype);
+        if tiny == Tiny::Counted {
+            data = blend::without_tiny(dtype, &data, blend::TEST_COEFFICIENTS);
+        }
         let [a, b] = self.upload(dtype, &data).await?;
         let blended = self.run_blend(pipeline, &a, &b, blend::TEST_COEFFICIENTS, out).await?;
         let got = self.read(&blended.tensor, 0..a.elements()).await?;
@@ -238,7 +259,7 @@ impl SlerpGpu {
             blended.non_finite == non_finite && blend::exact(out, &got, &want)
         });
         let tested = Tested { pipeline, exact };
-        self.blends.insert((dtype, out), tested);
+        self.blends.insert((dtype, out, tiny), tested);
         Ok(tested)
     }
 
@@ -382,6 +403,6 @@ fn sums_kernel(dtype: Dtype) -> Result<Kernel, GpuError> {
     slerp_sums::kernel(dtype).ok_or_else(|| no_kernel(dtype))
 }
 
-fn blend_kernel(dtype: Dtype, out: Dtype) -> Result<Kernel, GpuError> {
-    blend::kernel(dtype, out).ok_or_else(|| no_kernel(if dtype.is_f8() { dtype } else { out }))
+fn blend_kernel(dtype: Dtype, out: Dtype, tiny: Tiny) -> Result<Kernel, GpuError> {
+    blend::kernel(dtype, out, tiny).ok_or_else(|| no_kernel(if dtype.is_f8() { dtype } else { out }))
 }

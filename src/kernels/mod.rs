@@ -10,6 +10,7 @@ pub mod attend_reduce;
 mod backend;
 pub mod blend;
 pub mod cache_form;
+pub mod choice;
 pub mod decode_fp8;
 pub mod embed;
 pub mod linear;
@@ -18,6 +19,7 @@ pub mod matmul_gated;
 pub mod matvec;
 pub mod matvec_gated;
 pub mod merge;
+#[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
 pub mod probe;
 pub mod rms_norm;
 pub mod rope_store;
@@ -31,8 +33,9 @@ mod tune;
 pub mod weights;
 
 pub use backend::{BackendInfo, WebGpu};
+pub use choice::Choice;
 pub use sizes::{Sizes, Threads, Tile};
-pub use tune::Tuner;
+pub use tune::{BUDGET, Tuned, Tuner};
 
 use crate::gpu::Kernel;
 use crate::steps::{DecoderShape, MatrixSpec};
@@ -75,6 +78,7 @@ pub(crate) fn fold(groups: u32) -> (u32, u32) {
 pub fn compositions() -> Vec<Kernel> {
     let mut all =
         vec![attend_reduce::kernel(), rope_store::kernel(), rope_store_f8::kernel(), silu_mul::kernel()];
+    #[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
     all.extend(probe::compositions());
     for sizes in Sizes::ALL {
         all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));
@@ -95,7 +99,9 @@ pub fn compositions() -> Vec<Kernel> {
     }
     for dtype in weights::DTYPES {
         all.extend(slerp_sums::kernel(dtype));
-        all.extend(weights::DTYPES.into_iter().filter_map(|out| blend::kernel(dtype, out)));
+        for tiny in blend::Tiny::ALL {
+            all.extend(weights::DTYPES.into_iter().filter_map(|out| blend::kernel(dtype, out, tiny)));
+        }
         for decoder in [weights::Decoder::Safe, weights::Decoder::Fast] {
             all.extend(decode_fp8::kernel(dtype, decoder));
             for scale_cols in [0, 16] {

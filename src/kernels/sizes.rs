@@ -125,13 +125,9 @@ impl Tile {
         first.copied().unwrap_or(Tile { across: 8, down: 1, rows: 4, tokens: 4, depth: 0 })
     }
 
-    /// What a device gets untuned. SwiftShader takes 0.5 s longer to compile a product of the largest tile,
-    /// more than short prompts ever gain.
+    /// What a device gets untuned.
     pub fn for_device(tier: &DeviceTier) -> Tile {
-        let sizes = Sizes::of(tier);
-        let last = Tile::candidates(sizes).last().copied();
-        let is_swiftshader = [&tier.name, &tier.driver].iter().any(|text| text.contains("SwiftShader"));
-        last.filter(|_| sizes == Sizes::Cpu && is_swiftshader).unwrap_or_else(|| Tile::of(sizes))
+        Tile::of(Sizes::of(tier))
     }
 
     /// The part of WGSL that walks the columns.

@@ -14,36 +14,101 @@ struct Params {
 override BLOCK_LOADS: u32 = 512u;  // loads per block
 
 const WG: u32 = 64u;
+const TILE: u32 = 4u * WG;  // loads that a workgroup takes together, four a thread
 
 var<workgroup> highs: array<vec4<f32>, WG>;    // a*a, b*b, a*b, 0
 var<workgroup> lows: array<vec4<f32>, WG>;
 var<workgroup> largest: array<vec2<u32>, WG>;  // bits of the largest |a|, |b|
 
-// What one lane of the vectors has summed, side by side: a*a, b*b, a*b, 0.
-fn lane(aa: Sum, bb: Sum, ab: Sum, i: u32) -> Sum {
-    return Sum(vec4<f32>(aa.high[i], bb.high[i], ab.high[i], 0.0), vec4<f32>(aa.low[i], bb.low[i], ab.low[i], 0.0));
+struct Sums {
+    aa: Sum,
+    bb: Sum,
+    ab: Sum,
 }
 
-fn magnitude(v: vec4<f32>) -> vec4<u32> {
-    return bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu);
+struct Part {
+    sum: Sum,  // a*a, b*b, a*b, 0
+    most: vec2<u32>,
+}
+
+fn add_four(s: Sums, x: vec4<f32>, y: vec4<f32>) -> Sums {
+    return Sums(add_product(s.aa, x, x), add_product(s.bb, y, y), add_product(s.ab, x, y));
+}
+
+fn add_load(s: Sums, x: vec4<u32>, y: vec4<u32>) -> Sums {
+    let first = add_four(s, unpack4(x, 0u), unpack4(y, 0u));
+    if (QUARTERS == 1u) {
+        return first;
+    }
+    return add_four(first, unpack4(x, 1u), unpack4(y, 1u));
+}
+
+fn magnitude(load: vec4<u32>) -> vec4<u32> {
+    let ones = vec4<u32>(0x7fffffffu);
+    let first = bitcast<vec4<u32>>(unpack4(load, 0u)) & ones;
+    return max(first, bitcast<vec4<u32>>(unpack4(load, 1u)) & ones);
 }
 
 fn top(v: vec4<u32>) -> u32 {
     return max(max(v.x, v.y), max(v.z, v.w));
 }
 
-// Thread `thread` takes over the sums of `count` threads, `stride` apart.
-fn gather(thread: u32, count: u32, stride: u32) {
-    var total = Sum(highs[thread], lows[thread]);
-    var most = largest[thread];
-    for (var i = 1u; i < count; i++) {
-        let at = thread + i * stride;
-        total = join(total, Sum(highs[at], lows[at]));
-        most = max(most, largest[at]);
+fn across(v: vec4<f32>) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
+}
+
+fn load_a(i: u32, end: u32) -> vec4<u32> {
+    return select(vec4<u32>(0u), a[min(i, end - 1u)], i < end);
+}
+
+fn load_b(i: u32, end: u32) -> vec4<u32> {
+    return select(vec4<u32>(0u), b[min(i, end - 1u)], i < end);
+}
+
+// Four loads of a thread. With Q a power of two above all their products, squares are added to 16 Q and the
+// others to 24 Q. Eight fours of products leave that between 16 Q and 32 Q: always above what is added to it,
+// and with one and the same last place, so that less what they began with all four are added without rounding.
+fn part(first: u32, end: u32) -> Part {
+    let x0 = load_a(first, end);
+    let x1 = load_a(first + WG, end);
+    let x2 = load_a(first + 2u * WG, end);
+    let x3 = load_a(first + 3u * WG, end);
+    let y0 = load_b(first, end);
+    let y1 = load_b(first + WG, end);
+    let y2 = load_b(first + 2u * WG, end);
+    let y3 = load_b(first + 3u * WG, end);
+    let most_a = max(max(magnitude(x0), magnitude(x1)), max(magnitude(x2), magnitude(x3)));
+    let most_b = max(max(magnitude(y0), magnitude(y1)), max(magnitude(y2), magnitude(y3)));
+    let most = vec2<u32>(top(most_a), top(most_b));
+    // Exponents of a and b, as far as Q has one; beyond, the host refuses the sums or they do not count.
+    let e = clamp(most >> vec2<u32>(23u), vec2<u32>(77u), vec2<u32>(183u));
+    let begin = bitcast<vec3<f32>>(((vec3<u32>(e.x, e.y, e.x) + vec3<u32>(e.x, e.y, e.y) - vec3<u32>(121u)) << vec3<u32>(23u))
+        | vec3<u32>(0u, 0u, 0x400000u));
+    let none = vec4<f32>(0.0);
+    let none_yet = Sums(Sum(vec4<f32>(begin.x), none), Sum(vec4<f32>(begin.y), none), Sum(vec4<f32>(begin.z), none));
+    let s = add_load(add_load(add_load(add_load(none_yet, x0, y0), x1, y1), x2, y2), x3, y3);
+    let high = vec4<f32>(across(s.aa.high - begin.x), across(s.bb.high - begin.y), across(s.ab.high - begin.z), 0.0);
+    return Part(Sum(high, vec4<f32>(across(s.aa.low), across(s.bb.low), across(s.ab.low), 0.0)), most);
+}
+
+fn both(x: Part, y: Part) -> Part {
+    return Part(join(x.sum, y.sum), max(x.most, y.most));
+}
+
+fn keep(thread: u32, kept: Part) {
+    highs[thread] = kept.sum.high;
+    lows[thread] = kept.sum.low;
+    largest[thread] = kept.most;
+}
+
+// Thread `thread` takes over the sums of eight threads, `stride` apart.
+fn gather(thread: u32, stride: u32) -> Part {
+    var total = Part(Sum(highs[thread], lows[thread]), largest[thread]);
+    for (var i = 1u; i < 8u; i++) {
+        let next = thread + i * stride;
+        total = both(total, Part(Sum(highs[next], lows[next]), largest[next]));
     }
-    highs[thread] = total.high;
-    lows[thread] = total.low;
-    largest[thread] = most;
+    return total;
 }
 
 @compute @workgroup_size(WG)
@@ -56,43 +121,24 @@ fn slerp_sums(
     // Blocks past the end are empty, and are not written.
     let begin = min(block * BLOCK_LOADS, params.loads);
     let end = min(begin + BLOCK_LOADS, params.loads);
-    var aa: Sum;
-    var bb: Sum;
-    var ab: Sum;
-    var most_a: vec4<u32>;
-    var most_b: vec4<u32>;
-    for (var load = begin + thread; load < end; load += WG) {
-        let packed_a = a[load];
-        let packed_b = b[load];
-        for (var q = 0u; q < QUARTERS; q++) {
-            let x = unpack4(packed_a, q);
-            let y = unpack4(packed_b, q);
-            aa = add_product(aa, x, x);
-            bb = add_product(bb, y, y);
-            ab = add_product(ab, x, y);
-            most_a = max(most_a, magnitude(x));
-            most_b = max(most_b, magnitude(y));
-        }
+    let first = begin + thread;
+    // Not a loop, which would keep all of it in memory on some adapters.
+    var total = both(part(first, end), part(first + TILE, end));
+    if (BLOCK_LOADS > 2u * TILE) {
+        total = both(total, both(part(first + 2u * TILE, end), part(first + 3u * TILE, end)));
     }
-    let even = join(lane(aa, bb, ab, 0u), lane(aa, bb, ab, 1u));
-    let odd = join(lane(aa, bb, ab, 2u), lane(aa, bb, ab, 3u));
-    let total = join(even, odd);
-    highs[thread] = total.high;
-    lows[thread] = total.low;
-    largest[thread] = vec2<u32>(top(most_a), top(most_b));
+    keep(thread, total);
     // Two stages instead of a tree: two barriers.
     workgroupBarrier();
     if (thread < 8u) {
-        gather(thread, 8u, 8u);
+        keep(thread, gather(thread, 8u));
     }
     workgroupBarrier();
     if (thread == 0u && begin < end) {
-        gather(0u, 8u, 1u);
+        total = gather(0u, 1u);
         // The last component: the largest |a|, the largest |b|.
-        let high = bitcast<vec4<u32>>(highs[0]);
-        let low = bitcast<vec4<u32>>(lows[0]);
         let at = (params.first_block + block) * 2u;
-        sums[at] = vec4<u32>(high.xyz, largest[0].x);
-        sums[at + 1u] = vec4<u32>(low.xyz, largest[0].y);
+        sums[at] = vec4<u32>(bitcast<vec4<u32>>(total.sum.high).xyz, total.most.x);
+        sums[at + 1u] = vec4<u32>(bitcast<vec4<u32>>(total.sum.low).xyz, total.most.y);
     }
 }

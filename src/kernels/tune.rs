@@ -1,188 +1,265 @@
-//! Which threads suit matrix-vector products here: candidates are timed on the model's largest shapes.
+//! How products suit a device best: candidates are timed on the model's largest shapes.
 
-use futures_channel::oneshot;
-use web_time::{Duration, Instant};
+mod contest;
+mod run;
 
-use crate::gpu::{Gpu, GpuBuffer, GpuError, GpuMatrix, Kernels, Pipeline, Purpose, buffer_bytes};
+use std::cell::Cell;
+
+use web_time::Duration;
+
+use crate::gpu::{Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Purpose};
 use crate::steps::{MatrixSpec, Write};
 
-use super::weights::Decoder;
-use super::{BatchUniform, Grid, PITCH, Sizes, Threads, linear, matvec};
+use super::choice::Choice;
+use super::weights::{Decoder, per_load};
+use super::{BatchUniform, PITCH, Sizes, Threads, Tile, linear, matmul, matvec};
+use contest::{Contest, ROUNDS};
+use run::{Bench, How, LEAST, Run};
 
-/// What timing may take in all.
-const BUDGET: Duration = Duration::from_millis(500);
+/// What measurements may take in all. What compiles is not among them.
+pub const BUDGET: Duration = Duration::from_millis(500);
 
-/// Times that each candidate is measured, after a first time that warms it up.
-const ROUNDS: u32 = 4;
+/// The parts of it, in hundredths, by whose end the threads, the tile, and the path of short prompts are chosen.
+const UNTIL: [u32; 3] = [50, 85, 100];
 
-/// Products in one measurement, so that the way to the device and back weighs little.
-const REPEATS: u32 = 8;
+/// One measurement at most, about: what one at a time takes on a GPU.
+const SAMPLE: Duration = Duration::from_millis(20);
 
-/// Shapes that are measured at most, and device memory for them in bytes.
-const SHAPES: usize = 2;
-const MOST_BYTES: u64 = 64 << 20;
+/// Ends of prompts for which the two kinds of product are compared: tokens, up to [`Choice::MOST_SHORT`].
+const SHORT: [u32; 6] = [1, 2, 3, 4, 6, 8];
 
-/// What another choice must save to be taken instead of the usual one, per cent.
-const MARGIN: u32 = 3;
+/// Device memory for each of two matrices, bytes.
+const MOST_BYTES: u64 = 32 << 20;
 
-/// A candidate, and what it is timed by.
-struct Probe {
-    threads: Threads,
-    runs: Vec<(Pipeline, wgpu::BindGroup, Grid)>,
-    best: Option<Duration>,
+/// A product that every decoded token takes.
+#[derive(Clone, Debug)]
+pub struct Product {
+    /// The matrix.
+    pub spec: MatrixSpec,
+    /// How often a token takes it.
+    pub times: u32,
+    /// Whether prompts take it, too, as a matrix-matrix product.
+    pub tiled: bool,
 }
+
+/// What a comparison came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuned {
+    /// The fastest.
+    pub choice: Choice,
+    /// Candidates that were timed.
+    pub timed: u32,
+}
+
+/// Ways to compute the same, the usual one first.
+type Candidates = Vec<(Choice, Vec<Run>)>;
 
 /// A comparison that is ready to run. It holds all it needs: weights may stream meanwhile.
 pub struct Tuner {
-    probes: Vec<Probe>,
-    kernels: Kernels,
+    vectors: Candidates,
+    tiles: Candidates,
+    bench: Bench,
+    usual: Choice,
+    /// Tokens of the matrix-matrix products.
+    tokens: u32,
+    budget: Duration,
     // What the bind groups refer to.
     _matrices: Vec<GpuMatrix>,
     _buffers: Vec<GpuBuffer>,
-    device: wgpu::Device,
-    queue: wgpu::Queue,
+}
+
+/// The shapes to time: the heaviest of prompts and tokens, then the heaviest other one; of each as many rows as
+/// one buffer and [`MOST_BYTES`] hold.
+pub fn shapes(products: &[Product], limit: u64) -> Vec<Product> {
+    let row_bytes = |spec: &MatrixSpec| u64::from(spec.cols.div_ceil(per_load(spec.dtype)).max(1)) * 16;
+    let weight = |product: &&Product| {
+        row_bytes(&product.spec) * u64::from(product.spec.rows) * u64::from(product.times)
+    };
+    let first = products.iter().max_by_key(|product| (product.tiled, weight(product)));
+    let others = products.iter().filter(|other| first.is_some_and(|first| !std::ptr::eq(first, *other)));
+    first
+        .into_iter()
+        .chain(others.max_by_key(weight))
+        .map(|product| {
+            let mut product = product.clone();
+            let rows = limit.min(MOST_BYTES) / row_bytes(&product.spec);
+            product.spec.rows = product.spec.rows.min(u32::try_from(rows).unwrap_or(u32::MAX)).max(1);
+            product
+        })
+        .collect()
+}
+
+/// What the kernels over one matrix are bound to.
+struct Bound {
+    matrix: GpuMatrix,
+    params: GpuBuffer,
+    x: GpuBuffer,
+    y: GpuBuffer,
+}
+
+impl Bound {
+    fn new(gpu: &Gpu, spec: &MatrixSpec, tokens: u32) -> Result<Bound, GpuError> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let buffer = |bytes: u64| gpu.buffer("tuning", bytes, usage, Purpose::Activations);
+        let matrix = GpuMatrix::new(gpu, 0, spec)?;
+        let [x, y] = [spec.cols, spec.rows].map(|width| width.next_multiple_of(PITCH));
+        let params = buffer(size_of::<linear::Params>() as u64)?;
+        if let Some(part) = matrix.parts.first() {
+            let of_part = linear::Params::new(&matrix, part, x, y, 0, false, Write::Set);
+            gpu.queue().write_buffer(params.raw(), 0, bytemuck::bytes_of(&of_part));
+        }
+        let [x, y] = [x, y].map(|width| buffer(u64::from(width) * u64::from(tokens) * 4));
+        Ok(Bound { matrix, params, x: x?, y: y? })
+    }
+
+    /// A kernel over the matrix's first part.
+    fn run(
+        &self,
+        gpu: &Gpu,
+        bench: &mut Bench,
+        kernel: Option<Kernel>,
+        how: How,
+    ) -> Result<Option<Run>, GpuError> {
+        let (Some(kernel), Some(part)) = (kernel, self.matrix.parts.first()) else { return Ok(None) };
+        let pipeline = bench.kernels.start(gpu, kernel);
+        let buffers = [&bench.batch, &self.params, &self.x, &part.weights, &part.scales, &self.y];
+        let group = bench.kernels.bind(gpu, pipeline, &buffers)?;
+        Ok(Some(Run { pipeline, group, spec: self.matrix.spec.clone(), rows: part.rows, how }))
+    }
 }
 
 impl Tuner {
-    /// Prepares the comparison for products of these shapes, each with how often a token takes it, and starts to
-    /// compile the candidates. `None` where there is nothing to compare.
+    /// Prepares the comparison for these products and at most `max_batch` tokens, and starts to compile the
+    /// candidates. `None` where there is nothing to compare.
     ///
     /// # Errors
     /// What the device says to the memory that it takes.
     pub async fn new(
         gpu: &Gpu,
-        products: &[(MatrixSpec, u32)],
+        products: &[Product],
+        max_batch: u32,
         decoder: impl Fn(&MatrixSpec) -> Decoder,
+        budget: Duration,
     ) -> Result<Option<Tuner>, GpuError> {
-        let limit = gpu.tier().max_binding_bytes;
-        let weight = |spec: &MatrixSpec| GpuMatrix::bytes(spec, limit).unwrap_or(u64::MAX);
-        let mut specs: Vec<&(MatrixSpec, u32)> = products.iter().collect();
-        specs.retain(|(spec, _)| weight(spec) <= MOST_BYTES.min(buffer_bytes(limit)));
-        specs.sort_by_key(|(spec, count)| std::cmp::Reverse(weight(spec) * u64::from(*count)));
-        specs.truncate(SHAPES);
-        if specs.iter().map(|(spec, _)| weight(spec)).sum::<u64>() > MOST_BYTES {
-            specs.truncate(1);
-        }
-        let candidates = Threads::candidates(Sizes::of(gpu.tier()));
-        if specs.is_empty() || candidates.len() < 2 {
-            return Ok(None);
-        }
+        let shapes = shapes(products, gpu.tier().max_binding_bytes);
+        let Some(first) = shapes.first() else { return Ok(None) };
+        let (sizes, usual) = (Sizes::of(gpu.tier()), Choice::usual(gpu.tier()));
+        let most = if sizes == Sizes::Cpu { 32 } else { 128 };
+        let tokens = if first.tiled { max_batch.min(most) } else { 1 };
         let make = || {
-            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM;
-            let buffer = |bytes: u64| {
-                gpu.buffer("tuning", bytes, usage | wgpu::BufferUsages::COPY_DST, Purpose::Activations)
-            };
-            let (mut matrices, mut buffers) = (Vec::new(), Vec::new());
-            for (spec, _) in &specs {
-                let matrix = GpuMatrix::new(gpu, 0, spec)?;
-                let [x, y] = [spec.cols, spec.rows].map(|width| width.next_multiple_of(PITCH));
-                buffers.push(buffer(size_of::<BatchUniform>() as u64)?);
-                buffers.push(buffer(size_of::<linear::Params>() as u64)?);
-                if let (Some(part), Some(params)) = (matrix.parts.first(), buffers.last()) {
-                    let params_of_part = linear::Params::new(&matrix, part, x, y, 0, false, Write::Set);
-                    gpu.queue().write_buffer(params.raw(), 0, bytemuck::bytes_of(&params_of_part));
-                }
-                buffers.push(buffer(u64::from(x) * 4)?);
-                buffers.push(buffer(u64::from(y) * 4)?);
-                matrices.push(matrix);
-            }
-            Ok((matrices, buffers))
+            let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+            let batch =
+                gpu.buffer("tuning", size_of::<BatchUniform>() as u64, usage, Purpose::Activations)?;
+            let counts = [tokens, 1].into_iter();
+            let bound = shapes.iter().zip(counts).map(|(shape, count)| Bound::new(gpu, &shape.spec, count));
+            Ok((batch, bound.collect::<Result<Vec<_>, _>>()?))
         };
-        let (matrices, buffers) = gpu.guarded("tuning", make).await?;
-        let (mut kernels, mut probes) = (Kernels::default(), Vec::new());
-        for threads in candidates {
-            let mut runs = Vec::new();
-            for (matrix, four) in matrices.iter().zip(buffers.chunks_exact(4)) {
-                let spec = &matrix.spec;
-                let (Some(kernel), Some(part)) =
-                    (matvec::kernel(spec, decoder(spec), *threads), matrix.parts.first())
-                else {
-                    continue;
-                };
-                let pipeline = kernels.start(gpu, kernel);
-                let [batch, params, x, y] = four else { continue };
-                let group =
-                    kernels.bind(gpu, pipeline, &[batch, params, x, &part.weights, &part.scales, y])?;
-                runs.push((pipeline, group, matvec::grid(spec, part.rows, 1, *threads)));
-            }
-            probes.push(Probe { threads: *threads, runs, best: None });
-        }
+        let (batch, bound) = gpu.guarded("tuning", make).await?;
         let (device, queue) = (gpu.device().clone(), gpu.queue().clone());
-        Ok(Some(Tuner { probes, kernels, _matrices: matrices, _buffers: buffers, device, queue }))
+        let mut bench = Bench { kernels: Kernels::default(), batch, device, queue, spent: Cell::default() };
+
+        let mut choices: Vec<Choice> =
+            Threads::candidates(sizes).iter().map(|threads| Choice { threads: *threads, ..usual }).collect();
+        // Against the usual threads with the fast decoder, where that is allowed.
+        let is_fast = bound.iter().any(|each| decoder(&each.matrix.spec) == Decoder::Fast);
+        choices.extend(is_fast.then_some(Choice { fast: false, ..usual }));
+        let mut vectors = Vec::new();
+        for choice in choices {
+            let mut runs = Vec::new();
+            for each in &bound {
+                let spec = &each.matrix.spec;
+                let decoder = if choice.fast { decoder(spec) } else { Decoder::Safe };
+                let kernel = matvec::kernel(spec, decoder, choice.threads);
+                runs.extend(each.run(gpu, &mut bench, kernel, How::Vector(choice.threads))?);
+            }
+            vectors.push((choice, runs));
+        }
+        let mut tiles: Candidates = Vec::new();
+        let others = Tile::candidates(sizes).iter().filter(|tile| **tile != usual.tile);
+        for tile in [usual.tile].iter().chain(others).filter(|_| tokens > 1) {
+            let Some(each) = bound.first() else { break };
+            let kernel = matmul::kernel(&each.matrix.spec, decoder(&each.matrix.spec), *tile);
+            let runs = each.run(gpu, &mut bench, kernel, How::Tiled(*tile))?;
+            tiles.push((Choice { tile: *tile, ..usual }, runs.into_iter().collect()));
+        }
+        let (mut matrices, mut buffers) = (Vec::new(), Vec::new());
+        for Bound { matrix, params, x, y } in bound {
+            matrices.push(matrix);
+            buffers.extend([params, x, y]);
+        }
+        Ok(Some(Tuner {
+            vectors,
+            tiles,
+            bench,
+            usual,
+            tokens,
+            budget,
+            _matrices: matrices,
+            _buffers: buffers,
+        }))
     }
 
-    /// Times the candidates by turns; the fastest, or the usual one unless another is clearly faster. `None` if
-    /// time ran out before each was measured.
+    /// Times the candidates by turns; the fastest, or the usual ones unless others are clearly faster. Where
+    /// time runs out, those decide that were measured; `None` if too few were.
     ///
     /// # Errors
     /// What the compiler says.
-    pub async fn run(mut self) -> Result<Option<Threads>, GpuError> {
-        self.kernels.finish(&mut |_, _| ()).await?;
-        let begun = Instant::now();
-        for round in 0..=ROUNDS {
-            for at in 0..self.probes.len() {
-                if begun.elapsed() > BUDGET {
-                    return Ok(self.winner());
-                }
-                let took = self.time(at).await;
-                if let Some(probe) = self.probes.get_mut(at).filter(|_| round > 0) {
-                    probe.best = Some(probe.best.map_or(took, |best| best.min(took)));
+    pub async fn run(mut self) -> Result<Option<Tuned>, GpuError> {
+        self.bench.kernels.finish(&mut |_, _| ()).await?;
+        let [threads_end, tile_end, end] = UNTIL.map(|percent| self.budget * percent / 100);
+        let (vectors, tiles) = (runs_of(&self.vectors), runs_of(&self.tiles));
+        let by_threads = self.compare(&vectors, 1, 1, threads_end).await;
+        let by_tile = self.compare(&tiles, self.tokens, 1, tile_end).await;
+        let mut choice = self.usual;
+        let [vector, tile] = [&by_threads, &by_tile].map(|contest| contest.winner());
+        if let Some((winner, _)) = vector.and_then(|at| self.vectors.get(at)) {
+            (choice.threads, choice.fast) = (winner.threads, winner.fast);
+        }
+        if let Some((winner, _)) = tile.and_then(|at| self.tiles.get(at)) {
+            choice.tile = winner.tile;
+        }
+        let mut timed = by_threads.compared() + by_tile.compared();
+        // The winners, one against the other.
+        let vector = vectors.get(vector.unwrap_or(0)).and_then(|runs| runs.get(..1));
+        if let (Some(vector), Some(tiled)) = (vector, tiles.get(tile.unwrap_or(0))) {
+            let (mut least, mut most) = (0, SHORT.partition_point(|tokens| *tokens <= self.tokens));
+            // The more tokens, the better for the tiled product.
+            while let Some(tokens) = SHORT.get((least + most) / 2).filter(|_| least < most) {
+                let contest = self.compare(&[*tiled, vector], *tokens, 3, end).await;
+                timed += contest.compared();
+                if contest.winner() == Some(1) {
+                    (choice.short, least) = (*tokens, (least + most) / 2 + 1);
+                } else {
+                    most = (least + most) / 2;
                 }
             }
         }
-        Ok(self.winner())
+        Ok((timed > 0).then_some(Tuned { choice, timed }))
     }
 
-    /// Runs one candidate.
-    async fn time(&self, at: usize) -> Duration {
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for _ in 0..REPEATS {
-            for (pipeline, group, [x, y, z]) in self.probes.get(at).iter().flat_map(|probe| &probe.runs) {
-                if let Some(raw) = self.kernels.raw(*pipeline) {
-                    pass.set_pipeline(raw);
-                    pass.set_bind_group(0, group, &[]);
-                    pass.dispatch_workgroups(*x, *y, *z);
-                }
+    /// Times these by turns over that many tokens, until so much of the budget is spent that is to do for so many
+    /// such comparisons.
+    async fn compare(&self, candidates: &[&[Run]], tokens: u32, times: u32, until: Duration) -> Contest {
+        let mut contest = Contest::new(candidates.len());
+        let Some(usual) = candidates.first() else { return contest };
+        let left = || until.saturating_sub(self.bench.spent.get());
+        let share = left() / (candidates.len() as u32 * (ROUNDS + 2) * times);
+        // Drivers leave work to the first dispatch of a pipeline: it belongs to compiling.
+        self.bench.run(usual, tokens, LEAST).await;
+        let amount = self.bench.amount(usual, tokens, share.min(SAMPLE)).await;
+        let mut warm = vec![*usual];
+        while let Some(at) = contest.next(left()) {
+            let Some(runs) = candidates.get(at) else { break };
+            if !warm.iter().any(|known| std::ptr::eq(*known, *runs)) {
+                self.bench.run(runs, tokens, LEAST).await;
+                warm.push(*runs);
             }
+            contest.note(at, self.bench.time(runs, tokens, amount).await);
         }
-        drop(pass);
-        let begun = Instant::now();
-        self.queue.submit(Some(encoder.finish()));
-        let (sender, receiver) = oneshot::channel();
-        self.queue.on_submitted_work_done(move || {
-            // The receiver is gone only if nobody waits any more.
-            let _ = sender.send(());
-        });
-        // A failed wait means a lost device, which its next user hears of.
-        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
-        let _ = receiver.await;
-        begun.elapsed()
-    }
-
-    fn winner(&self) -> Option<Threads> {
-        let times = self.probes.iter().map(|probe| Some((probe.threads, probe.best?)));
-        choose(&times.collect::<Option<Vec<_>>>()?)
+        contest
     }
 }
 
-/// The fastest of the candidates, or the first where that is nearly as fast.
-fn choose(times: &[(Threads, Duration)]) -> Option<Threads> {
-    let (usual, usual_time) = times.first()?;
-    let (fastest, time) = times.iter().min_by_key(|(_, time)| *time)?;
-    Some(if *time * 100 < *usual_time * (100 - MARGIN) { *fastest } else { *usual })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_choice_has_to_be_clearly_faster() {
-        let [usual, other, third] = [8, 16, 32].map(|lanes| Threads { workgroup: 64, lanes });
-        let ms = Duration::from_millis;
-        assert_eq!(choose(&[(usual, ms(100)), (other, ms(98)), (third, ms(120))]), Some(usual));
-        assert_eq!(choose(&[(usual, ms(100)), (other, ms(96)), (third, ms(90))]), Some(third));
-        assert_eq!(choose(&[]), None);
-    }
+fn runs_of(candidates: &Candidates) -> Vec<&[Run]> {
+    candidates.iter().map(|(_, runs)| runs.as_slice()).collect()
 }

@@ -20,6 +20,9 @@ pub(super) use wasm::{add_rows, add_rows_bf16, blend_rows, blend_rows_bf16};
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(super) use portable::{add_rows, add_rows_bf16, blend_rows, blend_rows_bf16};
 
+#[cfg(target_arch = "x86_64")]
+mod fused;
+
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 mod portable {
     use super::{LANES, Lanes, RowBf16};
@@ -47,22 +50,32 @@ mod portable {
 
     /// Adds the products of each lane, in f64.
     pub(in crate::merge) fn add_rows(lanes: &mut Lanes, a: &[[f32; LANES]], b: &[[f32; LANES]]) {
-        with_vectors(
-            #[inline(always)]
-            || add(lanes, a, b, |value| value),
-        );
+        #[cfg(target_arch = "x86_64")]
+        if super::fused::is_there() {
+            #[expect(unsafe_code, reason = "the processor was asked one line above")]
+            // SAFETY: the function needs what `is_there` asks for and nothing else.
+            return unsafe { super::fused::add_rows(lanes, a, b) };
+        }
+        add(lanes, a, b, |value| value);
     }
 
     /// [`add_rows`] of BF16.
     pub(in crate::merge) fn add_rows_bf16(lanes: &mut Lanes, a: &[RowBf16], b: &[RowBf16]) {
-        with_vectors(
-            #[inline(always)]
-            || add(lanes, a, b, bf16_to_f32),
-        );
+        #[cfg(target_arch = "x86_64")]
+        if super::fused::is_there() {
+            #[expect(unsafe_code, reason = "the processor was asked one line above")]
+            // SAFETY: the function needs what `is_there` asks for and nothing else.
+            return unsafe { super::fused::add_rows_bf16(lanes, a, b) };
+        }
+        add(lanes, a, b, bf16_to_f32);
     }
 
-    #[inline(always)]
-    fn add<T: Copy>(lanes: &mut Lanes, a: &[[T; LANES]], b: &[[T; LANES]], value: impl Fn(T) -> f32 + Copy) {
+    pub(super) fn add<T: Copy>(
+        lanes: &mut Lanes,
+        a: &[[T; LANES]],
+        b: &[[T; LANES]],
+        value: impl Fn(T) -> f32 + Copy,
+    ) {
         // Copies of their own stay in registers.
         let [mut aa, mut bb, mut ab] = *lanes;
         // Widened in one go, flat, rows vectorise; each by itself, they are put together element by element.
@@ -120,5 +133,44 @@ mod portable {
                 }
             },
         );
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::{Lanes, RowBf16, fused, portable};
+    use crate::dtype::bf16_to_f32;
+
+    /// Every bit of every lane, for every pattern of 16 bits that is finite, and for f32 of 24 significant bits.
+    #[test]
+    fn fused_sums_have_the_bits_of_the_portable_ones() {
+        assert!(fused::is_there(), "this test needs a processor with AVX2 and FMA");
+        let finite = (0..=u16::MAX).filter(|bits| bits & 0x7f80 != 0x7f80);
+        let a: Vec<[u8; 2]> = finite.clone().map(u16::to_le_bytes).collect();
+        let b: Vec<[u8; 2]> = finite.map(|bits| (bits.wrapping_mul(40_503) & 0xbfff).to_le_bytes()).collect();
+        let rows: [&[RowBf16]; 2] = [a.as_chunks().0, b.as_chunks().0];
+        let wide = |row: &RowBf16, salt: u32| {
+            row.map(|element| {
+                f32::from_bits(bf16_to_f32(element).to_bits() | (u32::from(element[0]) * salt) & 0xffff)
+            })
+        };
+        let [a_wide, b_wide]: [Vec<_>; 2] =
+            [(0, 251), (1, 239)].map(|(i, salt)| rows[i].iter().map(|row| wide(row, salt)).collect());
+        let bits = |lanes: Lanes| lanes.map(|lanes| lanes.map(f64::to_bits));
+        // All, so that lanes grow large and much is rounded, and a few, so that little is.
+        for range in [0..rows[0].len(), 0..3, 4000..4001, 1500..1533, 2900..2900] {
+            let [a, b] = rows.map(|rows| &rows[range.clone()]);
+            let start = [[1.0, -0.0, 3e-9, 0.1, 5.0, 1e300, -7.0, 0.3]; 3];
+            let (mut got, mut want) = (start, start);
+            portable::add_rows_bf16(&mut got, a, b);
+            portable::add(&mut want, a, b, bf16_to_f32);
+            assert_eq!(bits(got), bits(want), "rows {range:?} of BF16");
+            assert!(range.is_empty() || bits(got) != bits(start));
+            let (a, b) = (&a_wide[range.clone()], &b_wide[range.clone()]);
+            let (mut got, mut want) = (start, start);
+            portable::add_rows(&mut got, a, b);
+            portable::add(&mut want, a, b, |value| value);
+            assert_eq!(bits(got), bits(want), "rows {range:?} of F32");
+        }
     }
 }

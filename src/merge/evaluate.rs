@@ -234,8 +234,15 @@ impl<S: ByteSource + Clone> Evaluation<S> {
         let Some(factors) = factors.map(|factors: &[f64; 2]| factors.map(|factor| factor as f32)) else {
             return Ok(false);
         };
+        let begin = out.len();
         out.reserve_exact(count * 2);
-        self.each_pair(count as u64, |a, b| blend_bf16(factors, a, b, out)).await?;
+        out.resize(begin + count * 2, 0);
+        let mut left = out.get_mut(begin..).unwrap_or_default().as_chunks_mut().0;
+        let blend = |a: &[[u8; 2]], b: &[[u8; 2]]| {
+            blend_bf16(factors, a, b, left);
+            left = std::mem::take(&mut left).get_mut(a.len()..).unwrap_or_default();
+        };
+        self.each_pair(count as u64, blend).await?;
         Ok(true)
     }
 

@@ -8,7 +8,7 @@
 //! tensor    one output tensor as a graph of parents' tensors
 //! plan      recipe and headers -> the graph of every output tensor
 //! slerp     the arithmetic: sums, coefficients, combination
-//! bulk      its loops over BF16, natively and in wasm SIMD
+//! bulk      its loops over BF16, natively (with FMA where there is one) and in wasm SIMD
 //! feed      neighbouring tensors of a parent over one connection
 //! ahead     tensors that are fetched while others are computed
 //! leaf      a parent's tensor as runs of bytes or f32

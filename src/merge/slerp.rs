@@ -130,18 +130,14 @@ pub fn combine(terms: &[(f32, &[f32])], out: &mut Vec<f32>) {
     }
 }
 
-/// [`combine`] of two tensors of BF16 into one of BF16: appends `c0 * a + c1 * b`, rounded, for as many
-/// elements as both slices have.
-pub fn blend_bf16(factors: [f32; 2], a: &[[u8; 2]], b: &[[u8; 2]], out: &mut Vec<u8>) {
-    let length = a.len().min(b.len());
-    let begin = out.len();
-    out.resize(begin + length * 2, 0);
-    let (slots, _) = out.get_mut(begin..).unwrap_or_default().as_chunks_mut::<2>();
-    let ((slots, slots_tail), (a, a_tail), (b, b_tail)) =
-        (slots.as_chunks_mut(), a.as_chunks(), b.as_chunks());
-    blend_rows_bf16(factors, a, b, slots);
-    let [c0, c1] = factors;
-    for ((slot, a), b) in slots_tail.iter_mut().zip(a_tail).zip(b_tail) {
-        *slot = f32_to_bf16(c0 * bf16_to_f32(*a) + c1 * bf16_to_f32(*b));
+/// [`combine`] of two tensors of BF16 into one of BF16: `c0 * a + c1 * b`, rounded, for as many elements as all
+/// slices have.
+pub fn blend_bf16([c0, c1]: [f32; 2], a: &[[u8; 2]], b: &[[u8; 2]], out: &mut [[u8; 2]]) {
+    let length = a.len().min(b.len()).min(out.len());
+    let ((a, _), (b, _), (out, _)) = (a.split_at(length), b.split_at(length), out.split_at_mut(length));
+    let ((a, a_tail), (b, b_tail), (out, out_tail)) = (a.as_chunks(), b.as_chunks(), out.as_chunks_mut());
+    blend_rows_bf16([c0, c1], a, b, out);
+    for ((out, a), b) in out_tail.iter_mut().zip(a_tail).zip(b_tail) {
+        *out = f32_to_bf16(c0 * bf16_to_f32(*a) + c1 * bf16_to_f32(*b));
     }
 }

@@ -130,6 +130,13 @@ impl WeightPlan {
         Ok(plan)
     }
 
+    /// The precision that linear weights have in the end: what is FP8 in the checkpoint is kept so on the way to
+    /// integers.
+    pub fn stored_precision(&self) -> Precision {
+        let has_integers = self.matrices.values().any(|spec| spec.dtype == Dtype::I8);
+        if self.precision == Precision::I8 && !has_integers { Precision::F8 } else { self.precision }
+    }
+
     /// Every matrix that a token is multiplied with: those of all layers, then the head.
     pub fn products(&self) -> Vec<MatrixSpec> {
         let head = if self.matrices.contains_key(&Role::Head) { Role::Head } else { Role::Embed };

@@ -9,7 +9,7 @@
 //! compile.rs  pipelines without holding up the queue
 //! cache.rs   where a model is kept, and the hashes of its files
 //! stream.rs  a ReadableStream as the body of an answer; turns and timers
-//! bench.rs   the bench of a loaded engine
+//! bench.rs   the bench of a loaded engine, in the wasm that has it
 //! diagnostics.rs  what tests ask of the adapter
 //! error.rs   errors as JavaScript sees them
 //! ```
@@ -18,6 +18,7 @@
 //! rejected promise with a `code`.
 
 mod any;
+#[cfg(feature = "bench")]
 mod bench;
 mod cache;
 mod compile;
@@ -37,7 +38,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 use web_time::{Duration, Instant};
 
-use crate::engine::{self, Delta, Engine, Info, Kept, LoadOptions, Progress, Request};
+use crate::engine::{self, CacheFiles, Delta, Engine, Info, Kept, LoadOptions, Progress, Request};
 use crate::gpu::DeviceTier;
 use crate::merge::MergeReport;
 use any::AnySource;
@@ -71,7 +72,7 @@ pub async fn inspect(source: JsValue, options: JsValue, signal: AbortSignal) -> 
     let options: LoadOptions = from_js("options", options)?;
     let (trust, files) = cache::of_source(&source)?;
     let source = WebSource::new(&source, signal, Rc::new(|_| {}), 0)?;
-    let kept = Rc::new(Kept::new(trust, files));
+    let kept = Rc::new(Kept::new(trust, files.map(CacheFiles::looked_at)));
     let source = AnySource::files(source, kept.clone());
     let tier = DeviceTier::probe(&options.gpu).await.ok();
     let inspection = engine::inspect_cached(&source, &kept, &options, tier.as_ref()).await;

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use js_sys::{Map, Reflect};
+use js_sys::{Map, Object, Reflect};
 use serde_json::Value;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
@@ -57,7 +57,8 @@ enum Place {
 
 impl WebSource {
     /// Reads `{kind: "http", base, listing?, headers?, network?}`, `{kind: "files", files}` or
-    /// `{kind: "directory", handle}`; `network` is `{attempts?, backoffMs?, stallMs?}`.
+    /// `{kind: "directory", handle}`; `network` is `{attempts?, backoffMs?, stallMs?}`, `trust` the hashes that a
+    /// [`Kept`](crate::engine::cached::Kept) will compare.
     ///
     /// `siblings` sources are read beside it: with more than one, connections are spared, of which browsers
     /// allow six to a host.
@@ -102,7 +103,12 @@ impl WebSource {
             _ => (u64::MAX..=u64::MAX, Rc::default()),
         };
         let transport = WebTransport { place, pool: Pool::shared(), signal, on_waiting };
-        Ok(WebSource(Steady::new(transport, network, lane_bytes, lanes)))
+        let hashed = ["manifest", "hub"].map(|by| get(&get(source, "trust"), by));
+        let hashed = hashed.iter().filter_map(|hashes| hashes.dyn_ref::<Object>());
+        let hashed = hashed.flat_map(|hashes| {
+            Object::keys(hashes).iter().filter_map(|name| name.as_string()).collect::<Vec<_>>()
+        });
+        Ok(WebSource(Steady::new(transport, network, lane_bytes, lanes).hashing(hashed.collect())))
     }
 }
 

@@ -35,6 +35,13 @@ test("the page times the embedded model, draws it, and offers it as JSON", async
   assert.deepEqual(of("submits").map(({ value }) => value), [1]);
   // SwiftShader has timestamps; where there are none, kernels are counted all the same.
   assert.equal(of("time").length > 0, !report.notes.some((/** @type {string} */ note) => note.includes("no timestamps")));
+  if (of("time").length > 0) {
+    const [summed = NaN, looped = NaN, beside = NaN] = of("token").map(({ value }) => value);
+    assert.ok(summed > 0 && Math.abs(looped - summed - beside) < 1e-9, `${summed} ${looped} ${beside}`);
+    assert.ok(of("time").some(({ name }) => name === "sample_pick"));
+    assert.match(await page.$eval("#bench-result", ({ textContent }) => textContent ?? ""), /Together .* in the token loop a token takes/);
+  }
+  assert.equal(report.walkBytes, 64 * 2 ** 20, "software adapters walk less");
   if (browserName() === "chromium") assert.ok(of("time").length > 3 && of("time").some(({ value }) => value > 0));
 
   // Under each chart there is a table with the same rows.

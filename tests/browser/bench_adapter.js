@@ -43,13 +43,14 @@ function row({ kind, name, at, value, unit, spread: [least, most], samples, limi
 }
 
 /** @param {BenchReport} report */
-function print({ info, deviation, figures, notes, hostBytes }) {
+function print({ info, deviation, figures, walkBytes, notes, hostBytes }) {
   const mib = (/** @type {number} */ bytes) => (bytes / 2 ** 20).toFixed(1);
   console.log(`adapter    ${info.adapter.name}, ${info.adapter.driver}`);
   console.log(`model      ${info.parameters} weights in ${info.layers} layers`);
   console.log(`deviation  ${deviation.toExponential(1)} of the largest logit, beside the CPU's`);
   const { weights, kvCache, activations } = info.memory;
   console.log(`memory     weights ${mib(weights)} MiB, key/value cache ${mib(kvCache)} in ${info.kvCache}, activations ${mib(activations)}; wasm ${mib(hostBytes)}`);
+  console.log(`walk       ${(walkBytes / 2 ** 20).toFixed(0)} MiB, before a limit's reads come to the same bytes again`);
   const kernels = figures.filter(({ kind }) => kind === "kernel");
   for (const figure of [...kernels, ...figures.filter(({ kind }) => kind !== "kernel")]) console.log(row(figure));
   for (const note of notes) console.log(`note: ${note}`);

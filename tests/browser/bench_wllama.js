@@ -26,6 +26,8 @@ const TARGETS = { short: 1.8, long: 2, prefill: 3, first: 1, peak: 1 };
 const LIMIT_SHARE = 0.8;
 const TALE_TOKENS_PER_SECOND = 150;
 const TALE_FIRST_MS = 1000;
+/** What transformers says of SmolLM2. */
+const CHAT = JSON.parse(readFileSync(fromTop("tests/fixtures/vectors/smollm2.json"), "utf8")).cases.find((/** @type {{ name: string }} */ { name }) => name === "chat");
 
 const WORDS = "the of and to in is that it was for on are as with his they be at one have this from or had by hot but some what there we can out other were all your when up use how said an each she which do their time if will way about many then them would write like so these her long make thing see him two has look more day could go come did my sound no most number who over know water than call first people may down side been now find any new work part take get place made live where after back little only round man year came show every good me give our under name very through just form much great think say help low line before turn cause same mean move right boy old too does tell set three want air well also play small end put home read hand large add even land here must big high such follow act why ask men change went light kind off need house picture try us again animal point mother world near build self earth father".split(" ");
 
@@ -48,24 +50,30 @@ function prompt(count, seed) {
 /**
  * A program under test, as functions that run in the page.
  * @typedef {object} Program
- * @property {(model: string, context: number) => Promise<void>} load makes `globalThis.ask`
+ * @property {(model: string, context: number, weights: string) => Promise<void>} load makes `globalThis.ask`
  * @property {string} model
  * @property {number} context positions
+ * @property {string} weights in which form
  */
 
 /** @type {Program} */
 const BISE = {
   model: "/smollm2/",
   context: 1024,
-  load: async (model, context) => {
+  weights: "i8",
+  load: async (model, context, weights) => {
     const path = "/pkg/index.js";
     const { Engine } = await import(path);
-    const engine = await Engine.load(model, { backend: "cpu", contextLength: context });
+    const engine = await Engine.load(model, { backend: "cpu", contextLength: context, weights });
+    const greedy = async (/** @type {number[]} */ prompt, /** @type {number} */ tokens) => {
+      const { choices: [{ token_ids }] } = await engine.completions.create({ prompt, temperature: 0, max_tokens: tokens, ignore_eos: true });
+      return token_ids;
+    };
     const ask = async (/** @type {string} */ prompt, /** @type {number} */ tokens) => {
       const { timings } = await engine.completions.create({ prompt, temperature: 0, max_tokens: tokens, ignore_eos: true });
       return { promptTokens: timings.prompt_tokens, promptRate: (timings.prompt_tokens * 1e3) / timings.prompt_ms, rate: timings.tokens_per_second };
     };
-    Object.assign(globalThis, { ask, info: engine.info });
+    Object.assign(globalThis, { ask, greedy, info: engine.info });
   },
 };
 
@@ -73,6 +81,7 @@ const BISE = {
 const WLLAMA_PROGRAM = {
   model: "/gguf/smollm2-135m.Q8_0.gguf",
   context: BISE.context,
+  weights: "Q8_0",
   load: async (model, context) => {
     const path = "/wllama/index.js";
     const { Wllama } = await import(path);
@@ -99,7 +108,7 @@ const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.le
  */
 async function start(page, url, program) {
   await page.goto(`${url}/pages/blank.html`, { waitUntil: "load" });
-  const loaded = await page.evaluate(`(${program.load})(${JSON.stringify(program.model)}, ${program.context}).then(() => performance.now())`);
+  const loaded = await page.evaluate(`(${program.load})(${JSON.stringify(program.model)}, ${program.context}, ${JSON.stringify(program.weights)}).then(() => performance.now())`);
   return page.evaluate(async (prompt, loaded) => {
     const { ask, info } = /** @type {any} */ (globalThis);
     await ask(prompt, 1);
@@ -136,6 +145,13 @@ async function open(url, program) {
   let info = null;
   return {
     close,
+    // As the weights are stored, transformers says those: what is quantised may end a near tie otherwise, late.
+    proof: async () => {
+      const { ids, [program.weights === "f8" ? "f8" : "checkpoint"]: { greedy } } = CHAT;
+      const found = await page.evaluate((ids, tokens) => /** @type {any} */ (globalThis).greedy(ids, tokens), ids, greedy.length);
+      const same = found.findIndex((/** @type {number} */ id, /** @type {number} */ i) => id !== greedy[i]);
+      if (same >= 0 && same < greedy.length * 0.75) throw new Error(`${program.weights}: not transformers' tokens from ${same} on: ${found}`);
+    },
     start: async () => {
       const { first, ...started } = await start(page, url, program);
       info = started.info;
@@ -171,7 +187,7 @@ async function open(url, program) {
 async function openRest(url) {
   const { browser, close } = await launch("chromium", undefined, { networkEnabled: false });
   const page = await browser.newPage();
-  const tale = { ...BISE, model: "/models/tale/", context: 512 };
+  const tale = { ...BISE, model: "/models/tale/", context: 512, weights: "i8" };
   /** @type {Record<string, number[]>} elements per second */
   const loops = {};
   /** @type {number[]} */
@@ -238,7 +254,10 @@ const opened = [];
 const keep = (one) => (opened.push(one), one);
 try {
   const rest = keep(await openRest(server.url));
-  const programs = [keep(await open(server.url, BISE))];
+  const [integers, fp8] = [keep(await open(server.url, BISE)), keep(await open(server.url, { ...BISE, weights: "f8" }))];
+  await integers.proof();
+  await fp8.proof();
+  const programs = [integers];
   if (hasWllama) programs.push(keep(await open(server.url, WLLAMA_PROGRAM)));
   for (let run = 0; run < STARTS; run += 1) {
     for (const program of programs) await program.start();
@@ -247,6 +266,8 @@ try {
   for (let run = 0; run < RUNS; run += 1) {
     for (const program of programs) await program.short();
     await rest.loops();
+    await fp8.start();
+    await fp8.short();
     for (const program of programs) await program.long();
   }
   const results = await Promise.all(programs.map((program) => program.results()));
@@ -266,30 +287,32 @@ try {
     ["prefill", `tokens of a prompt of ${after512}`],
   ]);
   for (const [key, name] of rates) {
-    const times = Number(bise[key]) / Number(other[key]);
+    // Recorded ones are by the clock, and of another machine: nothing is missed beside them.
+    const times = hasWllama ? Number(bise[key]) / Number(other[key]) : NaN;
     row(`${name} per processor second`, ...both(Number(bise[key]), Number(other[key]), times), TARGETS[key].toFixed(1));
     row("  per second", ...both(bise.clock[key], other.clock[key], bise.clock[key] / other.clock[key]));
-    check(times >= TARGETS[key], `${name}: ${times.toFixed(2)} times wllama's, not ${TARGETS[key]}`);
+    check(!hasWllama || times >= TARGETS[key], `${name}: ${times.toFixed(2)} times wllama's, not ${TARGETS[key]}`);
   }
   for (const [key, name] of /** @type {["first" | "peak", string][]} */ ([
-    ["first", "first token after opening the page, ms"],
+    ["first", "first token after opening the page, both models kept, ms"],
     ["peak", "peak memory of the page's process, MiB"],
   ])) {
     const times = Number(other[key]) / Number(bise[key]);
     row(name, ...both(Number(bise[key]), Number(other[key]), times), TARGETS[key].toFixed(1));
     // What was not recorded of a wllama that cannot run here cannot be missed.
-    check(Number.isNaN(times) && !hasWllama || times >= TARGETS[key], `${name}: ${times.toFixed(2)} times wllama's, not ${TARGETS[key]}`);
+    check(!hasWllama || times >= TARGETS[key], `${name}: ${times.toFixed(2)} times wllama's, not ${TARGETS[key]}`);
   }
   for (const [name, rate] of Object.entries(limits)) row(`bare loop, ${name}: G weights per processor second`, (rate / 1e9).toFixed(2));
   // Embeddings and head are one table, which is read as the head, as it is stored.
   const { vocab_size: vocab, hidden_size: hidden } = JSON.parse(readFileSync(join(MODELS.smollm2, "config.json"), "utf8"));
-  const info = results[0]?.info;
-  const [head, linear] = [vocab * hidden, info.parameters - vocab * hidden];
-  const form = info.weights === "i8" ? "int8" : "fp8";
-  const least = linear / (limits[form] ?? NaN) + head / (limits.bf16 ?? NaN);
-  const share = least * Number(bise.short);
-  row(`ms a token at those rates (${form}, head BF16); share`, (least * 1e3).toFixed(1), share.toFixed(2), "", LIMIT_SHARE.toFixed(1));
-  check(share >= LIMIT_SHARE, `${share.toFixed(2)} of the bare loops' speed, not ${LIMIT_SHARE}`);
+  for (const { info, short } of [results[0], await fp8.results()].filter((each) => each !== undefined)) {
+    const [head, linear] = [vocab * hidden, info.parameters - vocab * hidden];
+    const form = info.weights === "i8" ? "int8" : "fp8";
+    const least = linear / (limits[form] ?? NaN) + head / (limits.bf16 ?? NaN);
+    const share = least * Number(short);
+    row(`ms a token at those rates (${form}, head BF16); share`, (least * 1e3).toFixed(1), share.toFixed(2), "", LIMIT_SHARE.toFixed(1));
+    check(share >= LIMIT_SHARE, `${form}: ${share.toFixed(2)} of the bare loops' speed, not ${LIMIT_SHARE}`);
+  }
   row("tale: tokens per second; first token, ms", tale.rate.toFixed(1), tale.first.toFixed(0));
   check(tale.rate >= TALE_TOKENS_PER_SECOND, `tale gives ${tale.rate.toFixed(0)} tokens/s, not ${TALE_TOKENS_PER_SECOND}`);
   check(tale.first <= TALE_FIRST_MS, `tale's first token takes ${tale.first.toFixed(0)} ms, not ${TALE_FIRST_MS}`);

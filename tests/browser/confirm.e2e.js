@@ -126,6 +126,34 @@ test("a model that the processor's memory does not hold is not fetched, and WebG
   assert.ok(fetched(server) <= 2 * HEADERS, `${fetched(server)} bytes of weights`);
 });
 
+test("a model that fits with a shorter context alone is loaded with that", async (t) => {
+  const half = mkdtempSync(join(tmpdir(), "bise-sparse-"));
+  t.after(() => rmSync(half, { recursive: true }));
+  writeSparse(half, 16);
+  const { page } = await openPage(t, "/?backend=cpu", { mounts: { "/half/": half } });
+  await ready(page, "tale");
+  await page.$eval("#models-panel", (panel) => panel.setAttribute("open", ""));
+  await page.focus("#model-address");
+  await page.keyboard.type("/half/");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#confirm:not([hidden])");
+  const state = () => page.evaluate(() => ({
+    lengths: [...document.querySelectorAll("#confirm-context option")].map((option) => option.getAttribute("value")),
+    disabled: document.querySelector("#confirm-load")?.matches(":disabled"),
+    problems: document.querySelector("#confirm-problems")?.matches(":not([hidden])"),
+    facts: document.querySelector("#confirm-facts")?.textContent ?? "",
+  }));
+  const usual = await state();
+  assert.deepEqual([usual.disabled, usual.problems], [true, true], JSON.stringify(usual));
+  assert.equal(usual.lengths.at(-1), "4096", JSON.stringify(usual));
+  await page.select("#confirm-context", "1024");
+  const short = await state();
+  assert.deepEqual([short.disabled, short.problems], [false, false], JSON.stringify(short));
+  assert.match(short.facts, /1024 positions/);
+  await page.select("#confirm-context", "4096");
+  assert.deepEqual(await state(), usual);
+});
+
 test("a model that the device's limits do not hold cannot be loaded, and the card says why", async (t) => {
   const { page, url } = await openPage(t, "/pages/blank.html", { mounts });
   // An adapter whose bindings hold no row of the widest matrix.

@@ -92,6 +92,6 @@ test("backends are chosen, errors are the same, and a generation stops at once",
   assert.ok(result.chosen.memory.weights > 1e6 && result.chosen.memory.kvCache > 0);
   assert.deepEqual([result.text, result.again], [TALE_PROOF, TALE_PROOF]);
   assert.equal(result.tooLong.code, "bad-request", result.tooLong.message);
-  assert.equal(result.tokens, 3);
+  assert.deepEqual([result.tokens, result.stopped.code], [3, "aborted"], JSON.stringify(result.stopped));
   assert.equal(result.insisted.code, "no-webgpu", result.insisted.message);
 });

@@ -74,6 +74,40 @@ test("a merge into the processor's memory has room for what it keeps of its pare
   assert.ok(Math.abs(enough.memory - free.memory) <= SLACK, `${enough.memory} bytes, ${free.memory}`);
 });
 
+test("memory that runs out later is told as that, and what there was goes on where it can", async (t) => {
+  const { page } = await openClient(t, { backend: "cpu", expectErrors: [/unreachable/] });
+  const recipe = readFileSync(fromTop("tests/fixtures/recipes/tale-x-case.yml"), "utf8");
+  /** @param {string | null} worker */
+  const run = (worker) => page.evaluate(async (recipe, worker) => {
+    const { useWorker, bise: { Engine, outcome, proof } } = /** @type {any} */ (globalThis);
+    useWorker(worker);
+    const engine = await Engine.load("/models/tale/", { weights: "checkpoint", cache: false });
+    const memory = await engine.hostMemory();
+    // Other weights, before which there is no room for what reads them: the old ones stay.
+    const { value: _, ...replaced } = worker === null ? {} : await outcome(engine.replaceWeights({ recipe, models: { "./tale": "/models/tale/", "./case": "/models/case/" } }));
+    const text = await proof(engine);
+    // More text than there is room for.
+    const { value: __, ...asked } = worker === null ? {} : await outcome(engine.completions.create({ prompt: "a ".repeat(48 << 20), max_tokens: 1 }));
+    const { value: ___, ...later } = worker === null ? {} : await outcome(engine.completions.create({ prompt: "a", max_tokens: 1 }));
+    await engine.dispose();
+    // The page goes on.
+    useWorker(null);
+    const again = await Engine.load("/models/tale/", { weights: "checkpoint", cache: false });
+    const after = await proof(again);
+    await again.dispose();
+    return { memory, replaced, text, asked, later, after };
+  }, recipe, worker);
+  const free = await run(null);
+  const tight = await run(`/pages/small-memory-worker.js?mib=${Math.ceil(free.memory / 2 ** 20)}`);
+  const messages = JSON.stringify(tight).slice(0, 2000);
+  assert.equal(tight.replaced.code, "out-of-memory", messages);
+  assert.match(tight.replaced.message ?? "", /no memory for what reads the weights/);
+  assert.equal(tight.text, TALE_PROOF, messages);
+  assert.deepEqual([tight.asked.code, tight.later.code], ["device-lost", "device-lost"], messages);
+  assert.match(tight.asked.message ?? "", /for want of memory/);
+  assert.equal(tight.after, TALE_PROOF);
+});
+
 test("a browser that gives less memory is found out before the weights, and what it gives suffices to the end", async (t) => {
   const { page, server } = await openClient(t, { backend: "cpu" });
   /** @param {string | null} worker */

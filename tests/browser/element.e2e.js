@@ -78,7 +78,8 @@ test("the element loads, chats, stops, and survives being taken out of the page 
     await null; // by now it has stopped the load, which has not ended
     document.body.append(element);
   });
-  await until(page, { form: true, loading: false, note: "" });
+  await until(page, { form: true, loading: false });
+  assert.match((await shown(page)).note ?? "", /^Runs on the processor, since the only WebGPU adapter here .*is software/);
 
   await send(page, "Once upon a time there was a fox");
   await until(page, { submit: "Stop" });

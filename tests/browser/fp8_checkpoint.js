@@ -114,3 +114,43 @@ export function writeFp8(folder, { quantization, suffix, block, ignored }) {
   write(join(folder, "wide"), null, [wide]);
   return { bytes, tensors: fp8.length };
 }
+
+/** The bits of the F16 that is next to it, towards zero. @param {number} value below 65504 */
+function encodeF16(value) {
+  const size = Math.abs(value);
+  const exponent = Math.max(Math.floor(Math.log2(size || 2 ** -20)), -14);
+  const fraction = Math.floor(size / 2 ** (exponent - 10));
+  // Subnormal ones have no leading bit.
+  return (value < 0 ? 0x8000 : 0) | (exponent === -14 && fraction < 1024 ? fraction : ((exponent + 15) << 10) + (fraction - 1024));
+}
+
+/** @param {number} bits of an F16 */
+function decodeF16(bits) {
+  const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
+  const size = exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25);
+  return bits & 0x8000 ? -size : size;
+}
+
+/**
+ * Writes `narrow` and `wide` into a folder: linear weights cut to that dtype, without scales, and what those stand for.
+ * @param {string} folder
+ * @param {"F16" | "F8_E5M2"} dtype
+ */
+export function writeCast(folder, dtype) {
+  /** @type {[string, Tensor][][]} */
+  const [narrow = [], wide = []] = [[], []];
+  for (const [name, tensor] of readTale()) {
+    const values = widen(tensor.bytes);
+    if (!name.includes("_proj")) {
+      narrow.push([name, tensor]);
+      wide.push([name, { dtype: "F32", shape: tensor.shape, bytes: bytesOf(values) }]);
+      continue;
+    }
+    // An E5M2 is the upper byte of an F16.
+    const bits = Uint16Array.from(values, (value) => encodeF16(value) & (dtype === "F16" ? 0xffff : 0xff00));
+    narrow.push([name, { dtype, shape: tensor.shape, bytes: bytesOf(dtype === "F16" ? bits : Uint8Array.from(bits, (half) => half >> 8)) }]);
+    wide.push([name, { dtype: "F32", shape: tensor.shape, bytes: bytesOf(Float32Array.from(bits, decodeF16)) }]);
+  }
+  write(join(folder, "narrow"), null, [narrow]);
+  write(join(folder, "wide"), null, [wide]);
+}

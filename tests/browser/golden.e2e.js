@@ -53,78 +53,80 @@ for (const model of ["tale", "case"]) {
   });
 }
 
-test("text and chat prompts become the golden ids, and streams say the same as replies", async (t) => {
-  const { page } = await openClient(t);
-  const short = golden("tale", "short");
-  const unicode = golden("tale", "unicode");
-  const chat = golden("tale", "chat");
-  const content = chat.text.replace(/^\[INST\] | \[\/INST\]$/g, "");
-  const result = await page.evaluate(async (texts, content) => {
-    const { Engine } = /** @type {any} */ (globalThis).bise;
-    const engine = await Engine.load("/models/tale/", { weights: "checkpoint" });
-    const common = { temperature: 0, max_tokens: 48, ignore_eos: true };
-    const whole = [];
-    for (const prompt of texts) whole.push(await engine.completions.create({ ...common, prompt }));
-    const reply = await engine.chat.completions.create({ ...common, messages: [{ role: "user", content }] });
-    const text = { pieces: "", ids: /** @type {number[]} */ ([]), chunks: 0, usage: null };
-    for await (const { choices, usage } of await engine.completions.create({ ...common, prompt: texts[1], stream: true, stream_options: { include_usage: true } })) {
-      text.pieces += choices[0]?.text ?? "";
-      text.ids.push(...choices[0]?.token_ids ?? []);
-      text.chunks += 1;
-      text.usage = usage;
-    }
-    const streamed = { content: "", roles: /** @type {string[]} */ ([]), finish: /** @type {string[]} */ ([]) };
-    for await (const { choices } of await engine.chat.completions.create({ ...common, messages: [{ role: "user", content }], stream: true })) {
-      streamed.content += choices[0].delta.content ?? "";
-      if (choices[0].delta.role) streamed.roles.push(choices[0].delta.role);
-      if (choices[0].finish_reason) streamed.finish.push(choices[0].finish_reason);
-    }
-    return { whole, reply, text, streamed };
-  }, [short.text, unicode.text], content);
-
-  for (const [i, entry] of [short, unicode].entries()) {
-    assert.equal(result.whole[i].usage.prompt_tokens, entry.input_ids.length);
-    assert.equal(wrongIds(result.whole[i].choices[0].token_ids, entry), null);
-    assert.equal(result.whole[i].choices[0].text, entry.greedy_text);
-  }
-  assert.equal(result.reply.usage.prompt_tokens, chat.input_ids.length);
-  assert.equal(result.reply.choices[0].message.content, chat.greedy_text);
-  assert.equal(result.reply.choices[0].finish_reason, "length");
-
-  assert.equal(result.text.pieces, unicode.greedy_text);
-  assert.deepEqual(result.text.ids, result.whole[1].choices[0].token_ids);
-  assert.deepEqual(result.text.usage, result.whole[1].usage);
-  assert.ok(result.text.chunks >= 48, `${result.text.chunks} chunks`);
-  assert.deepEqual(result.streamed, { content: chat.greedy_text, roles: ["assistant"], finish: ["length"] });
-});
-
-test("FP8 weights take less memory and generate; a seed decides what is drawn", async (t) => {
-  const { page } = await openClient(t);
-  const result = await page.evaluate(async () => {
-    const { Engine, proof } = /** @type {any} */ (globalThis).bise;
-    const infos = [];
-    const proofs = [];
-    for (const weights of ["checkpoint", "f8"]) {
-      const engine = await Engine.load("/models/tale/", { weights });
-      infos.push(engine.info);
-      proofs.push(await proof(engine));
-      if (weights === "checkpoint") await engine.dispose();
-      else {
-        const draw = async (/** @type {number} */ seed) => {
-          const { choices } = await engine.completions.create({ prompt: "Once upon a time", temperature: 0.8, seed, max_tokens: 24, ignore_eos: true });
-          return choices[0].token_ids;
-        };
-        return { infos, proofs, draws: [await draw(7), await draw(8), await draw(7)] };
+for (const backend of ["webgpu", "cpu"]) {
+  test(`text and chat prompts become the golden ids on ${backend}, and streams say the same as replies`, async (t) => {
+    const { page } = await openClient(t);
+    const short = golden("tale", "short");
+    const unicode = golden("tale", "unicode");
+    const chat = golden("tale", "chat");
+    const content = chat.text.replace(/^\[INST\] | \[\/INST\]$/g, "");
+    const result = await page.evaluate(async (texts, content, backend) => {
+      const { Engine } = /** @type {any} */ (globalThis).bise;
+      const engine = await Engine.load("/models/tale/", { weights: "checkpoint", backend });
+      const common = { temperature: 0, max_tokens: 48, ignore_eos: true };
+      const whole = [];
+      for (const prompt of texts) whole.push(await engine.completions.create({ ...common, prompt }));
+      const reply = await engine.chat.completions.create({ ...common, messages: [{ role: "user", content }] });
+      const text = { pieces: "", ids: /** @type {number[]} */ ([]), chunks: 0, usage: null };
+      for await (const { choices, usage } of await engine.completions.create({ ...common, prompt: texts[1], stream: true, stream_options: { include_usage: true } })) {
+        text.pieces += choices[0]?.text ?? "";
+        text.ids.push(...choices[0]?.token_ids ?? []);
+        text.chunks += 1;
+        text.usage = usage;
       }
+      const streamed = { content: "", roles: /** @type {string[]} */ ([]), finish: /** @type {string[]} */ ([]) };
+      for await (const { choices } of await engine.chat.completions.create({ ...common, messages: [{ role: "user", content }], stream: true })) {
+        streamed.content += choices[0].delta.content ?? "";
+        if (choices[0].delta.role) streamed.roles.push(choices[0].delta.role);
+        if (choices[0].finish_reason) streamed.finish.push(choices[0].finish_reason);
+      }
+      return { whole, reply, text, streamed };
+    }, [short.text, unicode.text], content, backend);
+
+    for (const [i, entry] of [short, unicode].entries()) {
+      assert.equal(result.whole[i].usage.prompt_tokens, entry.input_ids.length);
+      assert.equal(wrongIds(result.whole[i].choices[0].token_ids, entry), null);
+      assert.equal(result.whole[i].choices[0].text, entry.greedy_text);
     }
-    throw new Error("not reached");
+    assert.equal(result.reply.usage.prompt_tokens, chat.input_ids.length);
+    assert.equal(result.reply.choices[0].message.content, chat.greedy_text);
+    assert.equal(result.reply.choices[0].finish_reason, "length");
+
+    assert.equal(result.text.pieces, unicode.greedy_text);
+    assert.deepEqual(result.text.ids, result.whole[1].choices[0].token_ids);
+    assert.deepEqual(result.text.usage, result.whole[1].usage);
+    assert.ok(result.text.chunks >= 48, `${result.text.chunks} chunks`);
+    assert.deepEqual(result.streamed, { content: chat.greedy_text, roles: ["assistant"], finish: ["length"] });
   });
-  const [checkpoint, f8] = result.infos;
-  console.log(`    weights: ${checkpoint.memory.weights} bytes as stored, ${f8.memory.weights} as FP8; ${JSON.stringify(f8.adapter)}`);
-  assert.deepEqual([checkpoint.weights, f8.weights], ["checkpoint", "f8"]);
-  assert.ok(f8.memory.weights < 0.75 * checkpoint.memory.weights);
-  assert.equal(f8.parameters, checkpoint.parameters);
-  for (const text of result.proofs) assert.match(text, /\w/);
-  assert.deepEqual(result.draws[0], result.draws[2]);
-  assert.notDeepEqual(result.draws[0], result.draws[1]);
-});
+
+  test(`FP8 weights take less memory and generate on ${backend}; a seed decides what is drawn`, async (t) => {
+    const { page } = await openClient(t);
+    const result = await page.evaluate(async (backend) => {
+      const { Engine, proof } = /** @type {any} */ (globalThis).bise;
+      const infos = [];
+      const proofs = [];
+      for (const weights of ["checkpoint", "f8"]) {
+        const engine = await Engine.load("/models/tale/", { weights, backend });
+        infos.push(engine.info);
+        proofs.push(await proof(engine));
+        if (weights === "checkpoint") await engine.dispose();
+        else {
+          const draw = async (/** @type {number} */ seed) => {
+            const { choices } = await engine.completions.create({ prompt: "Once upon a time", temperature: 0.8, seed, max_tokens: 24, ignore_eos: true });
+            return choices[0].token_ids;
+          };
+          return { infos, proofs, draws: [await draw(7), await draw(8), await draw(7)] };
+        }
+      }
+      throw new Error("not reached");
+    }, backend);
+    const [checkpoint, f8] = result.infos;
+    console.log(`    weights: ${checkpoint.memory.weights} bytes as stored, ${f8.memory.weights} as FP8; ${JSON.stringify(f8.adapter)}`);
+    assert.deepEqual([checkpoint.weights, f8.weights], ["checkpoint", "f8"]);
+    assert.ok(f8.memory.weights < 0.75 * checkpoint.memory.weights);
+    assert.equal(f8.parameters, checkpoint.parameters);
+    for (const text of result.proofs) assert.match(text, /\w/);
+    assert.deepEqual(result.draws[0], result.draws[2]);
+    assert.notDeepEqual(result.draws[0], result.draws[1]);
+  });
+}

@@ -120,6 +120,13 @@ test("an ETag that changes is no other file where the hub's hash is known", asyn
   assertLoaded(await visit(page, "me/tale", options), "loaded");
   assert.deepEqual(weightsAsked(server), []);
 
+  // Nor do a network's servers agree on one within a load.
+  let answers = 0;
+  server.options.etags = (path) => (path.endsWith(SHARD) ? `"${answers++}"` : undefined);
+  assertLoaded(await visit(page, "me/tale", { ...options, hubUrl: `${server.url}${UNCACHED}` }), "stored");
+  assert.ok(answers > 1, `${answers} answers`);
+  server.options.etags = undefined;
+
   // Negative control: small files have no such hash, and are asked for.
   await page.evaluate(() => /** @type {any} */ (globalThis).bise.cache.clear());
   server.options.refuse = (path) => (path.startsWith("/api/") ? 503 : undefined);

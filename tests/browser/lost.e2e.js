@@ -180,3 +180,44 @@ if (browserName() === "chromium") {
     assert.match(await text("#status-memory"), /^[1-9]/);
   });
 }
+
+// Chromium takes long to compile the shaders that hardware gets.
+if (browserName() === "firefox") {
+  test("the page goes on on the processor after a loss, says why, and keeps what was said", async (t) => {
+    const { page, url } = await openPage(t, "/pages/blank.html", { expectErrors: [/./] });
+    await page.evaluateOnNewDocument(() => {
+      const Original = globalThis.Worker;
+      globalThis.Worker = class extends Original {
+        /** @param {string | URL} script @param {WorkerOptions} [options] */
+        constructor(script, options) {
+          const imports = [`${location.origin}/pages/gpu-hardware.js`, `${location.origin}/pages/gpu-losing.js`, String(script)];
+          const code = imports.map((each) => `import "${each}";`).join("\n");
+          super(URL.createObjectURL(new Blob([code], { type: "text/javascript" })), options);
+        }
+      };
+    });
+    await page.goto(`${url}/`);
+    const text = (/** @type {string} */ selector) => page.$eval(selector, (node) => node.textContent ?? "");
+    const ready = () => page.waitForFunction(() => document.querySelector("#prompt")?.matches(":enabled") && document.querySelector("#loading")?.matches("[hidden]"));
+    await ready();
+    assert.match(await text("#status-adapter"), /^WebGPU: /);
+    assert.equal(await text("#backend-why"), "The graphics card computes, through WebGPU.");
+    await page.focus("#prompt");
+    await page.keyboard.type("Once upon a time");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => (document.querySelector(".running .text")?.textContent?.length ?? 0) > 20);
+    await lose(page);
+    await page.waitForSelector("#message:not([hidden])");
+    assert.match(await text("#message"), /The engine was lost/);
+    const said = await text("#log");
+    await (await page.waitForSelector("button ::-p-text(Load the model again)"))?.click();
+    await ready();
+    assert.equal(await text("#backend-why"), "The processor computes, since the graphics device was lost.");
+    assert.equal(await text("#status-adapter"), "CPU, one thread");
+    assert.ok((await text("#log")).startsWith(said.slice(0, 40)), "what was said stays");
+    await page.focus("#prompt");
+    await page.keyboard.type("And then?");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => document.querySelectorAll(".turn").length === 4 && document.querySelector(".turn:last-child .turn-foot"));
+  });
+}

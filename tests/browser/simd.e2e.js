@@ -23,7 +23,7 @@ if (browserName() === "chromium") {
     });
     for (const end of ends) {
       assert.deepEqual([end.name, end.code], ["BiseError", "unsupported-browser"], JSON.stringify(end));
-      assert.match(end.message ?? "", /SIMD.*Chrome and Edge.* 91 .*Firefox.* 89, Safari.* 16\.4/);
+      assert.match(end.message ?? "", /SIMD.*Chrome or Edge 96, Firefox 114, Safari 16\.4/);
     }
     assert.ok(!server.log.some(({ path }) => path.endsWith(".wasm") || path.endsWith(".safetensors")), "nothing large was fetched");
     await page.goto(`${server.url}/`, { waitUntil: "load" });

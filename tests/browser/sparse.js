@@ -5,7 +5,7 @@ import { closeSync, cpSync, ftruncateSync, mkdirSync, openSync, writeFileSync, w
 import { join } from "node:path";
 import { fromTop } from "./paths.js";
 
-const [HIDDEN, MLP, KV, VOCAB, LAYERS] = [4096, 14336, 1024, 32000, 32];
+const [HIDDEN, MLP, KV, VOCAB] = [4096, 14336, 1024, 32000];
 
 /** Bytes of all weights and scales: FP8 linear weights with one scale per row, the rest BF16. */
 export const SPARSE = { bytes: 0, parameters: 7_241_732_096 };
@@ -13,8 +13,9 @@ export const SPARSE = { bytes: 0, parameters: 7_241_732_096 };
 /**
  * Writes it in two files.
  * @param {string} folder
+ * @param {number} [layers] fewer than the model has
  */
-export function writeSparse(folder) {
+export function writeSparse(folder, layers = 32) {
   mkdirSync(folder, { recursive: true });
   for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]) cpSync(fromTop(`tests/fixtures/mistral7b/${name}`), join(folder, name));
   const quantization_config = {
@@ -23,14 +24,14 @@ export function writeSparse(folder) {
   };
   writeFileSync(join(folder, "config.json"), JSON.stringify({
     architectures: ["MistralForCausalLM"], model_type: "mistral", hidden_act: "silu", hidden_size: HIDDEN, intermediate_size: MLP,
-    num_hidden_layers: LAYERS, num_attention_heads: 32, num_key_value_heads: 8, vocab_size: VOCAB, rms_norm_eps: 1e-5,
+    num_hidden_layers: layers, num_attention_heads: 32, num_key_value_heads: 8, vocab_size: VOCAB, rms_norm_eps: 1e-5,
     rope_theta: 10000, sliding_window: 4096, max_position_embeddings: 32768, tie_word_embeddings: false, torch_dtype: "bfloat16",
     bos_token_id: 1, eos_token_id: 2, quantization_config,
   }));
   /** @type {[string, "BF16" | "F8_E4M3" | "F32", number[]][][]} */
   const files = [[["model.embed_tokens.weight", "BF16", [VOCAB, HIDDEN]]], []];
-  for (let layer = 0; layer < LAYERS; layer += 1) {
-    const file = files[layer < LAYERS / 2 ? 0 : 1] ?? [];
+  for (let layer = 0; layer < layers; layer += 1) {
+    const file = files[layer < layers / 2 ? 0 : 1] ?? [];
     const linear = (/** @type {string} */ name, /** @type {number} */ rows, /** @type {number} */ cols) => {
       file.push([`model.layers.${layer}.${name}.weight`, "F8_E4M3", [rows, cols]], [`model.layers.${layer}.${name}.weight_scale`, "F32", [rows, 1]]);
     };

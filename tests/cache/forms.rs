@@ -126,3 +126,34 @@ fn an_inspection_foretells_the_form_that_a_load_takes() {
     let (weights, kept, _) = told(&LoadOptions { weights: WeightMode::I8, ..options.clone() }, None);
     assert_eq!((weights, kept), (WeightMode::I8, false));
 }
+
+/// Whoever looks changes nothing, whatever is damaged: the next load finds out.
+#[test]
+fn an_inspection_writes_nothing() {
+    let options = LoadOptions { backend: BackendChoice::Cpu, ..LoadOptions::default() };
+    let mut were_fetched = 0;
+    for seed in 0..24 {
+        let disk = Disk::default();
+        let server = Server::new(&disk);
+        load_kept(&server, &disk, &Options::default()).unwrap();
+        let mut random = Random::new(seed);
+        // Small files come first.
+        let (file, bytes) =
+            [("pack", 20_000), ("journal", disk.content("journal").len() as u64)][seed as usize % 2];
+        if seed > 1 {
+            disk.flip(file, random.below(bytes * 8));
+        }
+        let (before, sent) = (["pack", "journal"].map(|file| disk.content(file)), server.sent.get());
+        let kept = files(&disk, &Options::default()).looked_at();
+        let kept = Rc::new(Kept::new(Trust::default(), Some(kept)));
+        let source = CachedSource::new(server.clone(), kept.clone());
+        let found = block_on(inspect_cached(&source, &kept, &options, None)).unwrap();
+        // What is damaged is nothing that a load would take.
+        assert!(found.weights == WeightMode::F8 || !found.kept, "seed {seed}");
+        assert!(found.kept || seed > 1, "seed {seed}");
+        were_fetched += u32::from(server.sent.get() > sent);
+        drop((source, kept));
+        assert!(before == ["pack", "journal"].map(|file| disk.content(file)), "seed {seed}");
+    }
+    assert!(were_fetched > 4, "{were_fetched} of them were damaged where an inspection reads");
+}

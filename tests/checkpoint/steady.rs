@@ -375,6 +375,10 @@ fn a_file_that_changes_is_an_error_and_never_a_mix() {
         assert!(matches!(error, SourceError::Changed { .. }), "{from}: {error:?}");
         assert_eq!(source.transport().open.get(), 0);
     }
+    // Where its hash is compared, servers need not agree on what they call it; another file's is not.
+    let hashing = |file: &str| Script::new(5000, changes(2)).steady().hashing(vec![file.into()]);
+    read(&hashing(FILE), Some(0..5000)).unwrap();
+    assert!(matches!(read(&hashing("other"), Some(0..5000)), Err(SourceError::Changed { .. })));
     let source = Script::new(5000, |n, _| match n {
         0 => Play::Cut(70),
         _ => Play::Tagged("\"2\"".into()),

@@ -1,9 +1,11 @@
 //! The whole decoder: against the reference, and prompts cut in different ways.
 
 use bise::dtype::Dtype;
+use bise::gpu::GpuError;
 use bise::kernels::weights::Decoder as WeightDecoder;
-use bise::kernels::{Sizes, Threads, WebGpu};
+use bise::kernels::{Choice, Sizes, Threads, WebGpu};
 use bise::reference::{Reference, ReferenceError};
+use bise::steps::sampling::{Past, Rules};
 use bise::steps::{Batch, CacheForm, MatrixSpec, Slot, Steps, Store};
 
 use super::common::{Tolerance, check, limits, open};
@@ -58,9 +60,9 @@ fn decoder_agrees_with_the_reference() {
         // Each model with other threads, as tuning may choose them.
         let candidates = Sizes::ALL.map(Threads::candidates).concat();
         let threads = candidates[model.seed as usize * 3 % candidates.len()];
-        backend.tuned(Some(threads));
+        backend.tune(Choice { threads, ..backend.choice() });
         let mut on_gpu = model.decoder(backend);
-        assert_eq!(on_gpu.backend().threads(), threads);
+        assert_eq!(on_gpu.backend().choice().threads, threads);
         let mut reference = model.decoder(Reference::new(model.shape()));
         let (prompt, rest) = (ids(model.seed, model.context - 6), ids(model.seed + 100, 6));
         // A full pass, one of one token, full ones, and what is left.
@@ -83,6 +85,28 @@ fn decoder_agrees_with_the_reference() {
     }
 }
 
+/// A few tokens at once as decoding computes them, behind nothing, behind a prompt, and behind decoded ones.
+#[test]
+fn a_few_tokens_are_decoded_at_once() {
+    for model in MODELS {
+        let Some(gpu) = open(limits()) else { return };
+        let mut on_gpu = model.decoder(pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap());
+        let mut reference = model.decoder(Reference::new(model.shape()));
+        let mut rest = ids(model.seed, 25).into_iter();
+        for (step, (tokens, prompt)) in
+            [(3, false), (6, true), (1, false), (8, false), (2, false), (5, true)].into_iter().enumerate()
+        {
+            let ids: Vec<u32> = rest.by_ref().take(tokens).collect();
+            let got = pollster::block_on(on_gpu.forward(&ids, prompt, true)).unwrap().unwrap();
+            let want = pollster::block_on(reference.forward(&ids, prompt, true)).unwrap().unwrap();
+            check(&(&model, "step", step), &got, &want, Tolerance { abs: 5e-3, rel: 5e-3 });
+        }
+        let many = vec![1; Choice::MOST_SHORT as usize + 1];
+        let refused = pollster::block_on(on_gpu.forward(&many, false, true)).unwrap_err();
+        assert!(matches!(&refused, GpuError::Shape { .. }), "{refused}");
+    }
+}
+
 /// What a decoded token takes: at most six dispatches for each layer, five where attention is not split, and
 /// one submit.
 #[test]
@@ -92,16 +116,26 @@ fn a_layer_takes_five_or_six_dispatches() {
     let layers = u64::from(model.shape().layers);
     let mut decoder = model.decoder(pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap());
     let dispatches = |decoder: &mut bise::model::Decoder<WebGpu>| {
-        decoder.backend_mut().profile(true);
+        let rules = Rules { greedy: 1, ..Rules::default() };
+        pollster::block_on(decoder.backend_mut().decodable()).unwrap();
+        assert!(decoder.start_sampling(&rules, &[], Past::default()).unwrap().is_some(), "chosen there");
         let before = decoder.backend().gpu().traffic().submits;
-        pollster::block_on(decoder.forward(&[5], false, true)).unwrap();
+        decoder.advance(&[5], false, 0).unwrap();
         assert_eq!(decoder.backend().gpu().traffic().submits - before, 1);
-        let mut all: Vec<_> =
-            decoder.backend_mut().profiled().iter().map(|&(name, count, _)| (name, count)).collect();
+        pollster::block_on(decoder.chosen()).unwrap();
+        let profile = pollster::block_on(decoder.backend_mut().profile(0.0)).unwrap();
+        let mut all: Vec<_> = profile.kernels.iter().map(|kernel| (kernel.name, kernel.dispatches)).collect();
         all.sort_unstable();
         all
     };
-    let short = [("attend_one", layers), ("embed", 1), ("matvec", 3 * layers + 1), ("matvec_gated", layers)];
+    let short = [
+        ("attend_one", layers),
+        ("embed", 1),
+        ("matvec", 3 * layers + 1),
+        ("matvec_gated", layers),
+        ("sample_adjust", 1),
+        ("sample_pick", 1),
+    ];
     assert_eq!(dispatches(&mut decoder), short);
     decoder.assume(&vec![1; 600]);
     let mut long = short.to_vec();

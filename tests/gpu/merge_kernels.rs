@@ -2,6 +2,7 @@
 
 use bise::dtype::{Dtype, narrow};
 use bise::gpu::Kernel;
+use bise::kernels::blend::Tiny;
 use bise::kernels::slerp_sums::{BLOCK, Totals, WORDS_PER_BLOCK};
 use bise::kernels::weights::per_load;
 use bise::kernels::{blend, slerp_sums};
@@ -81,6 +82,45 @@ fn slerp_sums_of_every_block() {
     assert!(slerp_sums::kernel(Dtype::F8E4m3).is_none());
 }
 
+/// Where sums are as large as they get, one value is far above all others, and all but one are zero.
+#[test]
+fn slerp_sums_at_the_edge_of_their_precision() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 73;
+    let mut random = Random::new(seed);
+    for dtype in DTYPES {
+        let largest_mantissa = match dtype {
+            Dtype::F32 => 2.0_f32.next_down(),
+            Dtype::Bf16 => 2.0 - 1.0 / 128.0,
+            _ => 2.0 - 1.0 / 1024.0,
+        };
+        let elements = (BLOCK + 77) as usize;
+        let mut few: Vec<f32> = (0..elements).map(|_| random.weight()).collect();
+        few.iter_mut().step_by(97).for_each(|value| *value *= 16_000.0);
+        let alone: Vec<f32> = (0..elements).map(|i| if i == 2000 { -1.5 } else { 0.0 }).collect();
+        let many = vec![largest_mantissa; elements];
+        let opposite = vec![-largest_mantissa; elements];
+        for (i, pair) in
+            [[&many, &many], [&many, &opposite], [&few, &many], [&opposite, &few], [&alone, &few]]
+                .into_iter()
+                .enumerate()
+        {
+            let packed = pair.map(|values| {
+                let mut packed = Vec::new();
+                narrow(dtype, values, &mut packed).unwrap();
+                packed
+            });
+            let packed = [packed[0].as_slice(), &packed[1]];
+            let got = run_sums(&mut runner, slerp_sums::kernel(dtype).unwrap(), dtype, packed);
+            assert_eq!(
+                wrong_block(&got, &blocks_of_twin(dtype, packed)),
+                None,
+                "{dtype}, pair {i}, seed {seed}"
+            );
+        }
+    }
+}
+
 /// A kernel with its WGSL changed.
 fn sabotaged(kernel: Kernel, from: &str, to: &str) -> Kernel {
     assert!(kernel.source().contains(from), "{from}");
@@ -109,8 +149,11 @@ fn slerp_sums_start_up_test_tells_right_from_wrong() {
         let changes = [
             // What algebra makes of TwoSum.
             ("Sum(high, sum.low + lost)", "Sum(high, sum.low)"),
-            ("unpack4(packed_b, q);", "unpack4(packed_b, 0u) * 1.0000001;"),
-            ("gather(thread, 8u, 8u)", "gather(thread, 7u, 8u)"),
+            ("sum.low + opaque4(p - arrived, params.zero)", "sum.low"),
+            // Begun so low that a product may be above the sum.
+            ("vec3<u32>(121u)", "vec3<u32>(127u)"),
+            ("unpack4(y, 0u)", "unpack4(y, 0u) * 1.0000001"),
+            ("gather(thread, 8u)", "gather(thread, 7u)"),
         ];
         for (from, to) in changes {
             assert!(!passes(sabotaged(kernel.clone(), from, to)), "{dtype}: {to} passed");
@@ -194,6 +237,19 @@ fn blend_of_twin((dtype, out): (Dtype, Dtype), packed: [&[u8]; 2], [c0, c1]: [f3
     (merged, non_finite[0])
 }
 
+/// Where both products are below 2^-60, and one value at least is not zero.
+fn tiny_of(dtype: Dtype, packed: [&[u8]; 2], [c0, c1]: [f32; 2]) -> Vec<usize> {
+    let [a, b] = packed.map(|bytes| {
+        let mut values = Vec::new();
+        bise::dtype::widen(dtype, bytes, &mut values).unwrap();
+        values
+    });
+    let is_tiny = |(_, (x, y)): &(usize, (&f32, &f32))| {
+        (c0 * **x).abs() < 2f32.powi(-60) && (c1 * **y).abs() < 2f32.powi(-60) && (**x != 0.0 || **y != 0.0)
+    };
+    a.iter().zip(&b).enumerate().filter(is_tiny).map(|(at, _)| at).collect()
+}
+
 fn first_difference(out: Dtype, got: &[u8], want: &[u8]) -> Option<(usize, String)> {
     let size = out.size_bytes() as usize;
     assert_eq!(got.len(), want.len());
@@ -217,10 +273,11 @@ fn blend_has_the_bits_of_its_twin() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 72;
     let mut random = Random::new(seed);
+    let mut some_tiny = false;
     for dtype in DTYPES {
         let edges = blend::test_data(dtype);
         for out in DTYPES {
-            let kernel = blend::kernel(dtype, out).unwrap();
+            let [kernel, counting] = Tiny::ALL.map(|tiny| blend::kernel(dtype, out, tiny).unwrap());
             let mut compare = |packed: [&[u8]; 2], coefficients: [f32; 2]| {
                 let (got, count) = run_blend(&mut runner, kernel.clone(), (dtype, out), packed, coefficients);
                 let (want, counted) = blend_of_twin((dtype, out), packed, coefficients);
@@ -232,6 +289,18 @@ fn blend_has_the_bits_of_its_twin() {
                 let mut corrupted = got;
                 corrupted[want.len() / 3] ^= 1;
                 assert!(first_difference(out, &corrupted, &want).is_some());
+                // The kernel that only counts what is tiny: all else is the same.
+                let (mut got, flagged) =
+                    run_blend(&mut runner, counting.clone(), (dtype, out), packed, coefficients);
+                let size = out.size_bytes() as usize;
+                let tiny = tiny_of(dtype, packed, coefficients);
+                for at in &tiny {
+                    let element = at * size..(at + 1) * size;
+                    got[element.clone()].copy_from_slice(&want[element]);
+                }
+                assert_eq!(first_difference(out, &got, &want), None, "counting, {what}");
+                assert_eq!(flagged as usize, counted as usize + tiny.len(), "counting, {what}");
+                some_tiny |= !tiny.is_empty();
                 count
             };
             for (elements, coefficients) in SIZES.iter().zip(COEFFICIENTS.iter().cycle()) {
@@ -245,8 +314,12 @@ fn blend_has_the_bits_of_its_twin() {
             // Everything but the sum of two F16 overflows somewhere.
             assert!(overflowed > 0 || dtype == Dtype::F16, "{dtype} -> {out}");
         }
-        assert!(blend::kernel(dtype, Dtype::F64).is_none() && blend::kernel(Dtype::F8E4m3, dtype).is_none());
+        for tiny in Tiny::ALL {
+            assert!(blend::kernel(dtype, Dtype::F64, tiny).is_none());
+            assert!(blend::kernel(Dtype::F8E4m3, dtype, tiny).is_none());
+        }
     }
+    assert!(some_tiny);
 }
 
 #[test]
@@ -263,7 +336,7 @@ fn blend_start_up_test_tells_right_from_wrong() {
             assert!(got.len() - want.len() < 32);
             blend::exact(dtype, &got[..want.len()], &want) && u64::from(count) == counted
         };
-        let kernel = blend::kernel(dtype, dtype).unwrap();
+        let kernel = blend::kernel(dtype, dtype, Tiny::Exact).unwrap();
         assert!(passes(kernel.clone()), "{dtype}");
         let mut changes = vec![
             ("q = opaque4(params.c1 * y", "q = opaque4(params.c1 * y * 1.0000001"),
@@ -271,7 +344,7 @@ fn blend_start_up_test_tells_right_from_wrong() {
         ];
         if dtype != Dtype::F16 {
             // An adapter that flushes subnormals, without the help that it gets here.
-            changes.push(("sum[i] = small_sum(", "sum[i] = 0u * small_sum("));
+            changes.push(("first = small_sum(", "first = 0u * small_sum("));
             changes.push(("if (count > 0u)", "if (count > 9u)"));
         } else {
             changes.push(("magnitude < vec4<u32>(0x38800000u)", "magnitude < vec4<u32>(0x37000000u)"));

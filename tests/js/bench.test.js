@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 import { benchWith } from "../../www/bise/bench.js";
 import { BiseError } from "../../www/bise/errors.js";
+import { Bridge } from "../../www/bise/bridge.js";
 import { FakeWorker, Trace, fakeWasm } from "./fake_worker.js";
 
 globalThis.location ??= /** @type {any} */ ({ href: "https://site.example/page/" });
@@ -39,7 +40,7 @@ test("wrong logits, a wrong option and an abort are errors with their codes, and
   assert.ok(wrong.report instanceof BiseError);
   assert.equal(wrong.report.code, "integrity");
   assert.equal(wrong.trace.freed, 2);
-  for (const options of [{ rouds: 1 }, { rounds: -1 }, { quick: 1 }, { backend: "cpu" }]) {
+  for (const options of [{ rouds: 1 }, { rounds: -1 }, { quick: 1 }, { backend: "cpu" }, { weights: "i8" }]) {
     const { report, trace } = await run(options);
     assert.equal(report.code, "bad-request", JSON.stringify(options));
     assert.equal(trace.loads.length, 0);
@@ -49,4 +50,17 @@ test("wrong logits, a wrong option and an abort are errors with their codes, and
   assert.equal(stopped.report.code, "aborted");
   assert.equal(stopped.trace.freed, 2);
   assert.equal((await run({ signal: AbortSignal.abort() })).report.code, "aborted");
+});
+
+test("the wasm module without the bench refuses it, and works on", async () => {
+  const wasm = fakeWasm(new Trace());
+  for (const method of ["bench", "benchLogits"]) delete wasm.WebEngine.prototype[method];
+  const bridge = new Bridge(/** @type {any} */ (new FakeWorker(wasm)));
+  const source = /** @type {const} */ ({ kind: "http", base: "https://site.example/model/" });
+  await bridge.call({ type: "load", source, options: { backend: "cpu" }, name: "model", cache: false, integrity: null });
+  for (const call of [{ type: /** @type {const} */ ("logits") }, { type: /** @type {const} */ ("bench"), expected: new Float32Array(1), rounds: 1, longest: 16, quick: true }]) {
+    await assert.rejects(bridge.call(call), ({ code, message }) => code === "bad-request" && /has no bench/.test(message));
+  }
+  assert.equal(await bridge.call({ type: "memory" }), 1234);
+  await bridge.close(new BiseError("bad-request", "the end"));
 });

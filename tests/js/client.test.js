@@ -56,9 +56,19 @@ test("a load reaches the engine and reports progress", async () => {
       kind: "http", base: "https://huggingface.co/owner/name/resolve/main/",
       listing: "https://huggingface.co/api/models/owner/name/revision/main",
     },
-    options: { weights: "checkpoint", contextLength: 64, gpu: { told: { name: "fake adapter", fallback: false } } },
+    options: { weights: "checkpoint", contextLength: 64, gpu: { told: { name: "fake adapter", fallback: false, identity: "fake" } }, tunings: '{"fake":[1,2]}' },
   }]);
   assert.equal(await engine.hostMemory(), 1234);
+});
+
+test("what tuning has chosen goes into the next load, and what it chose in this one is remembered", async () => {
+  const { engine, trace } = await start();
+  assert.deepEqual(trace.loads.map((/** @type {any} */ { options }) => options.tunings), ['{"fake":[1,2]}']);
+  assert.deepEqual(trace.tunings, [engine.info.tuning]);
+  for (const options of [{ autotune: false }, { backend: "cpu" }]) {
+    const off = await start({}, options);
+    assert.ok(!(/** @type {any} */ (off.trace.loads[0]).options.tunings), "nothing is looked up");
+  }
 });
 
 test("what does nothing for a model is refused before a worker starts", async () => {
@@ -243,7 +253,7 @@ test("a trap counts as device-lost, whether it is thrown or only seen by the wor
   const seen = await start();
   const call = seen.engine.completions.create({ prompt: "x", max_tokens: 100000 });
   await settled();
-  seen.worker.emit({ type: "crashed", message: "unreachable" });
+  seen.worker.emit({ type: "crashed", message: "unreachable", outOfMemory: false });
   await assert.rejects(call, code("device-lost", /crashed: unreachable/));
   await assert.rejects(seen.engine.hostMemory(), code("device-lost"));
 });

@@ -5,7 +5,7 @@ import { serve } from "../../www/bise/serve.js";
 /** Tokens that the fake model can say. */
 export const WORDS = ["There", " was", " once", " a", " king", ".", " He", " was", " old", "."];
 
-const INFO = { architecture: "mistral", contextLength: 512, backend: "webgpu", cache: { state: "stored", note: null } };
+const INFO = { architecture: "mistral", contextLength: 512, backend: "webgpu", cache: { state: "stored", note: null }, tuning: { state: "timed", note: "12 measured", key: "fake", choice: [3] } };
 
 /** What the fake module was asked for. */
 export class Trace {
@@ -21,6 +21,8 @@ export class Trace {
   merges = [];
   /** What was to be timed. @type {any[]} */
   benches = [];
+  /** What was to be remembered of tuning. @type {any[]} */
+  tunings = [];
   running = 0;
   mostRunning = 0;
   freed = 0;
@@ -162,7 +164,9 @@ export class FakeWorker extends EventTarget {
       addEventListener: (_type, listener) => this.#listeners.push(listener),
     }, wasm, {
       check,
-      adapter: async () => ({ name: "fake adapter", fallback: false }),
+      adapter: async () => ({ name: "fake adapter", fallback: false, identity: "fake" }),
+      readTunings: async () => '{"fake":[1,2]}',
+      noteTuning: async (tuning) => void trace.tunings.push(tuning),
       openKept: async () => null,
       openSession: async (call, hooks) => {
         trace.sessions.push({ name: call.name, cache: call.cache, integrity: call.integrity });

@@ -60,6 +60,8 @@ test("tuning is left to the engine, or said", () => {
   assert.deepEqual(checkLoadOptions({}).engine, {});
   assert.deepEqual(checkLoadOptions({ autotune: false }).engine, { autotune: false });
   assert.throws(() => checkLoadOptions({ autotune: "off" }), refused(/autotune must be/));
+  assert.throws(() => checkLoadOptions({ autotune: true, backend: "cpu" }), refused(/^autotune: it times graphics adapters/));
+  assert.deepEqual(checkLoadOptions({ autotune: false, backend: "cpu" }).engine, { autotune: false, backend: "cpu" });
 });
 
 test("headers go with what is fetched, and with nothing else", () => {

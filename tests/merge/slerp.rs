@@ -104,11 +104,11 @@ fn stored_elements_merge_as_their_values_do() {
         combine(&[(factors[0], &values(&a)), (factors[1], &values(&b))], &mut out);
         let expected: Vec<u8> = out.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
         for chunk in [1, 5, 8, 1000, usize::MAX] {
-            let mut bytes = Vec::new();
-            for (a, b) in a.chunks(chunk).zip(b.chunks(chunk)) {
-                blend_bf16(factors, &stored(a), &stored(b), &mut bytes);
+            let mut out = vec![[0x55; 2]; a.len()];
+            for ((a, b), out) in a.chunks(chunk).zip(b.chunks(chunk)).zip(out.chunks_mut(chunk)) {
+                blend_bf16(factors, &stored(a), &stored(b), out);
             }
-            assert_eq!(bytes, expected, "factors {factors:?}, chunks of {chunk}");
+            assert_eq!(out.as_flattened(), expected, "factors {factors:?}, chunks of {chunk}");
         }
     }
 }

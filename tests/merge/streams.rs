@@ -205,12 +205,15 @@ fn two_readers_of_a_quantised_result_do_not_disturb_one_another() {
 struct Slow {
     source: MemorySource,
     reached: Rc<Cell<u64>>,
+    /// The byte behind which nothing comes any more.
+    broken_at: Rc<Cell<u64>>,
 }
 
 struct SlowStream {
     bytes: VecDeque<u8>,
     at: u64,
     reached: Rc<Cell<u64>>,
+    broken_at: Rc<Cell<u64>>,
 }
 
 const PIECE_BYTES: usize = 1000;
@@ -238,7 +241,8 @@ impl ByteSource for Slow {
         while let Some(piece) = opened.stream.next().await? {
             bytes.extend(piece);
         }
-        Ok(opened.map(|_| SlowStream { bytes, at, reached: self.reached.clone() }))
+        let (reached, broken_at) = (self.reached.clone(), self.broken_at.clone());
+        Ok(opened.map(|_| SlowStream { bytes, at, reached, broken_at }))
     }
 
     async fn turn(&self) {
@@ -249,6 +253,9 @@ impl ByteSource for Slow {
 impl ByteStream for SlowStream {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
         wait().await;
+        if self.at >= self.broken_at.get() {
+            return Err(SourceError::Network { file: "b".to_owned(), detail: "cut".to_owned() });
+        }
         let piece: Vec<u8> = self.bytes.drain(..PIECE_BYTES.min(self.bytes.len())).collect();
         self.at += piece.len() as u64;
         self.reached.set(self.reached.get().max(self.at));
@@ -275,8 +282,11 @@ fn what_comes_next_is_fetched_meanwhile_as_far_as_it_may_be_kept() {
     let mut leads = Vec::new();
     for kept_bytes in [0, 300_000, 700_000, u64::MAX] {
         let reached = ["a", "b"].map(|_| Rc::new(Cell::new(0)));
-        let open =
-            |name: &str| Slow { source: in_memory(name), reached: reached[usize::from(name == "b")].clone() };
+        let open = |name: &str| Slow {
+            source: in_memory(name),
+            reached: reached[usize::from(name == "b")].clone(),
+            broken_at: Rc::new(Cell::new(u64::MAX)),
+        };
         let merge = plan(recipe, options(kept_bytes), open);
         let merge = merge.unwrap();
         let manifest = merge.manifest().unwrap();
@@ -299,4 +309,55 @@ fn what_comes_next_is_fetched_meanwhile_as_far_as_it_may_be_kept() {
         leads.is_sorted() && leads[0] < 4 * PIECE_BYTES as u64 && leads[1] > 10_000 && leads[3] > 400_000,
         "{leads:?}"
     );
+}
+
+/// What a parent says of a tensor that is fetched ahead is told when its turn has come, and not before: what
+/// was whole is delivered.
+#[test]
+fn an_error_ahead_is_told_where_it_belongs() {
+    let models: BTreeMap<&str, Files> =
+        [("a", large(1, Dtype::Bf16).files()), ("b", large(2, Dtype::Bf16).files())].into();
+    let recipe =
+        "models: [{model: a}, {model: b}]\nmerge_method: slerp\nbase_model: a\nparameters: {t: 0.3}\n";
+    let in_memory = |name: &str| MemorySource::new(models[name].clone());
+    let options = |kept_bytes| MergeOptions { kept_bytes, chunk_elements: 1000, ..MergeOptions::default() };
+    let expected = files(&plan(recipe, options(0), in_memory).unwrap());
+    let expected = &expected["model.safetensors"];
+    let broken_at = Rc::new(Cell::new(u64::MAX));
+    for kept_bytes in [0, 700_000, u64::MAX] {
+        let open = |name: &str| Slow {
+            source: in_memory(name),
+            reached: Rc::default(),
+            broken_at: if name == "b" { broken_at.clone() } else { Rc::new(Cell::new(u64::MAX)) },
+        };
+        broken_at.set(u64::MAX);
+        let merge = plan(recipe, options(kept_bytes), open).unwrap();
+        let header = merge.manifest().unwrap().shards[0].header.clone();
+        let long =
+            |tensor: &&bise::checkpoint::TensorInfo| tensor.end - tensor.begin > 4 * PIECE_BYTES as u64;
+        let long: Vec<_> = header.tensors.iter().filter(long).collect();
+        for tensor in [long[1], long[long.len() / 2], long[long.len() - 1]] {
+            // In the middle of it. The files of the parents are laid out alike.
+            broken_at.set(own_start(&models["b"]) + (tensor.begin + tensor.end) / 2);
+            let mut stream = block_on(merge.open("model.safetensors", None)).unwrap().stream;
+            let mut got = Vec::new();
+            let error = loop {
+                match block_on(stream.next()) {
+                    Ok(piece) => got.extend(piece.expect("an error before the end")),
+                    Err(error) => break error,
+                }
+            };
+            let said = error.to_string();
+            assert!(said.ends_with("network failure: cut"), "{}: {said}", tensor.name);
+            let begin = (header.data_start + tensor.begin) as usize;
+            assert_eq!(got.len(), begin, "{}, {kept_bytes}", tensor.name);
+            assert!(got == expected[..got.len()], "{}, {kept_bytes}", tensor.name);
+        }
+        // The merge itself is as good as before.
+        broken_at.set(u64::MAX);
+        let mut stream = block_on(merge.open("model.safetensors", None)).unwrap().stream;
+        let mut got = Vec::new();
+        while step(&mut stream, &mut got) {}
+        assert!(got == *expected, "{kept_bytes}");
+    }
 }

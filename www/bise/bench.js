@@ -4,7 +4,7 @@ import { Bridge } from "./bridge.js";
 import { BiseError, badRequest } from "./errors.js";
 import { checkLoadOptions, lasting, resolveModel } from "./model.js";
 import { checkKind, checkNames } from "./options.js";
-import { spawnWorker } from "./spawn.js";
+import { spawnBenchWorker } from "./spawn.js";
 
 /** @typedef {import("./protocol.js").BenchReport} BenchReport */
 
@@ -16,7 +16,7 @@ import { spawnWorker } from "./spawn.js";
  * @property {(what: string) => void} [onProgress] hears what is being done
  */
 
-/** @typedef {Own & Pick<import("./model.js").LoadOptions, "weights" | "kvCache" | "signal" | "hubUrl" | "headers" | "token" | "network">} BenchOptions */
+/** @typedef {Own & { weights?: "f8" | "checkpoint" } & Pick<import("./model.js").LoadOptions, "kvCache" | "signal" | "hubUrl" | "headers" | "token" | "network">} BenchOptions */
 
 const OPTIONS = Object.freeze(["quick", "rounds", "longest", "onProgress", "weights", "kvCache", "signal", "hubUrl", "headers", "token", "network"]);
 
@@ -31,7 +31,7 @@ const OPTIONS = Object.freeze(["quick", "rounds", "longest", "onProgress", "weig
  * @throws {BiseError} `integrity` where the adapter computes something else
  */
 export async function bench(model, options) {
-  return benchWith(model, options, spawnWorker);
+  return benchWith(model, options, spawnBenchWorker);
 }
 
 /**
@@ -51,6 +51,9 @@ export async function benchWith(given, options, spawn) {
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
   const say = /** @type {(what: string) => void} */ (onProgress ?? (() => {}));
   const { engine, signal, ...rest } = checkLoadOptions(others);
+  if (engine.weights === "i8") {
+    throw badRequest('weights: "i8" is a form for the processor, and the bench measures WebGPU. Use "f8" or "checkpoint", or leave it out.');
+  }
   const { source, name } = resolveModel(model, rest, globalThis.document?.baseURI ?? globalThis.location.href);
   const aborted = () => {
     if (signal?.aborted) throw new BiseError("aborted", "The bench was aborted.", { cause: signal.reason });

@@ -37,7 +37,7 @@ export class Bridge {
       const detail = event.message ? `: ${event.message}` : "";
       this.#end(this.#heard
         ? new BiseError("device-lost", `The engine's worker crashed${detail}. Load the model again.`)
-        : new BiseError("network", `The engine's worker could not be started${detail}. Check that all files of the package are served, as JavaScript, from one directory.`));
+        : new BiseError("network", `The engine's worker could not be started${detail}. Check that all files of the package are served, as JavaScript, from one directory, and that the browser has module workers (Firefox from 114 on).`));
     });
     worker.addEventListener("messageerror", () => {
       this.#end(new BiseError("device-lost", "A message from the engine's worker could not be read. Load the model again."));
@@ -94,7 +94,9 @@ export class Bridge {
   #receive(message) {
     this.#heard = true;
     if (message.type === "crashed") {
-      this.#end(new BiseError("device-lost", `The engine crashed: ${message.message} (the browser's console says more). Load the model again.`));
+      this.#end(message.outOfMemory
+        ? new BiseError("device-lost", "The engine crashed, by all appearances for want of memory: the browser gives it no more. Load the model again, with a shorter context or as a smaller model, or send less at once.")
+        : new BiseError("device-lost", `The engine crashed: ${message.message} (the browser's console says more). Load the model again.`));
       return;
     }
     const waiting = this.#waiting.get(message.id);

@@ -116,7 +116,8 @@ export class BiseChat extends HTMLElement {
     this.#engine = engine;
     this.#running = null;
     this.#showRunning();
-    if (engine) this.#note("");
+    // Until something is asked: why it is slower than the visitor may know it.
+    if (engine) this.#note(engine.info.backend === "cpu" && engine.info.backendReason !== null ? `Runs on the processor, since ${engine.info.backendReason}.` : "");
     else this.#fail(failure);
     this.#showLoaded(engine !== null);
   }

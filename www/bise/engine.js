@@ -144,6 +144,18 @@ export class Engine {
   }
 }
 
+/** @param {LoadOptions["backend"]} backend */
+const isFree = (backend = "auto") => backend === "auto";
+
+/**
+ * What a load, or an inspection of one, is told where the device before it was lost.
+ *
+ * @param {LoadOptions["backend"]} backend
+ */
+export function afterLoss(backend) {
+  return isFree(backend) && gpuWasLost ? { lost: true } : {};
+}
+
 /**
  * {@link Engine.load} with a given way to start the worker.
  *
@@ -161,11 +173,10 @@ export async function loadWith(given, options, spawn) {
   if (source.kind !== "merge" && onTensor) throw badRequest("onTensor: it hears what a merge does; this is one model.");
   if (source.kind !== "http" && cache) throw badRequest("cache: only what is fetched is kept for the next time, not files, folders or merges.");
   if (signal?.aborted) throw new BiseError("aborted", "The load was aborted.", { cause: signal.reason });
-  const isFree = (rest.backend ?? "auto") === "auto";
+  const fallBack = afterLoss(rest.backend);
   const bridge = new Bridge(spawn(), () => {
-    if (isFree) gpuWasLost = true;
+    if (isFree(rest.backend)) gpuWasLost = true;
   });
-  const fallBack = isFree && gpuWasLost ? { lost: true } : {};
   const loading = bridge.call({ type: "load", source, options: { ...engine, ...fallBack }, name, cache: cache ?? true, integrity }, {
     onEvent: (event) => {
       if (event.type === "keeping") keepForGood();

@@ -1,4 +1,4 @@
-/** bise: Mistral-family language models in a browser tab, on WebGPU. */
+/** bise: Mistral-family language models in a browser tab, on WebGPU or on the processor. */
 
 export { Engine } from "./engine.js";
 export { bench } from "./bench.js";

@@ -1,6 +1,7 @@
 /** What a checkpoint holds and what it would take, before its weights are fetched. */
 
 import { Bridge } from "./bridge.js";
+import { afterLoss } from "./engine.js";
 import { BiseError, badRequest } from "./errors.js";
 import { checkLoadOptions, resolveModel } from "./model.js";
 import { checkNames } from "./options.js";
@@ -42,7 +43,7 @@ export async function inspectWith(model, options, spawn) {
   if (signal?.aborted) throw new BiseError("aborted", "The inspection was aborted.", { cause: signal.reason });
   const bridge = new Bridge(spawn());
   try {
-    const inspecting = bridge.call({ type: "inspect", source, options: engine }, signal ? { signal } : {});
+    const inspecting = bridge.call({ type: "inspect", source, options: { ...engine, ...afterLoss(rest.backend) } }, signal ? { signal } : {});
     const [raw, storage] = await Promise.all([inspecting, freeStorage()]);
     return toPublic(raw, storage);
   } finally {

@@ -45,8 +45,8 @@ import { isHash, withoutQuery } from "./revision.js";
  * @property {number} [contextLength] positions to reserve memory for; default: the model's limit, at most 4096
  * @property {"f16" | "f8"} [kvCache] keys and values as F16 (the default), or as FP8 with a scale for each key and value of
  *   a head: about half the memory, or twice the positions, and a little less accurate
- * @property {boolean} [autotune] time on the device how it decodes fastest, while weights stream (the default on GPUs, not
- *   on software adapters)
+ * @property {boolean} [autotune] time on the device how it computes fastest, while weights stream, and remember that in
+ *   this browser (the default on GPUs, not on software adapters; not for the backend "cpu")
  * @property {boolean} [cache] keep the model in this browser, and load it from there the next time (the default for what
  *   is fetched; files, folders and merges are not kept, and `true` is refused for them)
  * @property {Record<string, string>} [integrity] SHA-256 of weight files, in hexadecimal by file name: another content is
@@ -83,6 +83,7 @@ export function checkLoadOptions(given) {
   if (contextLength !== undefined) checkKind("contextLength", contextLength, "count");
   oneOf("kvCache", kvCache, ["f16", "f8"]);
   if (autotune !== undefined) checkKind("autotune", autotune, "boolean");
+  if (autotune === true && backend === "cpu") throw badRequest('autotune: it times graphics adapters, not the backend "cpu": leave out one of them.');
   if (cache !== undefined) checkKind("cache", cache, "boolean");
   if (onProgress !== undefined) checkKind("onProgress", onProgress, "function");
   if (onTensor !== undefined) checkKind("onTensor", onTensor, "function");

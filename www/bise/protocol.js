@@ -98,12 +98,13 @@ export {};
 /**
  * Options of a load, as the engine takes them.
  * @typedef {{ backend?: "auto" | "webgpu" | "cpu", weights?: "checkpoint" | "f8" | "i8", contextLength?: number,
- *   kvCache?: "f16" | "f8", autotune?: boolean, lost?: boolean }} EngineLoadOptions `lost`: the page's last device was lost
+ *   kvCache?: "f16" | "f8", autotune?: boolean, tuningMs?: number, lost?: boolean }} EngineLoadOptions
+ *   `lost`: the page's last device was lost; `tuningMs`: what tuning may take, for tests
  */
 
 /**
  * What a browser tells of its adapter: a description, or maker and family, or ""; whether it is a fallback.
- * @typedef {{ name: string, fallback: boolean }} Told
+ * @typedef {{ name: string, fallback: boolean, insecure: boolean, identity: string }} Told `identity`: all that tells it from others
  */
 
 /**
@@ -130,6 +131,8 @@ export {};
  * @property {string | null} backendReason why, where the choice was left to the engine
  * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string,
  *   threads: [number, number] | null }} adapter
+ * @property {{ state: "timed" | "remembered" | "usual", note: string | null, key: string, choice: number[] }} tuning how
+ *   the kernels were chosen: by timing them in this load or in an earlier one, or as usual for such a device, and why
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory
  * @property {boolean} chat whether the checkpoint has a chat template
  * @property {boolean} tokenizer whether the checkpoint has a tokenizer
@@ -274,7 +277,7 @@ export {};
  * tokens, of the prompt or before the decoded one, else 0. `limit` is what the adapter can do at most, as it was measured
  * beside it, and `ratio` how close to that it is.
  * @typedef {object} Figure
- * @property {"limit" | "kernel" | "merge" | "load" | "first token" | "prefill" | "decode" | "submits" | "dispatches" | "time"} kind
+ * @property {"limit" | "kernel" | "merge" | "load" | "first token" | "prefill" | "decode" | "submits" | "dispatches" | "time" | "token"} kind
  * @property {string} name
  * @property {number} at
  * @property {number} value
@@ -286,9 +289,10 @@ export {};
  */
 
 /**
- * What a bench measured. `deviation` is that of the logits from the CPU backend's, of the largest; `notes` say what was
- * left out, `hostBytes` is the wasm memory of the worker.
- * @typedef {{ info: Info, deviation: number, figures: Figure[], notes: string[], hostBytes: number }} BenchReport
+ * What a bench measured. `deviation` is that of the logits from the CPU backend's, of the largest; `walkBytes` is how much
+ * a sample of a limit reads before it comes to the same bytes again; `notes` say what was left out and what to know,
+ * `hostBytes` is the wasm memory of the worker.
+ * @typedef {{ info: Info, deviation: number, figures: Figure[], walkBytes: number, notes: string[], hostBytes: number }} BenchReport
  */
 
 /**
@@ -327,6 +331,6 @@ export {};
  * @typedef {{ type: "done", id: number, value: any }} Done
  * @typedef {{ type: "error", id: number, error: { code: import("./errors.js").ErrorCode, message: string },
  *   gpuLost?: boolean }} Failed `gpuLost`: it was the device that went, not the worker that broke
- * @typedef {{ type: "crashed", message: string }} Crashed
+ * @typedef {{ type: "crashed", message: string, outOfMemory?: boolean }} Crashed
  * @typedef {ProgressEvent | MergingEvent | TensorEvent | DeltaEvent | KeepingEvent | BenchingEvent | Done | Failed | Crashed} FromWorker
  */

@@ -9,7 +9,8 @@ import { directorySink, portSink } from "./sink.js";
 
 /** @typedef {import("./protocol.js").ToWorker} ToWorker */
 /** @typedef {import("./protocol.js").FromWorker} FromWorker */
-/** @typedef {typeof import("./wasm/bise.js")} Wasm */
+/** @typedef {typeof import("./wasm/bise.js") | typeof import("./wasm-bench/bise.js")} Wasm */
+/** @typedef {import("./wasm-bench/bise.js").WebEngine} BenchEngine */
 
 /**
  * @typedef {object} Port
@@ -23,6 +24,8 @@ import { directorySink, portSink } from "./sink.js";
  * @property {typeof import("./session.js").openSession} openSession
  * @property {typeof import("./session.js").openKept} openKept
  * @property {() => Promise<import("./protocol.js").Told>} adapter what the browser tells of its adapter
+ * @property {typeof import("./tuning.js").readTunings} readTunings
+ * @property {typeof import("./tuning.js").noteTuning} noteTuning
  */
 
 /**
@@ -33,7 +36,7 @@ import { directorySink, portSink } from "./sink.js";
  * @param {Platform} platform
  */
 export function serve(port, wasm, platform) {
-  /** @type {import("./wasm/bise.js").WebEngine | null} */
+  /** @type {import("./wasm/bise.js").WebEngine | BenchEngine | null} */
   let engine = null;
   /** Calls under way. @type {Map<number, { controller: AbortController, ended: Promise<void> }>} */
   const running = new Map();
@@ -68,6 +71,7 @@ export function serve(port, wasm, platform) {
       await session.close(found);
     }
     let info = /** @type {import("./protocol.js").Info} */ (found);
+    await platform.noteTuning(info.tuning);
     if (note !== null) info = { ...info, cache: { state: "off", note } };
     return { info, merged: engine.mergeReport() };
   }
@@ -76,10 +80,12 @@ export function serve(port, wasm, platform) {
    * What the engine has to know of the adapter. Asked for while the wasm module is still on its way.
    *
    * @param {import("./protocol.js").EngineLoadOptions} options
-   * @returns {Promise<{ gpu?: { told: import("./protocol.js").Told } }>}
+   * @returns {Promise<{ gpu?: { told: import("./protocol.js").Told }, tunings?: string }>}
    */
-  async function askAdapter({ backend }) {
-    return backend === "cpu" ? {} : { gpu: { told: await platform.adapter() } };
+  async function askAdapter({ backend, autotune }) {
+    if (backend === "cpu") return {};
+    const [told, tunings] = await Promise.all([platform.adapter(), autotune === false ? "" : platform.readTunings()]);
+    return { gpu: { told }, tunings };
   }
 
   /**
@@ -134,19 +140,17 @@ export function serve(port, wasm, platform) {
         );
       }
       case "logits": {
-        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
-        return engine.benchLogits();
+        return withBench(engine).benchLogits();
       }
       case "bench": {
-        if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
         const { expected, rounds, longest, quick } = message;
-        const report = await engine.bench(expected, rounds, longest, quick, (/** @type {[string, number]} */ [what, at]) => {
+        const report = await withBench(engine).bench(expected, rounds, longest, quick, (/** @type {[string, number]} */ [what, at]) => {
           port.postMessage({ type: "benching", id, what: at > 0 ? `${what} ${at}` : what });
         }, signal);
         return { ...report, hostBytes: wasm.wasm_memory() };
       }
       case "inspect": {
-        const gpu = askAdapter({}); // on the processor, too: it is told of
+        const gpu = askAdapter({ autotune: false }); // on the processor, too: it is told of
         await start(wasm);
         const session = await platform.openKept(message, signal);
         try {
@@ -190,19 +194,29 @@ export function serve(port, wasm, platform) {
   });
 }
 
-/** The least module with an instruction of SIMD: a function that makes a vector. */
-const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11);
+/**
+ * @param {import("./wasm/bise.js").WebEngine | BenchEngine | null} engine
+ * @returns {BenchEngine}
+ */
+function withBench(engine) {
+  if (engine === null) throw new BiseError("bad-request", "No model is loaded.");
+  if (!("bench" in engine)) throw new BiseError("bad-request", "This worker's wasm module has no bench: bench_worker.js has one.");
+  return engine;
+}
+
+/** The least module with what the engine's takes: a function that makes a vector, and a table of references to objects. */
+const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 4, 4, 1, 0x6f, 0, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11);
 
 /** @param {Wasm} wasm */
 async function start(wasm) {
   if (!WebAssembly.validate(SIMD_MODULE)) {
-    throw new BiseError("unsupported-browser", "This browser's WebAssembly has no SIMD (or not on this processor), which bise computes with. Chrome and Edge have it from 91 on, Firefox from 89, Safari from 16.4.");
+    throw new BiseError("unsupported-browser", "This browser's WebAssembly has no SIMD (or not on this processor), which bise computes with. Take Chrome or Edge 96, Firefox 114, Safari 16.4, or newer.");
   }
   const what = "The engine's wasm module could not be loaded";
   try {
     await wasm.default();
   } catch (thrown) {
     const { message } = toPlain(thrown, "network");
-    throw new BiseError("network", `${what}: ${message}. Check that wasm/bise_bg.wasm lies beside the package's scripts.`);
+    throw new BiseError("network", `${what}: ${message}. Check that the folders wasm and wasm-bench lie beside the package's scripts.`);
   }
 }

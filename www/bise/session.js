@@ -2,7 +2,7 @@
 
 import { BiseError } from "./errors.js";
 import { hubRevision, isUnchanged, isWeights, withVersions, withoutQuery } from "./revision.js";
-import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, PINS_FILE, changePins, entryId, lockName, openStore, orNull, readJson, readPins, writeJson } from "./store.js";
+import { ENTRY_FILE, JOURNAL_FILE, PACK_FILE, PINS_FILE, TUNINGS_FILE, changePins, entryId, lockName, openStore, orNull, readJson, readPins, writeJson } from "./store.js";
 
 /** @typedef {import("./protocol.js").LoadCall} LoadCall */
 /** @typedef {import("./protocol.js").Info} Info */
@@ -35,6 +35,8 @@ const AUTO = "f8";
 const OPEN_PATIENCE_MS = 3000;
 /** How long a server may take to tell of small files what it did not tell with them. */
 const VERSIONS_PATIENCE_MS = 10_000;
+/** And how much longer once the model is loaded, which waits for it. */
+const CLOSE_PATIENCE_MS = 1000;
 
 /**
  * @param {LoadCall} call
@@ -96,6 +98,7 @@ async function openHttp(call, source, trust, hooks) {
     /** @type {Entry | null} */
     let described = kept;
     let writing = Promise.resolve();
+    const closing = new AbortController();
     /** @type {Promise<unknown> | null} */
     let removing = null;
     // What describes another revision must not stand beside this one's weights. Files that are read side by side
@@ -114,7 +117,7 @@ async function openHttp(call, source, trust, hooks) {
       writing = (async () => {
         await writeJson(directory, ENTRY_FILE, begun);
         if (begun.revision !== null || Object.values(files).every(({ validator }) => validator !== null)) return;
-        const versions = await withVersions(files, source, AbortSignal.any([hooks.signal, AbortSignal.timeout(VERSIONS_PATIENCE_MS)]));
+        const versions = await withVersions(files, source, AbortSignal.any([hooks.signal, closing.signal, AbortSignal.timeout(VERSIONS_PATIENCE_MS)]));
         described = { ...begun, files: versions };
         await writeJson(directory, ENTRY_FILE, described);
       })();
@@ -133,6 +136,7 @@ async function openHttp(call, source, trust, hooks) {
     };
 
     const close = async (/** @type {Info | null} */ info) => {
+      const timer = setTimeout(() => closing.abort(), CLOSE_PATIENCE_MS);
       try {
         await writing.catch(() => {});
         const bytes = pack?.getSize() ?? 0;
@@ -149,6 +153,7 @@ async function openHttp(call, source, trust, hooks) {
         // The model is loaded, or has failed for a reason of its own; an entry that could not be put right is made
         // anew next time.
       } finally {
+        clearTimeout(timer);
         letGo();
       }
     };
@@ -286,7 +291,7 @@ async function openSync(directory, file, signal) {
 /** @param {FileSystemDirectoryHandle} store */
 async function isEmpty(store) {
   const names = /** @type {{ keys(): AsyncIterable<string> }} */ (/** @type {unknown} */ (store)).keys();
-  for await (const name of names) if (name !== PINS_FILE) return false;
+  for await (const name of names) if (name !== PINS_FILE && name !== TUNINGS_FILE) return false;
   return true;
 }
 

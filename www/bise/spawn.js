@@ -1,13 +1,27 @@
-/** Starts the worker, also from a package that lies on another origin. */
+/** Starts the workers, also from a package that lies on another origin. */
 
 /** @returns {Worker} */
 export function spawnWorker() {
   const url = new URL("./worker.js", import.meta.url);
-  if (url.origin === globalThis.location.origin) {
-    // Bundlers look for exactly this expression.
-    return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "bise" });
-  }
-  // A worker's script must be of the page's origin; what that script imports need not be.
+  // Bundlers look for exactly this expression.
+  return isOurs(url) ? new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "bise" }) : spawnForeign(url);
+}
+
+/** The worker with the bench. @returns {Worker} */
+export function spawnBenchWorker() {
+  const url = new URL("./bench_worker.js", import.meta.url);
+  return isOurs(url) ? new Worker(new URL("./bench_worker.js", import.meta.url), { type: "module", name: "bise bench" }) : spawnForeign(url);
+}
+
+/** @param {URL} url */
+const isOurs = (url) => url.origin === globalThis.location.origin;
+
+/**
+ * A worker's script must be of the page's origin; what that script imports need not be.
+ *
+ * @param {URL} url
+ */
+function spawnForeign(url) {
   const script = new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" });
   const scriptUrl = URL.createObjectURL(script);
   const worker = new Worker(scriptUrl, { type: "module", name: "bise" });

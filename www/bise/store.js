@@ -5,13 +5,14 @@
  *     weights     what goes to the GPU, and the small files, in records
  *     journal     how much of it is durable
  *
- * A folder is changed only under its lock; see {@link lockName}.
+ * Beside them lie pins.json and tuning.json, which outlive them. A folder is changed only under its lock; see {@link lockName}.
  */
 
 /** Part of every entry's name: what an earlier format kept is not looked at. */
 const FORMAT = 1;
 const FOLDER = "bise-cache";
 export const PINS_FILE = "pins.json";
+export const TUNINGS_FILE = "tuning.json";
 export const ENTRY_FILE = "entry.json";
 export const PACK_FILE = "weights";
 export const JOURNAL_FILE = "journal";
@@ -91,16 +92,28 @@ export async function writeJson(directory, file, value) {
 }
 
 /**
- * Changes what is remembered of first downloads; no other tab does meanwhile.
+ * Replaces a file by what becomes of it; no other tab does meanwhile.
+ *
+ * @param {FileSystemDirectoryHandle} store
+ * @param {string} file
+ * @param {string} lock
+ * @param {(held: unknown) => unknown} change of null where there is no such file
+ */
+export async function changeJson(store, file, lock, change) {
+  await navigator.locks.request(lock, async () => writeJson(store, file, change(await readJson(store, file))));
+}
+
+/**
+ * Changes what is remembered of first downloads.
  *
  * @param {FileSystemDirectoryHandle} store
  * @param {(pins: Pins) => void} change
  */
 export async function changePins(store, change) {
-  await navigator.locks.request("bise-pins", async () => {
-    const pins = await readPins(store);
+  await changeJson(store, PINS_FILE, "bise-pins", (held) => {
+    const pins = /** @type {Pins} */ (held ?? {});
     change(pins);
-    await writeJson(store, PINS_FILE, pins);
+    return pins;
   });
 }
 

@@ -1,44 +1,6 @@
 /** The dedicated worker that owns the wasm module and the GPU. */
 
 import * as wasm from "./wasm/bise.js";
-import { BiseError } from "./errors.js";
-import { serve } from "./serve.js";
-import { openKept, openSession } from "./session.js";
+import { work } from "./work.js";
 
-/** @type {import("./serve.js").Port} */
-const port = {
-  postMessage: (message) => self.postMessage(message),
-  addEventListener: (type, listener) => self.addEventListener(type, listener),
-};
-
-// A trap inside a future settles no promise: it only shows up here.
-self.addEventListener("error", (event) => crashed(event.error ?? event.message));
-self.addEventListener("unhandledrejection", (event) => crashed(event.reason));
-
-/** @param {unknown} reason */
-function crashed(reason) {
-  port.postMessage({ type: "crashed", message: reason instanceof Error ? reason.message : String(reason) });
-}
-
-serve(port, wasm, { check, adapter, openSession, openKept });
-
-function check() {
-  if ("gpu" in navigator) return;
-  const remedy = self.isSecureContext
-    ? "Use a current Chrome, Edge, Firefox or Safari, and check that hardware acceleration is on in its settings."
-    : "Browsers offer it on secure pages only: open this page over https:// or from localhost.";
-  throw new BiseError("no-webgpu", `This browser offers no WebGPU here. ${remedy}`);
-}
-
-/** Browsers tell little, and not all of it to the library below: a description, or maker and family. */
-async function adapter() {
-  // TypeScript's own declarations do not know WebGPU in every version.
-  const { gpu } = /** @type {{ gpu?: { requestAdapter(options: object): Promise<any> } }} */ (/** @type {unknown} */ (navigator));
-  const found = await gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
-  const { description = "", vendor = "", architecture = "", isFallbackAdapter } = found?.info ?? {};
-  return {
-    name: String(description || [vendor, architecture].filter(Boolean).join(" ")),
-    // Browsers have moved this from one object to the other.
-    fallback: Boolean(isFallbackAdapter ?? found?.isFallbackAdapter),
-  };
-}
+work(wasm);

@@ -17,7 +17,7 @@ export class BackendPanel {
   /** Where the switch leads. @type {ReturnType<BackendPanel["other"]>} */
   #other = null;
 
-  /** @param {() => void} reload loads the model again, on what is chosen now */
+  /** @param {() => Promise<boolean | null>} reload loads the model again, on what is chosen now; null: the visitor would rather not */
   constructor(reload) {
     this.#reload = reload;
     this.#switch.addEventListener("click", () => {
@@ -57,8 +57,11 @@ export class BackendPanel {
 
   /** @param {() => void} choose */
   #use(choose) {
+    const before = this.#choice;
     choose();
-    this.#reload();
+    void this.#reload().then((done) => {
+      if (done === null) this.#choice = before;
+    });
   }
 
   /** @param {Info | null} info */

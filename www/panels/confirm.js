@@ -31,7 +31,8 @@ export function needsNoQuestion({ downloadBytes, problems }) {
 export function factsOf(inspection, contextLength, local) {
   const { downloadBytes, dtype, scales, files, storage, adapter, weights, kept, backend, backendReason } = inspection;
   const stored = DTYPES[dtype] ?? dtype;
-  const converted = weights === "f8" && !dtype.startsWith("F8") ? ", to become FP8 on the way" : "";
+  const form = weights === "f8" && !dtype.startsWith("F8") ? "FP8" : weights === "i8" ? "8-bit integers" : null;
+  const converted = form === null ? "" : `, to become ${form} on the way`;
   const memory = memoryAt(inspection, contextLength);
   const [shards, layers] = [files === 1 ? "one file" : `${files} files`, `${inspection.architecture}, ${inspection.layers} layers`];
   /** @type {[string, string][]} */
@@ -81,12 +82,14 @@ export class ConfirmPanel {
     const choices = [...lengths].sort((a, b) => a - b);
     this.#title.textContent = `Load ${name}?`;
     this.#context.replaceChildren(...choices.map((length) => element("option", { value: String(length), textContent: length.toLocaleString("en"), selected: length === contextLength })));
-    this.#problems.hidden = problems.length === 0;
     this.#problems.replaceChildren(...problems.map((textContent) => element("li", { textContent })));
-    this.#load.disabled = problems.length > 0;
     this.#other.hidden = other === null;
     this.#other.textContent = other ?? "";
     const show = () => {
+      // What is in the way of the usual length need not be in that of a shorter one.
+      const fits = problems.length === 0 || contexts.some((each) => String(each.contextLength) === this.#context.value);
+      this.#problems.hidden = fits;
+      this.#load.disabled = !fits;
       const facts = factsOf(inspection, Number(this.#context.value), local);
       this.#facts.replaceChildren(...facts.map(([fact, detail]) => element("li", {}, [fact, element("span", { textContent: detail === "" ? "" : `: ${detail}` })])));
     };

@@ -23,7 +23,7 @@ const TITLES = {
 const REMEDIES = {
   "no-webgpu": "On Linux, WebGPU may have to be switched on in the browser’s settings first. The processor runs models, too.",
   "device-lost": "Other programs, a driver update or a sleeping computer can take the graphics device away. Loading the model again usually helps.",
-  "out-of-memory": "Close other tabs, keep the weights as FP8, or take a smaller model.",
+  "out-of-memory": "Close other tabs, or take a shorter context, weights of 8 bits or a smaller model.",
   network: "Check the name or address and your connection. A gated model needs your access token, which the model panel takes; or download it and open its folder.",
 };
 

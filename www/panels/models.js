@@ -47,7 +47,9 @@ export class ModelsPanel {
   #controller = null;
   /** What the buttons load. @type {ReadonlyMap<HTMLButtonElement, Model>} */
   #offers = new Map(this.#choices.map((choice) => [choice, choice.dataset.model ?? evenBlend(0.5)]));
-  /** What was loaded last. @type {() => void} */
+  /** What was loaded last. @type {{ model: Model, name: string } | null} */
+  #last = null;
+  /** Loads that once more. @type {() => void} */
   #again = () => this.loadDefault();
 
   /**
@@ -83,6 +85,12 @@ export class ModelsPanel {
     this.#again();
   }
 
+  /** Loads it on another backend, which may have to fetch it in another form: that is asked about. */
+  moveOver() {
+    const last = this.#last;
+    return last === null ? Promise.resolve(false) : this.load(last.model, last.name, undefined, true);
+  }
+
   /** Shows that no model is loaded. */
   unload() {
     this.#nameLabel.textContent = "none";
@@ -112,13 +120,14 @@ export class ModelsPanel {
    * @param {Model} model
    * @param {string} name
    * @param {Watch} [watch]
-   * @returns {Promise<boolean>} whether it is loaded
+   * @param {boolean} [isAgain] the conversation goes on
+   * @returns {Promise<boolean | null>} whether it is loaded; null: the visitor would rather not
    */
-  async load(model, name, watch) {
+  async load(model, name, watch, isAgain = false) {
     const isWhole = this.#weights.value === "checkpoint";
     const options = { ...(isWhole ? { weights: /** @type {const} */ ("checkpoint") } : {}), ...this.access(model) };
     const isOwn = [...this.#offers.values()].includes(model);
-    if (isOwn || watch || (typeof model === "object" && "recipe" in model)) return this.#start(model, name, options, watch);
+    if (isOwn || watch || (typeof model === "object" && "recipe" in model)) return this.#start(model, name, options, watch, isAgain);
     const controller = this.#supersede();
     try {
       // What is kept tells this by itself, without a network, too.
@@ -126,17 +135,17 @@ export class ModelsPanel {
       const inspection = await inspect(model, { ...options, ...this.#backend.options(), signal: controller.signal });
       if (controller.signal.aborted) return false;
       this.#loading.hidden = true;
-      if (needsNoQuestion(inspection)) return await this.#start(model, name, options);
+      if (needsNoQuestion(inspection)) return await this.#start(model, name, options, undefined, isAgain);
       const other = inspection.problems.length > 0 ? this.#backend.other(inspection.backend) : null;
       const contextLength = await this.#confirm.ask(name, inspection, { local: typeof model !== "string", signal: controller.signal, other: other?.label ?? null });
       if (contextLength === "other") {
         other?.choose();
-        return await this.load(model, name);
+        return await this.load(model, name, undefined, isAgain);
       }
-      return contextLength !== null && await this.#start(model, name, { ...options, contextLength });
+      return contextLength === null ? null : await this.#start(model, name, { ...options, contextLength }, undefined, isAgain);
     } catch (thrown) {
       // What is loaded stays so, whether the visitor changed their mind or the model cannot be had.
-      if (!controller.signal.aborted) this.#events.onFailed(thrown, () => void this.load(model, name));
+      if (!controller.signal.aborted) this.#events.onFailed(thrown, () => void this.load(model, name, undefined, isAgain));
       return false;
     } finally {
       if (this.#controller === controller) {
@@ -178,6 +187,7 @@ export class ModelsPanel {
    */
   async #start(model, name, options, watch, isAgain = false) {
     const controller = this.#supersede();
+    this.#last = { model, name };
     this.#again = () => void this.#start(model, name, options, undefined, true);
     for (const choice of this.#choices) choice.setAttribute("aria-pressed", String(this.#offers.get(choice) === model));
     this.#begin(name);

@@ -78,18 +78,14 @@ fn add(a: &[u8], b: &[u8], c: &mut [u8]) {
 /// Elements of a chunk, as a merge computes them.
 const CHUNK: usize = 1 << 16;
 
-/// A SLERP of two tensors of BF16, both passes, in the chunks of a merge: each goes on from where it was made.
+/// A SLERP of two tensors of BF16, both passes, in the chunks of a merge; each is blended to its place.
 fn slerp(a: &[u8], b: &[u8], c: &mut [u8]) {
-    let (a, b) = (a.as_chunks::<2>().0, b.as_chunks::<2>().0);
+    let (a, b, c) = (a.as_chunks::<2>().0, b.as_chunks::<2>().0, c.as_chunks_mut::<2>().0);
     let mut sums = Sums::default();
-    sums.add_bf16(a, b);
+    let chunks = || a.chunks(CHUNK).zip(b.chunks(CHUNK));
+    chunks().for_each(|(a, b)| sums.add_bf16(a, b));
     let factors = coefficients(sums.totals(), 0.5).factors.map(|factor| factor as f32);
-    let mut chunk = Vec::new();
-    for ((a, b), c) in a.chunks(CHUNK).zip(b.chunks(CHUNK)).zip(c.chunks_mut(2 * CHUNK)) {
-        chunk.clear();
-        blend_bf16(factors, a, b, &mut chunk);
-        c.copy_from_slice(&chunk);
-    }
+    chunks().zip(c.chunks_mut(CHUNK)).for_each(|((a, b), c)| blend_bf16(factors, a, b, c));
 }
 
 /// Gigabytes per second that are read and written when the model is merged with itself, into the folder for

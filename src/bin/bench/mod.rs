@@ -13,13 +13,13 @@ use bise::checkpoint::Manifest;
 use bise::checkpoint::source::read_all;
 use bise::engine::bench::{BenchOptions, BenchReport, Figure, compared};
 use bise::engine::fill::Target;
-use bise::engine::{BackendChoice, CacheForm, Engine, Kept, LoadOptions, WeightMode};
+use bise::engine::{BackendChoice, CacheForm, Kept, LoadOptions, WeightMode};
 use bise::model::config::CONFIG_FILE;
 use bise::model::{Config, Decoder, KvCache, Precision, WeightPlan, Weights};
 use bise::reference::Reference;
 use pollster::block_on;
 
-use crate::run::{KvCache as KvCacheArg, Weights as WeightArg, gpu_options, print_json, source};
+use crate::run::{KvCache as KvCacheArg, Weights as WeightArg, gpu_options, load_engine, print_json, source};
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
@@ -48,6 +48,11 @@ pub struct Args {
 
 /// Runs `bench`.
 pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    if matches!(args.weights, WeightArg::I8) {
+        return Err(
+            "--weights i8 is a form for the CPU, and the bench measures WebGPU: f8 or checkpoint".into()
+        );
+    }
     let options = BenchOptions { rounds: args.rounds, longest: args.longest, quick: args.quick };
     let weights = args.weights.into();
     let say = |what: &str| {
@@ -64,8 +69,7 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     };
     say("the reference");
     let expected = block_on(expected(&args.model, &load))?;
-    let source = source(&args.model)?;
-    let mut engine = block_on(Engine::load(&source, &load, &mut |_| (), &|| false))?;
+    let mut engine = load_engine(&args.model, load)?;
     let mut report =
         block_on(engine.bench(&expected, options, &mut |what, at| say(&format!("{what} {at}")), &|| false))?;
     drop(engine);
@@ -127,6 +131,8 @@ fn print(report: &BenchReport) -> std::io::Result<()> {
         out,
         "memory     weights {weights:.1} MiB, key/value cache {cache:.1} in {form}, activations {rest:.1}"
     )?;
+    let walk_bytes = mib(report.walk_bytes);
+    writeln!(out, "walk       {walk_bytes:.0} MiB, before a limit's reads come to the same bytes again")?;
     let (kernels, rest): (Vec<&Figure>, Vec<&Figure>) =
         report.figures.0.iter().partition(|figure| figure.kind == "kernel");
     for figure in kernels.into_iter().chain(rest) {

@@ -3,6 +3,7 @@
 
 mod buffers;
 mod cache;
+#[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
 mod profile;
 mod sample;
 mod stages;
@@ -20,6 +21,7 @@ use buffers::{Activations, allocate_activations, allocate_caches};
 use sample::Sampling;
 
 use super::attend_one::OneTiling;
+use super::tune::Product;
 use super::weights::Decoder;
 use super::{BatchUniform, Grid, PITCH, Sizes, Threads, Tile, decode_fp8, linear, matmul, matvec};
 use crate::dtype::Dtype;
@@ -27,7 +29,7 @@ use crate::gpu::{
     DeviceTier, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader,
     buffer_bytes, read_buffer,
 };
-use crate::steps::{DecoderShape, MatrixSpec, Slot, Write};
+use crate::steps::{DecoderShape, Slot, Write};
 
 /// Tokens of a prompt that one pass takes at most.
 const MAX_BATCH: u32 = 256;
@@ -35,7 +37,7 @@ const MAX_BATCH: u32 = 256;
 /// What the backend runs on, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendInfo {
-    /// Weight decoder of F8_E4M3 that passed its test here.
+    /// Weight decoder of F8_E4M3 in use: one that passed its test here.
     pub fp8_decoder: Decoder,
     /// Bytes for weights, key/value cache and everything else.
     pub bytes: [u64; 3],
@@ -111,6 +113,8 @@ pub struct WebGpu {
     sizes: Sizes,
     threads: Threads,
     tile: Tile,
+    fast: bool,
+    short: u32,
     uploader: Uploader,
     allocation_scope: Option<wgpu::ErrorScopeGuard>,
     planning: bool,
@@ -118,8 +122,8 @@ pub struct WebGpu {
     /// Kernels of the stages, compiled or on the way.
     stages: Vec<(Stage, Pipeline)>,
     choosing: bool,
-    /// Products of a decoded token, each with how often it comes, as they were planned.
-    products: Vec<(MatrixSpec, u32)>,
+    /// Products of a decoded token, as they were planned.
+    products: Vec<Product>,
     pass: Vec<Dispatch>,
     batch: BatchUniform,
     prompt: bool,
@@ -128,7 +132,8 @@ pub struct WebGpu {
     /// How the attention of this pass is cut, where it is one decoded token's.
     one: Option<OneTiling>,
     next_id: u32,
-    profile: profile::Profile,
+    /// What the latest token chosen here was made of.
+    latest: Vec<Dispatch>,
     shape: DecoderShape,
     gpu: Gpu,
 }
@@ -191,6 +196,8 @@ impl WebGpu {
             sizes,
             threads: Threads::of(sizes),
             tile: Tile::for_device(gpu.tier()),
+            fast: true,
+            short: 0,
             uploader: Uploader::default(),
             allocation_scope: None,
             planning: false,
@@ -204,7 +211,7 @@ impl WebGpu {
             norm: None,
             one: None,
             next_id: 0,
-            profile: profile::Profile::default(),
+            latest: Vec::new(),
             shape,
             gpu,
         })
@@ -272,7 +279,7 @@ impl WebGpu {
     }
 
     pub(in crate::kernels) fn decoder(&self, dtype: Dtype) -> Decoder {
-        self.decoders.get(&dtype).copied().unwrap_or(Decoder::Safe)
+        self.decoders.get(&dtype).copied().filter(|_| self.fast).unwrap_or(Decoder::Safe)
     }
 
     fn pitch(&self, slot: Slot) -> u32 {
@@ -400,7 +407,7 @@ impl WebGpu {
         let prompt = self.prompt && !y.single();
         let tokens = if y.single() { 1 } else { self.batch.tokens };
         let (threads, tile) = (self.pass_threads(), self.tile);
-        self.note_product(&weight.spec, 1);
+        self.note_product(&weight.spec, 1, !y.single());
         let grids = weight.parts.iter().map(|part| {
             if prompt {
                 matmul::grid(part.rows, tokens, tile)

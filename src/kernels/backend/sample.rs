@@ -142,6 +142,7 @@ impl WebGpu {
         encoder.copy_buffer_to_buffer(self.sampling.chosen.raw(), 0, staging.raw(), 0, bytes);
         let submission = self.gpu.submit(Some(encoder.finish()));
         self.sampling.arriving.push_back(Arriving::new(staging, CHOSEN_WORDS, submission));
+        self.latest = pass_list;
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use crate::kernels::attend::Tiling;
 use crate::kernels::attend_many::ManyTiling;
 use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
-    BatchUniform, Sizes, attend, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm, rope_store,
-    silu_mul,
+    BatchUniform, Choice, Sizes, attend, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm,
+    rope_store, silu_mul,
 };
 use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
@@ -63,6 +63,10 @@ impl Steps for WebGpu {
     async fn decodable(&mut self) -> Result<(), GpuError> {
         let wanted = self.stage(Stage::Decode);
         self.kernels.wait(&wanted, &mut |_, _| ()).await
+    }
+
+    fn short(&mut self) -> u32 {
+        self.ready_short()
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<(), GpuError> {
@@ -165,7 +169,7 @@ impl Steps for WebGpu {
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
         };
-        self.note_product(&gate.spec, 2);
+        self.note_product(&gate.spec, 2, true);
         let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
             let (decoder, epsilon) = (this.decoder(gate.spec.dtype), this.shape.norm_epsilon);
@@ -225,7 +229,8 @@ impl Steps for WebGpu {
     }
 
     fn attend(&mut self, layer: u32) -> Result<(), GpuError> {
-        let prompt = self.prompt;
+        // Of several tokens that are no prompt, too: what a prompt takes is compiled.
+        let prompt = self.prompt || self.batch.tokens > 1;
         let many = ManyTiling::new(&self.shape, self.sizes).filter(|_| prompt);
         if let Some(many) = many {
             return self.attend_prompt(layer, many);
@@ -281,10 +286,7 @@ impl Steps for WebGpu {
         if self.planning {
             return Ok(None);
         }
-        let (timed, mut encoder) = match self.encode_timed(&pass_list)? {
-            Some(encoder) => (true, encoder),
-            None => (false, self.encode(&pass_list)?),
-        };
+        let mut encoder = self.encode(&pass_list)?;
         let staging = &self.activations.logits_staging;
         if logits {
             let bytes = u64::from(self.shape.vocab) * 4;
@@ -296,9 +298,6 @@ impl Steps for WebGpu {
         } else {
             self.gpu.idle().await.map(|()| None)
         };
-        if timed && result.is_ok() {
-            self.read_times(&pass_list).await?;
-        }
         match &result {
             Ok(_) | Err(GpuError::Lost { .. }) => {}
             Err(_) => {
@@ -404,15 +403,17 @@ impl WebGpu {
     /// Begins a pass whose ids are in place, or will be by then.
     fn open_pass(&mut self, tokens: u32, position: u32, prompt: bool) -> Result<(), GpuError> {
         self.gpu.check().inspect_err(|_| self.forget())?;
-        if let Some(detail) = self.shape.misfit(tokens, position, prompt) {
+        let several = prompt || tokens <= Choice::MOST_SHORT;
+        if let Some(detail) = self.shape.misfit(tokens, position, several) {
             return Err(GpuError::Shape { label: "batch".into(), detail });
         }
-        self.one = if prompt { None } else { OneTiling::new(&self.shape, self.sizes) };
+        let many = prompt || tokens > 1;
+        self.one = if many { None } else { OneTiling::new(&self.shape, self.sizes) };
         let tiling = match self.one {
             Some(one) => one.tiling,
-            None => Tiling::new(&self.shape, prompt, self.sizes),
+            None => Tiling::new(&self.shape, many, self.sizes),
         };
-        let (splits, tiles_per_split) = tiling.splits(&self.shape, position, tokens, prompt);
+        let (splits, tiles_per_split) = tiling.splits(&self.shape, position, tokens, many);
         self.batch = BatchUniform { tokens, position, splits, tiles_per_split };
         self.prompt = prompt;
         self.norm = None;

@@ -1,46 +1,72 @@
-//! Choosing the threads of decoding.
+//! Choosing how products are computed.
 
-use super::WebGpu;
-use crate::kernels::{Sizes, Threads, Tuner};
+use web_time::Duration;
+
+use super::{Stage, WebGpu};
+use crate::gpu::GpuError;
+use crate::kernels::tune::{Product, shapes};
+use crate::kernels::{Choice, Threads, Tuner};
 use crate::steps::MatrixSpec;
 
 impl WebGpu {
-    /// Prepares to choose the threads of decoding, after planning. Unless
-    /// `forced`, not on an adapter that computes on the CPU, where it would only delay the first token.
-    /// What goes wrong with it leaves all as it is.
-    pub async fn tuner(&mut self, forced: bool) -> Option<Tuner> {
-        if !forced && self.sizes == Sizes::Cpu {
-            return None;
-        }
+    /// Prepares to choose how products are computed, after planning; `None` where there is nothing to compare.
+    ///
+    /// # Errors
+    /// What the device says to the memory that it takes.
+    pub async fn tuner(&mut self, budget: Duration) -> Result<Option<Tuner>, GpuError> {
         let decoder = |spec: &MatrixSpec| self.decoder(spec.dtype);
-        Tuner::new(&self.gpu, &self.products, decoder).await.ok().flatten()
+        Tuner::new(&self.gpu, &self.products, self.shape.max_batch, decoder, budget).await
     }
 
-    /// Decodes with these threads from here on, or with the usual ones: to be planned and compiled again.
-    pub fn tuned(&mut self, threads: Option<Threads>) {
-        self.threads = threads.unwrap_or(self.threads);
+    /// What a choice depends on: this program, the adapter and, after planning, the shapes that are timed.
+    pub fn tuning_key(&self) -> String {
+        let tier = self.gpu.tier();
+        let mut key = format!("bise {}; {}", env!("CARGO_PKG_VERSION"), tier.identity);
+        for Product { spec, tiled, .. } in shapes(&self.products, tier.max_binding_bytes) {
+            let MatrixSpec { rows, cols, dtype, scale_cols, .. } = spec;
+            let tiled = if tiled { "tiled " } else { "" };
+            key += &format!("; {tiled}{rows} x {cols} {dtype:?}/{scale_cols}");
+        }
+        key
     }
 
-    /// Threads of a matrix-vector product.
-    pub fn threads(&self) -> Threads {
-        self.threads
+    /// Computes products like this from here on: to be planned and compiled again.
+    pub fn tune(&mut self, choice: Choice) {
+        (self.threads, self.tile, self.fast, self.short) =
+            (choice.threads, choice.tile, choice.fast, choice.short);
     }
 
-    /// Notes a product that every decoded token takes.
-    pub(super) fn note_product(&mut self, spec: &MatrixSpec, times: u32) {
+    /// How products are computed.
+    pub fn choice(&self) -> Choice {
+        Choice { threads: self.threads, tile: self.tile, fast: self.fast, short: self.short }
+    }
+
+    /// Tokens of a prompt's end for which matrix-vector products are the faster ones, once those are compiled.
+    pub(super) fn ready_short(&mut self) -> u32 {
+        let wanted = if self.short > 0 { self.stage(Stage::Decode) } else { return 0 };
+        // What the compiler says is heard where a token is decoded.
+        if self.kernels.are_ready(&wanted).unwrap_or(false) { self.short } else { 0 }
+    }
+
+    /// Notes a product that every decoded token takes; `tiled`, whether prompts take it as a matrix-matrix product.
+    pub(super) fn note_product(&mut self, spec: &MatrixSpec, times: u32, tiled: bool) {
         if !self.planning || self.prompt {
             return;
         }
-        let alike = |(s, _): &&mut (MatrixSpec, u32)| {
+        let alike = |product: &&mut Product| {
+            let s = &product.spec;
             (s.rows, s.cols, s.dtype, s.scale_cols) == (spec.rows, spec.cols, spec.dtype, spec.scale_cols)
         };
         match self.products.iter_mut().find(alike) {
-            Some((_, count)) => *count += times,
-            None => self.products.push((spec.clone(), times)),
+            Some(product) => {
+                product.times += times;
+                product.tiled |= tiled;
+            }
+            None => self.products.push(Product { spec: spec.clone(), times, tiled }),
         }
     }
 
-    /// Threads of the pass being recorded. Prompts do not depend on tuning: they are compiled before.
+    /// Threads of the pass being recorded. The last product of a prompt does not depend on tuning.
     pub(super) fn pass_threads(&self) -> Threads {
         if self.prompt { Threads::of(self.sizes) } else { self.threads }
     }

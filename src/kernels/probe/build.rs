@@ -1,6 +1,6 @@
 //! What is probed: kernels, their matrices and buffers.
 
-use super::{Kind, Probe, WALK_BYTES, WRITE_BYTES, shape_name};
+use super::{Kind, Probe, WRITE_BYTES, shape_name};
 use crate::dtype::Dtype;
 use crate::gpu::{Binding, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Purpose};
 use crate::kernels::weights::Decoder;
@@ -17,6 +17,8 @@ const HEAD_ROWS: u32 = 30_000;
 
 const STREAM_BINDINGS: &[Binding] = &[Binding::read("data"), Binding::write("sums")];
 const PRODUCT_BINDINGS: &[Binding] = &[Binding::read("x"), Binding::read("w"), Binding::write("y")];
+/// Copies of a matrix at most, on software adapters and on others: each costs a bind group for every kernel.
+const MOST_COPIES: [u64; 2] = [64, 1024];
 /// Rows and columns of the plain product.
 const SIDE: u32 = 512;
 
@@ -57,6 +59,8 @@ pub fn compositions() -> impl Iterator<Item = Kernel> {
 /// What probes are made with.
 pub(super) struct Builder<'a> {
     pub(super) gpu: &'a Gpu,
+    /// Bytes that a sample walks through.
+    pub(super) walk_bytes: u64,
     pub(super) kernels: Kernels,
     pub(super) probes: Vec<Probe>,
     pub(super) buffers: Vec<GpuBuffer>,
@@ -167,7 +171,9 @@ impl Builder<'_> {
         let bytes = u64::from(spec.rows) * u64::from(spec.cols) * spec.dtype.size_bytes();
         let block = block();
         let mut matrices = Vec::new();
-        for _ in 0..(WALK_BYTES / bytes.max(1)).clamp(1, 64) {
+        let [on_software, most] = MOST_COPIES;
+        let most = if gpu.tier().software { on_software } else { most };
+        for _ in 0..(self.walk_bytes / bytes.max(1)).clamp(1, most) {
             let matrix = GpuMatrix::new(gpu, 0, spec)?;
             matrix.parts.iter().for_each(|part| fill(gpu, &part.weights, &block));
             matrices.push(matrix);
@@ -269,7 +275,7 @@ impl Builder<'_> {
     pub(super) fn rest(&mut self) -> Result<(), GpuError> {
         let block = block();
         // What one workgroup of the least of both reads, so that a binding of any size is read as a whole.
-        let bytes = WALK_BYTES.min(self.gpu.tier().max_binding_bytes) / (1 << 14) * (1 << 14);
+        let bytes = self.walk_bytes / (1 << 14) * (1 << 14);
         let [a, b, merged] = [self.storage(bytes)?, self.storage(bytes)?, self.storage(bytes)?];
         for index in [a, b, merged] {
             self.buffers.get(index).into_iter().for_each(|buffer| fill(self.gpu, buffer, &block));
@@ -307,7 +313,8 @@ impl Builder<'_> {
         let params =
             blend::Params { groups: elements / blend::GROUP, c0: 0.5, c1: 0.5, ..Default::default() };
         let params = self.uniform(bytemuck::bytes_of(&params))?;
-        let (kernel, grid) = (blend::kernel(Dtype::Bf16, Dtype::Bf16), blend::grid(elements));
+        let (kernel, grid) =
+            (blend::kernel(Dtype::Bf16, Dtype::Bf16, blend::Tiny::Counted), blend::grid(elements));
         let buffers = [params, a, b, merged, small];
         self.add_one((Kind::Blend, "BF16", "blend".into()), kernel, &buffers, grid, 3.0 * bytes as f64)?;
 

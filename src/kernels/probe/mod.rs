@@ -12,8 +12,10 @@ use crate::steps::MatrixSpec;
 pub use build::compositions;
 use build::{Builder, block, fill};
 
-/// Bytes that a sample walks through, so that no cache holds them.
-const WALK_BYTES: u64 = 64 << 20;
+/// Bytes that a sample walks through, so that no cache holds them: the largest GPUs' hold 128 MiB.
+const WALK_BYTES: u64 = 256 << 20;
+/// The same where an adapter is software, which takes its time to fill them, or has no room for more.
+const LEAST_WALK_BYTES: u64 = 64 << 20;
 /// Bytes of one write: what a load's writes have at most.
 const WRITE_BYTES: u64 = 256 << 10;
 /// A sample takes about this long.
@@ -68,6 +70,8 @@ pub struct Limits {
     pub writes: Vec<f64>,
     /// Milliseconds to submit nothing and read a word back.
     pub readbacks: Vec<f64>,
+    /// Bytes of the buffers that are read, and of the matrices of a shape unless they are very small.
+    pub walk_bytes: u64,
     sample_ms: f64,
     kernels: Kernels,
     target: GpuBuffer,
@@ -88,8 +92,26 @@ impl Limits {
     /// # Errors
     /// Whatever the device reports.
     pub async fn new(backend: &WebGpu, matrices: &[MatrixSpec], quick: bool) -> Result<Limits, GpuError> {
+        let tier = backend.gpu().tier();
+        let [wanted, least] = [WALK_BYTES, LEAST_WALK_BYTES].map(|bytes| bytes.min(tier.max_binding_bytes));
+        if tier.software {
+            return Limits::walking(backend, matrices, quick, least).await;
+        }
+        match Limits::walking(backend, matrices, quick, wanted).await {
+            Err(GpuError::OutOfMemory { .. }) => Limits::walking(backend, matrices, quick, least).await,
+            made => made,
+        }
+    }
+
+    async fn walking(
+        backend: &WebGpu,
+        matrices: &[MatrixSpec],
+        quick: bool,
+        walk_bytes: u64,
+    ) -> Result<Limits, GpuError> {
         let gpu = backend.gpu();
-        let mut b = Builder { gpu, kernels: Kernels::default(), probes: Vec::new(), buffers: Vec::new() };
+        let (kernels, probes, buffers) = (Kernels::default(), Vec::new(), Vec::new());
+        let mut b = Builder { gpu, walk_bytes, kernels, probes, buffers };
         let mut held = Vec::new();
         let mut seen: Vec<String> = Vec::new();
         for spec in matrices {
@@ -106,13 +128,14 @@ impl Limits {
         gpu.idle().await?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = gpu.buffer("bench readback", 16, usage, Purpose::Activations)?;
-        let bytes = WALK_BYTES.min(gpu.tier().max_binding_bytes);
+        let bytes = walk_bytes.min(LEAST_WALK_BYTES);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let target = gpu.buffer("bench writes", bytes, usage, Purpose::Activations)?;
         Ok(Limits {
             probes: b.probes,
             writes: Vec::new(),
             readbacks: Vec::new(),
+            walk_bytes,
             sample_ms: if quick { SAMPLE_MS / 3.0 } else { SAMPLE_MS },
             kernels: b.kernels,
             target,

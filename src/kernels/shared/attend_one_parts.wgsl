@@ -45,7 +45,7 @@ struct Eight {
 }
 
 fn scaled(load: vec4<u32>, scale: f32) -> Eight {
-    return Eight(first4(load) * scale, first4(load.zwxy) * scale);
+    return Eight(first4(load) * scale, last4(load) * scale);
 }
 
 // Where the key, the value in a slot begins.

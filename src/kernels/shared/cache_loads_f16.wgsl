@@ -10,9 +10,13 @@ fn value_load(at: u32) -> vec4<u32> {
     return value_cache[at];
 }
 
-// The first four elements of a load; the others of `load.zwxy`.
+// The first four elements of a load, and the others.
 fn first4(load: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(load.x), unpack2x16float(load.y));
+}
+
+fn last4(load: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(unpack2x16float(load.z), unpack2x16float(load.w));
 }
 
 // What the elements of a row are still to be multiplied with.

@@ -11,9 +11,13 @@ fn value_load(at: u32) -> vec4<u32> {
     return value_cache[at].xxyy;
 }
 
-// The first four elements of a load; the others of `load.zwxy`.
+// The first four elements of a load, and the others.
 fn first4(load: vec4<u32>) -> vec4<f32> {
     return unpack4(load, 0u);
+}
+
+fn last4(load: vec4<u32>) -> vec4<f32> {
+    return unpack4(load, 2u);
 }
 
 // What the elements of a row are still to be multiplied with.

@@ -9,6 +9,6 @@ fn add_product(sum: Sum, x: vec4<f32>, y: vec4<f32>) -> Sum {
     let yh = upper(y);
     let xl = opaque4(x - xh, params.zero);
     let yl = opaque4(y - yh, params.zero);
-    let total = add(add(add(sum, xh * yh), xh * yl), xl * yh);
+    let total = add_below(add_below(add_below(sum, xh * yh), xh * yl), xl * yh);
     return Sum(total.high, total.low + xl * yl);
 }

@@ -1,16 +1,24 @@
-// Sums in twice f32's precision, four side by side: a sum and what its roundings lost (Knuth's
-// TwoSum). Each step is opaque: algebra would find that nothing is ever lost.
+// Sums in twice f32's precision, four side by side: a sum and what its roundings lost. Each step is opaque:
+// algebra would find that nothing is ever lost.
 struct Sum {
     high: vec4<f32>,
     low: vec4<f32>,
 }
 
+// For any two (Knuth's TwoSum).
 fn add(sum: Sum, p: vec4<f32>) -> Sum {
     let high = opaque4(sum.high + p, params.zero);
     let arrived = opaque4(high - sum.high, params.zero);
     let kept = opaque4(high - arrived, params.zero);
     let lost = opaque4(sum.high - kept, params.zero) + opaque4(p - arrived, params.zero);
     return Sum(high, sum.low + lost);
+}
+
+// Where |sum.high| >= |p| (Dekker's Fast2Sum).
+fn add_below(sum: Sum, p: vec4<f32>) -> Sum {
+    let high = opaque4(sum.high + p, params.zero);
+    let arrived = opaque4(high - sum.high, params.zero);
+    return Sum(high, sum.low + opaque4(p - arrived, params.zero));
 }
 
 fn join(x: Sum, y: Sum) -> Sum {

@@ -3,8 +3,8 @@
 
 use core::arch::wasm32::{
     f32x4_add, f32x4_mul, f32x4_ne, f32x4_splat, f64x2, f64x2_add, f64x2_extract_lane, f64x2_mul,
-    f64x2_promote_low_f32x4, i32x4_add, u16x8_narrow_i32x4, u32x4_extend_high_u16x8, u32x4_extend_low_u16x8,
-    u32x4_shl, u32x4_shr, u32x4_shuffle, u32x4_splat, v128, v128_and, v128_bitselect, v128_or,
+    f64x2_promote_low_f32x4, i32x4_add, u32x4_shl, u32x4_shr, u32x4_shuffle, u32x4_splat, v128, v128_and,
+    v128_bitselect, v128_or,
 };
 
 use super::{LANES, Lanes, RowBf16};
@@ -16,11 +16,12 @@ fn load(row: &[f32; LANES]) -> [v128; 2] {
     bytemuck::pod_read_unaligned(bytemuck::bytes_of(row))
 }
 
-/// The values in f32.
+/// The values in f32: elements 0, 2, 4 and 6, then the others. One that lies in the upper half of a word is f32
+/// once the other is cleared, one in the lower half once it is shifted.
 #[inline(always)]
 fn load_bf16(row: &RowBf16) -> [v128; 2] {
-    let row: v128 = bytemuck::pod_read_unaligned(bytemuck::bytes_of(row));
-    [u32x4_shl(u32x4_extend_low_u16x8(row), 16), u32x4_shl(u32x4_extend_high_u16x8(row), 16)]
+    let words: v128 = bytemuck::pod_read_unaligned(bytemuck::bytes_of(row));
+    [u32x4_shl(words, 16), v128_and(words, u32x4_splat(0xffff_0000))]
 }
 
 #[inline(always)]
@@ -36,7 +37,9 @@ pub(in crate::merge) fn add_rows(lanes: &mut Lanes, a: &[[f32; LANES]], b: &[[f3
 
 /// [`add_rows`] of BF16.
 pub(in crate::merge) fn add_rows_bf16(lanes: &mut Lanes, a: &[RowBf16], b: &[RowBf16]) {
-    add(lanes, a, b, load_bf16);
+    let mut apart = lanes.map(|[a, b, c, d, e, f, g, h]| [a, c, e, g, b, d, f, h]);
+    add(&mut apart, a, b, load_bf16);
+    *lanes = apart.map(|[a, c, e, g, b, d, f, h]| [a, b, c, d, e, f, g, h]);
 }
 
 #[inline(always)]
@@ -95,16 +98,16 @@ pub(in crate::merge) fn blend_rows_bf16(
     let blend = |a: v128, b: v128| round(f32x4_add(f32x4_mul(c0, a), f32x4_mul(c1, b)));
     for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
         let ([a0, a1], [b0, b1]) = (load_bf16(a), load_bf16(b));
-        let codes = u16x8_narrow_i32x4(blend(a0, b0), blend(a1, b1));
-        *out = bytemuck::cast(codes);
+        let (even, odd) = (u32x4_shr(blend(a0, b0), 16), v128_and(blend(a1, b1), u32x4_splat(0xffff_0000)));
+        *out = bytemuck::cast(v128_or(even, odd));
     }
 }
 
-/// Twin of `f32_to_bf16` in `dtype.rs`: the upper half of each value, rounded.
+/// Twin of `f32_to_bf16` in `dtype.rs`: each value, rounded in its upper half.
 #[inline(always)]
 fn round(value: v128) -> v128 {
     let odd = v128_and(u32x4_shr(value, 16), u32x4_splat(1));
     let rounded = i32x4_add(i32x4_add(value, u32x4_splat(0x7fff)), odd);
     let nan = v128_or(value, u32x4_splat(0x0040_0000));
-    u32x4_shr(v128_bitselect(nan, rounded, f32x4_ne(value, value)), 16)
+    v128_bitselect(nan, rounded, f32x4_ne(value, value))
 }

@@ -3,7 +3,7 @@
  * build writes wasm-bindgen's own declarations over this file in the package.
  */
 import type {
-  BenchReport, Delta, EngineLoadOptions, Info, MergeProgress, MergeReport, MergeSource, Output, PlainSource, Progress, RawInspection,
+  Delta, EngineLoadOptions, Info, MergeProgress, MergeReport, MergeSource, Output, PlainSource, Progress, RawInspection,
   RecipeOutline,
   Request, Source,
   TensorReport,
@@ -17,7 +17,7 @@ export default function init(): Promise<unknown>;
 export function wasm_memory(): number;
 
 export class WebEngine {
-  private constructor();
+  protected constructor();
   static load(
     source: Source,
     options: EngineLoadOptions,
@@ -34,15 +34,6 @@ export class WebEngine {
     signal: AbortSignal,
   ): Promise<MergeReport>;
   generate(request: Request, onDelta: (delta: Delta) => void, signal: AbortSignal): Promise<Output>;
-  benchLogits(): Promise<Float32Array>;
-  bench(
-    expected: Float32Array,
-    rounds: number,
-    longest: number,
-    quick: boolean,
-    onProgress: (next: [what: string, at: number]) => void,
-    signal: AbortSignal,
-  ): Promise<Omit<BenchReport, "hostBytes">>;
   free(): void;
 }
 

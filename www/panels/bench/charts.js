@@ -132,19 +132,23 @@ export function byKernel(figures) {
   return contexts.flatMap((context) => {
     const of = (/** @type {Figure["kind"]} */ kind) => figures.filter((figure) => figure.kind === kind && figure.at === context);
     const counts = new Map(of("dispatches").map(({ name, value }) => [name, value]));
-    const perLayer = counts.get("per layer") ?? 0;
-    counts.delete("per layer");
+    const [perLayer = 0, all = 0] = ["per layer", "per token"].map((name) => counts.get(name));
+    for (const name of ["per layer", "per token"]) counts.delete(name);
     const timed = of("time");
     const shown = (timed.length > 0 ? timed : of("dispatches").filter(({ name }) => counts.has(name)))
       .toSorted((a, b) => b.value - a.value);
     const most = Math.max(...shown.map(({ value }) => value), 1e-9);
-    const all = [...counts.values()].reduce((sum, each) => sum + each, 0);
     const bars = shown.map((figure) => ({ label: figure.name, share: figure.value / most, amount: amount(figure) }));
     const rows = shown.map((figure) => [figure.name, String(counts.get(figure.name) ?? 0), timed.length > 0 ? amount(figure) : "not told"]);
+    const [summed, looped, beside] = of("token").map(amount);
+    const whole = summed === undefined ? [] : [
+      element("p", { className: "hint", textContent: `Together ${summed}; in the token loop a token takes ${looped}, ${beside} of it beside these.` }),
+    ];
     return [
       element("h4", { textContent: `A token after ${context} others: ${all} dispatches, ${perLayer} per layer` }),
       barChart(`Kernels of a token after ${context} others`, bars),
       table(`Kernels of a token after ${context} others`, ["kernel", "dispatches", "time"], rows),
+      ...whole,
     ];
   });
 }

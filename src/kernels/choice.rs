@@ -1,0 +1,53 @@
+//! What tuning chooses between.
+
+use crate::gpu::DeviceTier;
+
+use super::{Sizes, Threads, Tile};
+
+/// How a device computes products. Results differ by rounding alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Threads of matrix-vector products.
+    pub threads: Threads,
+    /// Tile of matrix-matrix products. A sum has the same bits in all of them.
+    pub tile: Tile,
+    /// Whether weights are unpacked by the fast decoder, where its test allows that.
+    pub fast: bool,
+    /// Most tokens of a prompt's end that matrix-vector products compute, where it need not be exact to the bit.
+    pub short: u32,
+}
+
+/// What a choice is in numbers.
+pub type Numbers = [u32; 9];
+
+impl Choice {
+    /// Longest end of a prompt that matrix-vector products may compute.
+    pub const MOST_SHORT: u32 = 8;
+
+    /// What a device gets untuned.
+    pub fn usual(tier: &DeviceTier) -> Choice {
+        let threads = Threads::of(Sizes::of(tier));
+        Choice { threads, tile: Tile::for_device(tier), fast: true, short: 0 }
+    }
+
+    /// As numbers, to be remembered.
+    pub fn numbers(&self) -> Numbers {
+        let Threads { workgroup, lanes } = self.threads;
+        let Tile { across, down, rows, tokens, depth } = self.tile;
+        [workgroup, lanes, across, down, rows, tokens, depth, u32::from(self.fast), self.short]
+    }
+
+    /// What was remembered; `None` for what is no choice of a device of that kind.
+    pub fn from_numbers(numbers: Numbers, sizes: Sizes) -> Option<Choice> {
+        let [workgroup, lanes, across, down, rows, tokens, depth, fast, short] = numbers;
+        let choice = Choice {
+            threads: Threads { workgroup, lanes },
+            tile: Tile { across, down, rows, tokens, depth },
+            fast: fast == 1,
+            short,
+        };
+        let is_known = Threads::candidates(sizes).contains(&choice.threads)
+            && Tile::candidates(sizes).contains(&choice.tile);
+        (is_known && fast <= 1 && short <= Choice::MOST_SHORT).then_some(choice)
+    }
+}

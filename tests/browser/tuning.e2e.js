@@ -1,0 +1,57 @@
+// What a load has timed is remembered by the browser, and what is damaged is timed again.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { TALE_PROOF, openClient } from "./client.js";
+
+test("the kernels that were timed are remembered for the next load", async (t) => {
+  const { page } = await openClient(t);
+  const loads = await page.evaluate(async () => {
+    const { Engine, proof } = /** @type {any} */ (globalThis).bise;
+    /** @type {any} */ (globalThis).useWorker("/pages/tuning-worker.js");
+    const load = async (/** @type {object} */ options) => {
+      const engine = await Engine.load("/models/tale/", options);
+      const { tuning, adapter } = engine.info;
+      const text = await proof(engine);
+      await engine.dispose();
+      return { tuning, threads: adapter.threads, name: adapter.name, text };
+    };
+    const root = await navigator.storage.getDirectory();
+    const file = async () => (await root.getDirectoryHandle("bise-cache")).getFileHandle("tuning.json");
+    const read = async () => JSON.parse(await (await (await file()).getFile()).text());
+    const write = async (/** @type {string} */ text) => {
+      const stream = await (await file()).createWritable();
+      await stream.write(text);
+      await stream.close();
+    };
+
+    const timed = await load({ autotune: true });
+    const held = await read();
+    const remembered = await load({ autotune: true });
+    const off = await load({ autotune: false });
+    const usual = await load({});
+    // What no measurement comes to, so that it can only have been taken up.
+    const [key] = Object.keys(held);
+    await write(JSON.stringify({ [key ?? ""]: held[key ?? ""].with(-1, 7) }));
+    const other = await load({ autotune: true });
+    await write('{"torn');
+    const again = await load({ autotune: true });
+    return { timed, held, remembered, off, usual, other, again, heldAgain: await read() };
+  });
+  const { timed, held, remembered, off, usual, other, again } = loads;
+  const about = JSON.stringify(loads);
+  for (const each of [timed, remembered, off, usual, other, again]) assert.equal(each.text, TALE_PROOF, about);
+  const { state, note, key, choice } = timed.tuning;
+  assert.equal(state, "timed", about);
+  assert.match(note, /^\d+ measured$/);
+  assert.match(key, /^bise \d/);
+  assert.ok(key.includes(timed.name), about);
+  assert.deepEqual(held, { [key]: choice });
+  assert.deepEqual(remembered.tuning, { state: "remembered", note: null, key, choice });
+  assert.deepEqual(remembered.threads, choice.slice(0, 2));
+  assert.deepEqual([off.tuning.state, off.tuning.note], ["usual", "it is switched off"]);
+  assert.equal(usual.tuning.state, "usual", "a software adapter is left alone");
+  assert.deepEqual([other.tuning.state, other.tuning.choice], ["remembered", choice.with(-1, 7)]);
+  assert.equal(again.tuning.state, "timed", about);
+  assert.deepEqual(loads.heldAgain, { [key]: again.tuning.choice });
+});
