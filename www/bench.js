@@ -89,7 +89,7 @@ function draw(report, model) {
     ["Deviation of logits", `${deviation.toExponential(1)} of the largest`],
     ...first.map((figure) => [`First token, ${figure.name}`, amount(figure)]),
     ["Submits per token", submits === undefined ? "" : String(submits.value)],
-    ["Walk of a limit", mib(walkBytes)],
+    ["Limits read through", mib(walkBytes)],
     ["Memory on the device", mib(info.memory.total)],
     ["Memory of the engine", mib(hostBytes)],
   ]);

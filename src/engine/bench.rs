@@ -403,3 +403,29 @@ impl Engine {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Figures;
+
+    #[test]
+    fn times_by_coarse_stamps_are_means_with_their_error() {
+        // 30 dispatches of 37 µs in a token of 3.1 ms, by stamps that are cut to 100 µs.
+        let (step_ms, dispatches, tokens) = (0.1_f64, 30_u64, 400_u32);
+        let cut = |ms: f64| (ms / step_ms).floor() * step_ms;
+        let of_token = |token: u32| -> f64 {
+            let begin = |i: u64| f64::from(token) * 3.1417 + i as f64 * 0.1037;
+            (0..dispatches).map(|i| cut(begin(i) + 0.037) - cut(begin(i))).sum()
+        };
+        let samples: Vec<f64> = (0..tokens).map(of_token).collect();
+        let mut figures = Figures::default();
+        figures.add_times(("time", "kernel", 16), &samples, step_ms, dispatches);
+        figures.add_times(("time", "fine", 16), &[3.0, 1.0, 2.0], 0.001, dispatches);
+        figures.add_times(("time", "none", 16), &[], 0.0, dispatches);
+        let [coarse, fine] = &figures.0[..] else { panic!("{figures:?}") };
+        let right = dispatches as f64 * 0.037;
+        assert!((coarse.value - right).abs() < 0.03 && coarse.samples == 400, "{coarse:?}, not {right}");
+        assert!(coarse.spread[0] < right && right < coarse.spread[1] && coarse.unit == "ms", "{coarse:?}");
+        assert_eq!((fine.value, fine.spread, fine.samples), (2.0, [1.0, 3.0], 3));
+    }
+}
