@@ -64,6 +64,8 @@ pub struct DeviceTier {
     pub max_binding_bytes: u64,
     /// Whether passes can be timed on the device.
     pub timestamps: bool,
+    /// Whether shaders compute with f16.
+    pub half: bool,
 }
 
 impl DeviceTier {
@@ -80,6 +82,7 @@ impl DeviceTier {
             software: is_software(info, told),
             max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            half: features.contains(wgpu::Features::SHADER_F16),
         }
     }
 
@@ -92,6 +95,7 @@ impl DeviceTier {
             software: false,
             max_binding_bytes: DEFAULT_BINDING_BYTES,
             timestamps: false,
+            half: false,
         }
     }
 
@@ -111,8 +115,8 @@ impl DeviceTier {
 /// What to ask for of what an adapter has: nothing that is optional where the least of devices is wanted.
 pub(super) fn features(adapter: wgpu::Features, choice: LimitChoice) -> wgpu::Features {
     match choice {
-        // For the bench's profile: times cost nothing where nobody asks for them.
-        LimitChoice::Adapter => adapter & wgpu::Features::TIMESTAMP_QUERY,
+        // Times, for the bench's profile, cost nothing where nobody asks for them; nor does f16.
+        LimitChoice::Adapter => adapter & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16),
         _ => wgpu::Features::empty(),
     }
 }
