@@ -52,7 +52,7 @@ fn keys_and_values_may_be_fp8() {
     };
     let (usual, wide, narrow) = (logits(&[]), logits(&["--kv-cache", "f16"]), logits(&["--kv-cache", "f8"]));
     assert_eq!(usual, wide);
-    assert!(narrow != wide && (narrow / wide - 1.0).abs() < 0.02, "{narrow} and {wide}");
+    assert!(narrow != wide && (narrow / wide - 1.0).abs() < 0.05, "{narrow} and {wide}");
     for backend in ["cpu", "webgpu"] {
         let bytes = |form| {
             let arguments = ["inspect", TALE, "--backend", backend, "--kv-cache", form, "--json"];

@@ -121,8 +121,12 @@ impl OneTiling {
             _ => rows!("4"),
         };
         let Tiling { workgroup, keys, .. } = self.tiling;
-        let numbers =
-            [("HALF", shape.head_dim / 2), ("UNITS", workgroup), ("KEYS", keys), ("CHUNKS", self.chunks(shape))];
+        let numbers = [
+            ("HALF", shape.head_dim / 2),
+            ("UNITS", workgroup),
+            ("KEYS", keys),
+            ("CHUNKS", self.chunks(shape)),
+        ];
         Kernel {
             name: "attend_one",
             parts: vec![
