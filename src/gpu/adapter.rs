@@ -71,8 +71,6 @@ pub struct DeviceTier {
     /// Which adapter it is, as far as anything tells, and its binding limit: what holds for one device need not
     /// for another.
     pub identity: String,
-    /// Whether shaders compute with f16.
-    pub half: bool,
 }
 
 impl DeviceTier {
@@ -95,7 +93,6 @@ impl DeviceTier {
             software: is_software(info, told),
             max_binding_bytes,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
-            half: features.contains(wgpu::Features::SHADER_F16),
         }
     }
 
@@ -109,7 +106,6 @@ impl DeviceTier {
             max_binding_bytes: DEFAULT_BINDING_BYTES,
             timestamps: false,
             identity: String::new(),
-            half: false,
         }
     }
 
@@ -129,8 +125,8 @@ impl DeviceTier {
 /// What to ask for of what an adapter has: nothing that is optional where the least of devices is wanted.
 pub(super) fn features(adapter: wgpu::Features, choice: LimitChoice) -> wgpu::Features {
     match choice {
-        // Times, for the bench's profile, cost nothing where nobody asks for them; nor does f16.
-        LimitChoice::Adapter => adapter & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16),
+        // For the bench's profile: times cost nothing where nobody asks for them.
+        LimitChoice::Adapter => adapter & wgpu::Features::TIMESTAMP_QUERY,
         _ => wgpu::Features::empty(),
     }
 }

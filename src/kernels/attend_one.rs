@@ -131,6 +131,8 @@ impl OneTiling {
             name: "attend_one",
             parts: vec![
                 BATCH_WGSL,
+                LOADS_F16,
+                ONE_F16,
                 include_str!("shared/attend_one_parts.wgsl"),
                 rows,
                 include_str!("shared/attend_walk_parts.wgsl"),

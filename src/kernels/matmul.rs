@@ -5,14 +5,26 @@ use crate::steps::MatrixSpec;
 
 use super::sizes::Tile;
 use super::weights::Decoder;
-use super::{Grid, linear};
+use super::{BATCH_WGSL, Grid, linear, weights};
+
+/// The sums of a thread.
+pub(super) const REGISTERS_WGSL: &str = include_str!("shared/register_tile.wgsl");
 
 /// The kernel for one matrix; `None` for a dtype that shaders do not read.
 pub fn kernel(spec: &MatrixSpec, decoder: Decoder, tile: Tile) -> Option<Kernel> {
-    let mut parts = tile.parts(spec, decoder, &[linear::WGSL])?;
-    parts.push(include_str!("matmul.wgsl"));
-    let constants = tile.constants(spec, tile.rows);
-    Some(Kernel { name: "matmul", parts, constants, bindings: linear::BINDINGS })
+    Some(Kernel {
+        name: "matmul",
+        parts: vec![
+            BATCH_WGSL,
+            weights::wgsl(spec.dtype, decoder)?,
+            linear::WGSL,
+            REGISTERS_WGSL,
+            tile.walk(),
+            include_str!("matmul.wgsl"),
+        ],
+        constants: tile.constants(spec, tile.rows),
+        bindings: linear::BINDINGS,
+    })
 }
 
 /// Workgroups for `rows` rows of W and `tokens` tokens.

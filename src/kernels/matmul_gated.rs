@@ -3,9 +3,10 @@
 use crate::gpu::{Binding, Kernel};
 use crate::steps::MatrixSpec;
 
+use super::matmul::REGISTERS_WGSL;
 use super::sizes::Tile;
 use super::weights::Decoder;
-use super::{BatchUniform, Grid};
+use super::{BATCH_WGSL, BatchUniform, Grid, weights};
 
 /// Rows of each matrix that a thread computes.
 const ROWS: u32 = 4;
@@ -27,10 +28,18 @@ pub const BINDINGS: &[Binding] = &[
 
 /// The kernel for a pair of matrices of this shape; `None` for a dtype that shaders do not read.
 pub fn kernel(spec: &MatrixSpec, decoder: Decoder, tile: Tile) -> Option<Kernel> {
-    let mut parts = tile.parts(spec, decoder, &[])?;
-    parts.push(include_str!("matmul_gated.wgsl"));
-    let constants = tile.constants(spec, 2 * ROWS);
-    Some(Kernel { name: "matmul_gated", parts, constants, bindings: BINDINGS })
+    Some(Kernel {
+        name: "matmul_gated",
+        parts: vec![
+            BATCH_WGSL,
+            weights::wgsl(spec.dtype, decoder)?,
+            REGISTERS_WGSL,
+            tile.walk(),
+            include_str!("matmul_gated.wgsl"),
+        ],
+        constants: tile.constants(spec, 2 * ROWS),
+        bindings: BINDINGS,
+    })
 }
 
 /// Workgroups for `rows` rows of each matrix and `tokens` tokens.

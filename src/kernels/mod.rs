@@ -113,9 +113,9 @@ pub fn compositions() -> Vec<Kernel> {
                         all.extend(matvec::normed(&spec, decoder, *threads, 1e-5));
                         all.extend(matvec_gated::kernel(&spec, decoder, *threads, 1e-5));
                     }
-                    for tile in Tile::candidates(sizes).iter().flat_map(|tile| [*tile, tile.halved()]) {
-                        all.extend(matmul::kernel(&spec, decoder, tile));
-                        all.extend(matmul_gated::kernel(&spec, decoder, tile));
+                    for tile in Tile::candidates(sizes) {
+                        all.extend(matmul::kernel(&spec, decoder, *tile));
+                        all.extend(matmul_gated::kernel(&spec, decoder, *tile));
                     }
                 }
             }

@@ -1,11 +1,10 @@
 //! How large workgroups and their tiles are.
 
-use crate::dtype::Dtype;
 use crate::gpu::DeviceTier;
 use crate::steps::MatrixSpec;
 
-use super::weights::{self, Decoder, per_load};
-use super::{BATCH_WGSL, Grid, linear};
+use super::weights::per_load;
+use super::{Grid, linear};
 
 /// What workgroups are sized for. The mathematics is the same; sizes are override constants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,15 +103,13 @@ pub struct Tile {
     pub tokens: u32,
     /// vec4 of columns in workgroup memory at a time; whole loads of every dtype. 0: no workgroup memory.
     pub depth: u32,
-    /// Whether products are of f16 where that holds: see [`Tile::halved`].
-    pub half: bool,
 }
 
 impl Tile {
     /// What is worth trying on a device of that kind; the first is what an untuned one gets.
     pub fn candidates(sizes: Sizes) -> &'static [Tile] {
         const fn tile(across: u32, down: u32, rows: u32, tokens: u32, depth: u32) -> Tile {
-            Tile { across, down, rows, tokens, depth, half: false }
+            Tile { across, down, rows, tokens, depth }
         }
         const GPU: [Tile; 5] = [
             tile(8, 8, 8, 4, 8),
@@ -131,7 +128,7 @@ impl Tile {
     /// What a device of that kind gets.
     pub fn of(sizes: Sizes) -> Tile {
         let first = Tile::candidates(sizes).first();
-        first.copied().unwrap_or(Tile { across: 8, down: 1, rows: 4, tokens: 4, depth: 0, half: false })
+        first.copied().unwrap_or(Tile { across: 8, down: 1, rows: 4, tokens: 4, depth: 0 })
     }
 
     /// What a device gets untuned.
@@ -139,39 +136,12 @@ impl Tile {
         Tile::of(Sizes::of(tier))
     }
 
-    /// The same with products of f16, for devices with [`DeviceTier::half`]. Only matrices of F8_E4M3 without
-    /// blocks, in workgroup memory and by the fast decoder, whose values f16 holds exactly, have them: there an
-    /// activation is rounded to 11 bits, and so is each sum of four products.
-    pub fn halved(self) -> Tile {
-        Tile { half: self.depth > 0, ..self }
-    }
-
-    /// Whether products of this matrix are of f16.
-    fn is_half(self, spec: &MatrixSpec, decoder: Decoder) -> bool {
-        self.half && (spec.dtype, decoder) == (Dtype::F8E4m3, Decoder::Fast) && !linear::has_blocks(spec)
-    }
-
-    /// The parts of WGSL in front of a kernel's own: `own` comes behind the weights.
-    pub(super) fn parts(
-        self,
-        spec: &MatrixSpec,
-        decoder: Decoder,
-        own: &[&'static str],
-    ) -> Option<Vec<&'static str>> {
-        let is_half = self.is_half(spec, decoder);
-        let mut parts = vec![if is_half { "enable f16;\n" } else { "" }, BATCH_WGSL];
-        parts.push(weights::wgsl(spec.dtype, decoder)?);
-        parts.extend(own);
-        parts.push(match is_half {
-            true => include_str!("shared/number_f16.wgsl"),
-            false => include_str!("shared/number_f32.wgsl"),
-        });
-        parts.push(include_str!("shared/register_tile.wgsl"));
-        parts.push(match self.depth {
+    /// The part of WGSL that walks the columns.
+    pub(super) fn walk(self) -> &'static str {
+        match self.depth {
             0 => include_str!("shared/walk_rows.wgsl"),
             _ => include_str!("shared/walk_tiles.wgsl"),
-        });
-        Some(parts)
+        }
     }
 
     /// Override constants, a thread having that many rows.

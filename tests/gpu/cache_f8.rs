@@ -316,7 +316,7 @@ fn attention_reads_it() {
         if let Some(one) = OneTiling::new(&shape, sizes).filter(|_| case.tokens == 1) {
             ones += 1;
             let (splits, tiles) = one.tiling.splits(&shape, case.position, 1, false);
-            let grid = OneTiling::grid(&shape, splits);
+            let grid = one.grid(&shape, splits);
             let kernel = one.kernel(&shape);
             attends(&mut runner, case, &kernel, grid, &batch(splits, tiles), one.tiling.keys, &mut random);
         }

@@ -134,8 +134,7 @@ fn choice_layout() -> Layout {
 fn parse(kernel: &Kernel) -> Result<naga::Module, String> {
     let source = kernel.source();
     let module = naga::front::wgsl::parse_str(&source).map_err(|e| e.emit_to_string(&source))?;
-    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SHADER_FLOAT16;
-    Validator::new(ValidationFlags::all(), capabilities)
+    Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
         .validate(&module)
         .map_err(|e| e.emit_to_string(&source))?;
     Ok(module)

@@ -230,7 +230,7 @@ impl Builder<'_> {
                 ));
             }
             for tile in Tile::candidates(sizes).iter().take(if many { most } else { 0 }) {
-                let Tile { across, down, rows: r, tokens: t, depth, .. } = *tile;
+                let Tile { across, down, rows: r, tokens: t, depth } = *tile;
                 let name = format!(
                     "{across} x {down} threads of {r} x {t}, depth {}, {}",
                     depth * 4,

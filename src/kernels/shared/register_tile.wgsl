@@ -22,29 +22,29 @@ var<private> high6: vec4<f32>;
 var<private> high7: vec4<f32>;
 
 // Four columns: a, b: four rows each, v: four tokens. A vector times a matrix is its dot with each column.
-fn add_first(a: mat4x4<number>, b: mat4x4<number>, v: mat4x4<number>) {
-    low0 += vec4<f32>(v[0] * a);
-    low1 += vec4<f32>(v[1] * a);
-    low2 += vec4<f32>(v[2] * a);
-    low3 += vec4<f32>(v[3] * a);
+fn add_first(a: mat4x4<f32>, b: mat4x4<f32>, v: mat4x4<f32>) {
+    low0 += v[0] * a;
+    low1 += v[1] * a;
+    low2 += v[2] * a;
+    low3 += v[3] * a;
     if (R == 8u) {
-        high0 += vec4<f32>(v[0] * b);
-        high1 += vec4<f32>(v[1] * b);
-        high2 += vec4<f32>(v[2] * b);
-        high3 += vec4<f32>(v[3] * b);
+        high0 += v[0] * b;
+        high1 += v[1] * b;
+        high2 += v[2] * b;
+        high3 += v[3] * b;
     }
 }
 
-fn add_second(a: mat4x4<number>, b: mat4x4<number>, v: mat4x4<number>) {
-    low4 += vec4<f32>(v[0] * a);
-    low5 += vec4<f32>(v[1] * a);
-    low6 += vec4<f32>(v[2] * a);
-    low7 += vec4<f32>(v[3] * a);
+fn add_second(a: mat4x4<f32>, b: mat4x4<f32>, v: mat4x4<f32>) {
+    low4 += v[0] * a;
+    low5 += v[1] * a;
+    low6 += v[2] * a;
+    low7 += v[3] * a;
     if (R == 8u) {
-        high4 += vec4<f32>(v[0] * b);
-        high5 += vec4<f32>(v[1] * b);
-        high6 += vec4<f32>(v[2] * b);
-        high7 += vec4<f32>(v[3] * b);
+        high4 += v[0] * b;
+        high5 += v[1] * b;
+        high6 += v[2] * b;
+        high7 += v[3] * b;
     }
 }
 

@@ -5,25 +5,24 @@
 // On a GPU: 16-byte loads of W and x; neighbouring threads take neighbouring loads of a row. Per four columns
 // a thread reads R + T vec4 of workgroup memory for 4 * R * T multiply-adds (8 x 4: 10.7 for each, 8 x 8: 16);
 // STRIDE is odd, so that 8 threads' vec4 lie in different banks. R * T sums and R + T vec4 are 80 to 130
-// registers. Two barriers a tile; at most 15.4 KB of workgroup memory, two or more workgroups at a time; of f16 half
-// as much, and half as much to read of it for a product.
+// registers. Two barriers a tile; at most 15.4 KB of workgroup memory, two or more workgroups at a time.
 override DEPTH: u32 = 8u;   // vec4 of columns in a tile, a multiple of 4
 override STRIDE: u32 = 9u;  // vec4 between rows in workgroup memory
 override THREADS: u32 = ACROSS * DOWN;
 override ROWS: u32 = R * ACROSS;
 override TOKENS: u32 = T * DOWN;
 
-var<workgroup> x_tile: array<vec4<number>, TOKENS * STRIDE>;
-var<workgroup> w_tile: array<vec4<number>, ROWS * STRIDE>;
+var<workgroup> x_tile: array<vec4<f32>, TOKENS * STRIDE>;
+var<workgroup> w_tile: array<vec4<f32>, ROWS * STRIDE>;
 
-fn w_rows(at: u32) -> mat4x4<number> {
+fn w_rows(at: u32) -> mat4x4<f32> {
     let step = ACROSS * STRIDE;
-    return mat4x4<number>(w_tile[at], w_tile[at + step], w_tile[at + 2u * step], w_tile[at + 3u * step]);
+    return mat4x4<f32>(w_tile[at], w_tile[at + step], w_tile[at + 2u * step], w_tile[at + 3u * step]);
 }
 
-fn x_rows(at: u32) -> mat4x4<number> {
+fn x_rows(at: u32) -> mat4x4<f32> {
     let step = DOWN * STRIDE;
-    return mat4x4<number>(x_tile[at], x_tile[at + step], x_tile[at + 2u * step], x_tile[at + 3u * step]);
+    return mat4x4<f32>(x_tile[at], x_tile[at + step], x_tile[at + 2u * step], x_tile[at + 3u * step]);
 }
 
 fn walk(token0: u32, row0: u32, tokens: u32, thread: u32) {
@@ -39,7 +38,7 @@ fn walk(token0: u32, row0: u32, tokens: u32, thread: u32) {
             if (token0 + t < tokens && k + c < depth) {
                 v = x[(token0 + t) * params.x_pitch + k + c];
             }
-            x_tile[t * STRIDE + c] = numbers(v);
+            x_tile[t * STRIDE + c] = v;
         }
         for (var i = thread; i < ROWS * loads_per_tile; i += THREADS) {
             let r = i / loads_per_tile;
@@ -56,7 +55,7 @@ fn walk(token0: u32, row0: u32, tokens: u32, thread: u32) {
                 }
             }
             for (var q = 0u; q < QUARTERS; q++) {
-                w_tile[r * STRIDE + c * QUARTERS + q] = numbers(unpack4(packed, q) * scale);
+                w_tile[r * STRIDE + c * QUARTERS + q] = unpack4(packed, q) * scale;
             }
         }
         workgroupBarrier();
