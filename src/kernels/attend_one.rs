@@ -65,7 +65,8 @@ impl OneTiling {
             // As many workgroups to a key/value head as it takes, with as many queries each as that leaves.
             let rows = rows.div_ceil(rows.div_ceil(MOST_ROWS));
             let keys = units * WALK_KEYS;
-            if (rows * (2 * keys + units)) * 4 <= WORKGROUP_BYTES {
+            // Vectors of three lie as far apart as those of four.
+            if rows.next_power_of_two() * (2 * keys + units) * 4 <= WORKGROUP_BYTES {
                 let tiling = Tiling { workgroup: units, rows, keys, keys_per_split: 256 };
                 return Some(OneTiling { tiling, parts: 0 });
             }
@@ -118,8 +119,12 @@ impl OneTiling {
             _ => rows!("4"),
         };
         let Tiling { workgroup, keys, .. } = self.tiling;
-        let numbers =
-            [("HALF", shape.head_dim / 2), ("UNITS", workgroup), ("KEYS", keys), ("CHUNKS", self.chunks(shape))];
+        let numbers = [
+            ("HALF", shape.head_dim / 2),
+            ("UNITS", workgroup),
+            ("KEYS", keys),
+            ("CHUNKS", self.chunks(shape)),
+        ];
         Kernel {
             name: "attend_one",
             parts: vec![

@@ -103,7 +103,7 @@ impl Tuner {
                 let [batch, params, x, y] = four else { continue };
                 let group =
                     kernels.bind(gpu, pipeline, &[batch, params, x, &part.weights, &part.scales, y])?;
-                runs.push((pipeline, group, matvec::grid(spec, part.rows, 1, *threads)));
+                runs.push((pipeline, group, matvec::grid(spec, part.rows, 1, *threads, false)));
             }
             probes.push(Probe { threads: *threads, runs, best: None });
         }
