@@ -33,20 +33,6 @@ pub struct OneTiling {
     pub parts: u32,
 }
 
-/// `Rows` of shared/attend_walk.wgsl, by their number.
-macro_rules! rows {
-    ($rows:literal) => {
-        concat!(
-            "alias Rows = vec",
-            $rows,
-            "<f32>;\nconst ROWS: u32 = ",
-            $rows,
-            "u;\n",
-            include_str!("shared/rows_many.wgsl")
-        )
-    };
-}
-
 /// Most queries of a workgroup that walks.
 const MOST_ROWS: u32 = 4;
 
@@ -66,7 +52,8 @@ impl OneTiling {
             // As many workgroups to a key/value head as it takes, with as many queries each as that leaves.
             let rows = rows.div_ceil(rows.div_ceil(MOST_ROWS));
             let keys = units * WALK_KEYS;
-            if (rows * (2 * keys + units)) * 4 <= WORKGROUP_BYTES {
+            // Vectors of three lie as far apart as those of four.
+            if rows.next_power_of_two() * (2 * keys + units) * 4 <= WORKGROUP_BYTES {
                 let tiling = Tiling { workgroup: units, rows, keys, keys_per_split: 256 };
                 return Some(OneTiling { tiling, parts: 0 });
             }
@@ -114,11 +101,13 @@ impl OneTiling {
     }
 
     fn walk(&self, shape: &DecoderShape) -> Kernel {
-        let rows = match self.tiling.rows {
-            1 => include_str!("shared/rows_one.wgsl"),
-            2 => rows!("2"),
-            3 => rows!("3"),
-            _ => rows!("4"),
+        let many = include_str!("shared/rows_many.wgsl");
+        // How `Rows` is called where there are several, and how many there are.
+        let (names, rows) = match self.tiling.rows {
+            1 => ("", include_str!("shared/rows_one.wgsl")),
+            2 => ("alias Rows = vec2<f32>;\nconst ROWS: u32 = 2u;\n", many),
+            3 => ("alias Rows = vec3<f32>;\nconst ROWS: u32 = 3u;\n", many),
+            _ => ("alias Rows = vec4<f32>;\nconst ROWS: u32 = 4u;\n", many),
         };
         let Tiling { workgroup, keys, .. } = self.tiling;
         let numbers = [
@@ -134,6 +123,7 @@ impl OneTiling {
                 LOADS_F16,
                 ONE_F16,
                 include_str!("shared/attend_one_parts.wgsl"),
+                names,
                 rows,
                 include_str!("shared/attend_walk_parts.wgsl"),
                 include_str!("shared/attend_walk.wgsl"),

@@ -7,7 +7,7 @@ use super::sizes::Threads;
 use super::weights::Decoder;
 use super::{BATCH_WGSL, BatchUniform, Grid, fold, linear, weights};
 
-/// Rows of W that a group of lanes computes together.
+/// Rows of W that a group of lanes computes together, without a norm.
 const ROWS: u32 = 4;
 
 /// Group 0 of the kernel with a norm, in order.
@@ -31,6 +31,12 @@ pub fn normed(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f3
     let input = include_str!("shared/input_normed.wgsl");
     let mut kernel = compose(spec, decoder, threads, input, NORMED_BINDINGS)?;
     kernel.constants.extend(norm_constants(spec, epsilon));
+    if threads.normed_rows() > ROWS {
+        kernel.constants.extend(
+            [("ROWS", threads.normed_rows()), ("UPPER", threads.workgroup)]
+                .map(|(name, value)| (name, f64::from(value))),
+        );
+    }
     Some(kernel)
 }
 
@@ -51,8 +57,9 @@ fn compose(
     Some(Kernel { name: "matvec", parts, constants: threads.constants(spec), bindings })
 }
 
-/// Workgroups for `rows` rows of W and `tokens` tokens.
-pub fn grid(spec: &MatrixSpec, rows: u32, tokens: u32, threads: Threads) -> Grid {
-    let (x, z) = fold(rows.div_ceil(ROWS * threads.groups(spec)));
+/// Workgroups for `rows` rows of W and `tokens` tokens, with or without a norm in front.
+pub fn grid(spec: &MatrixSpec, rows: u32, tokens: u32, threads: Threads, norm: bool) -> Grid {
+    let of_group = if norm { threads.normed_rows() } else { ROWS };
+    let (x, z) = fold(rows.div_ceil(of_group * threads.groups(spec)));
     [x, tokens, z]
 }

@@ -78,6 +78,11 @@ impl Threads {
         if self.lanes == MIN_LANES { 4 } else { 2 }
     }
 
+    /// Rows that a group of lanes computes together behind a norm, for the same reason.
+    pub(super) fn normed_rows(self) -> u32 {
+        2 * self.gated_rows()
+    }
+
     /// Groups of rows to a workgroup.
     pub(super) fn groups(self, spec: &MatrixSpec) -> u32 {
         self.workgroup / self.lanes(spec).max(1)

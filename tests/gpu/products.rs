@@ -141,7 +141,7 @@ fn matvec() {
         for (case, threads) in cases() {
             let i = inputs(&mut random, dtype, case);
             let kernel = kernels::matvec::kernel(&i.spec, decoder, threads).unwrap();
-            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads);
+            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads, false);
             let got = runner.run(kernel, &i.contents(), grid);
             let mut want = i.y.clone();
             let weights = Weights::new(dtype, &i.weights).unwrap();
@@ -171,7 +171,7 @@ fn matvec_normed() {
             let epsilon = 1e-5;
             let kernel = kernels::matvec::normed(&i.spec, decoder, threads, epsilon).unwrap();
             let rows = if single == 1 { 1 } else { case.tokens };
-            let grid = kernels::matvec::grid(&i.spec, case.rows, rows, threads);
+            let grid = kernels::matvec::grid(&i.spec, case.rows, rows, threads, true);
             let mut contents = i.contents().to_vec();
             contents.push(bytes(&gain));
             let got = runner.run(kernel, &contents, grid);
@@ -422,7 +422,7 @@ fn matvec_folds_its_grid() {
     let y = vec![-1.0_f32; rows as usize];
     let kernel = kernels::matvec::kernel(&spec, Decoder::Safe, Threads::of(Sizes::Gpu)).unwrap();
     let contents = [uniform(&batch), uniform(&params), bytes(&x), &weights, bytes(&x), bytes(&y)];
-    let grid = kernels::matvec::grid(&spec, rows, 1, Threads::of(Sizes::Gpu));
+    let grid = kernels::matvec::grid(&spec, rows, 1, Threads::of(Sizes::Gpu), false);
     assert!(grid[2] > 1, "{grid:?}");
     let got = runner.run(kernel, &contents, grid);
     let want: Vec<f32> = (0..rows).map(|row| bise::dtype::decode_e5m2((row % 120) as u8)).collect();

@@ -406,13 +406,13 @@ impl WebGpu {
         // One row is a matrix-vector product even in a prompt.
         let prompt = self.prompt && !y.single();
         let tokens = if y.single() { 1 } else { self.batch.tokens };
-        let (threads, tile) = (self.pass_threads(), self.tile);
+        let (threads, tile, norm) = (self.pass_threads(), self.tile, self.norm_of(x).is_some());
         self.note_product(&weight.spec, 1, !y.single());
         let grids = weight.parts.iter().map(|part| {
             if prompt {
                 matmul::grid(part.rows, tokens, tile)
             } else {
-                matvec::grid(&weight.spec, part.rows, tokens, threads)
+                matvec::grid(&weight.spec, part.rows, tokens, threads, norm)
             }
         });
         self.record(key, |this| this.bind_linear(x, weight, (&y, first), write, prompt), grids)
