@@ -42,6 +42,8 @@ impl WebGpu {
 impl Steps for WebGpu {
     fn plan(&mut self) {
         self.planning = true;
+        // As the plan before may have left it, where it was not compiled.
+        self.choosing = false;
         self.planned.clear();
         self.stages.clear();
         self.products.clear();
