@@ -83,8 +83,10 @@ pub fn compositions() -> Vec<Kernel> {
     for sizes in Sizes::ALL {
         all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));
         all.extend([sample_adjust::kernel(sizes), sample_pick::kernel(sizes)]);
-        for head_dim in [2, 64, 128, 514, attend::MAX_HEAD_DIM] {
-            let shape = DecoderShape { heads: 4, kv_heads: 2, head_dim, ..DecoderShape::default() };
+        let heads =
+            [(2, 4), (64, 2), (64, 4), (64, 6), (64, 8), (128, 4), (514, 4), (attend::MAX_HEAD_DIM, 4)];
+        for (head_dim, heads) in heads {
+            let shape = DecoderShape { heads, kv_heads: 2, head_dim, ..DecoderShape::default() };
             let prompt_or_not = [true, false].into_iter();
             let mut attends: Vec<_> = prompt_or_not
                 .map(|prompt| attend::Tiling::new(&shape, prompt, sizes).kernel(&shape))
