@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { TALE_PROOF, openClient } from "./client.js";
+import { browserName } from "./launch.js";
 
 test("the kernels that were timed are remembered for the next load", async (t) => {
   const { page } = await openClient(t);
@@ -43,7 +44,8 @@ test("the kernels that were timed are remembered for the next load", async (t) =
   assert.equal(state, "timed", about);
   assert.match(note, /^\d+ measured$/);
   assert.match(key, /^bise \d/);
-  assert.ok(timed.name.split(" ").every((/** @type {string} */ word) => key.includes(word)), about);
+  // Firefox does not tell which adapter it is: its limits alone tell it from others there.
+  if (browserName() === "chromium") assert.ok(timed.name.split(" ").every((/** @type {string} */ word) => key.includes(word)), about);
   assert.deepEqual(held, { [key]: choice });
   assert.deepEqual([off.tuning.state, off.tuning.note], ["usual", "it is switched off"]);
   assert.deepEqual(other.tuning, { state: "remembered", note: null, key, choice: choice.with(-1, 7) });
