@@ -289,6 +289,12 @@ pub trait Steps: Store {
     /// Starts a forward pass.
     fn begin(&mut self, batch: &Batch) -> Result<(), Self::Error>;
 
+    /// Says that the next step's result, [`Slot::X`], will be normed by this weight: a hint, for backends whose
+    /// products leave what norms need.
+    fn expect_norm(&mut self, _weight: &Self::Vector) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
     /// `X[t] = table[ids[t]]`.
     fn embed(&mut self, table: &Self::Matrix) -> Result<(), Self::Error>;
 

@@ -263,7 +263,7 @@ fn sizes_that_pass_can_be_dispatched() {
             Workgroups::ALL.into_iter().flat_map(move |sizes| {
                 [
                     kernels::matmul::grid(rows, tokens, Tile::of(sizes)),
-                    kernels::matvec::grid(&spec, rows, tokens, Threads::of(sizes), false),
+                    kernels::matvec::grid(&spec, rows, tokens, Threads::of(sizes)),
                     kernels::matvec_gated::grid(&spec, rows, tokens, Threads::of(sizes)),
                 ]
             })

@@ -16,6 +16,7 @@
 #[allow(dead_code, reason = "shared with the tests of the embedded models")]
 mod support;
 
+use bise::engine::bench::compared;
 use bise::engine::{Engine, Message, Prompt, WeightMode};
 use bise::gpu::LimitChoice;
 use pollster::block_on;
@@ -93,6 +94,22 @@ fn as_stored_on_the_cpu() {
     if wanted() {
         check(load_on_cpu(MODEL, WeightMode::Checkpoint), "checkpoint", 5e-3, SHORT);
     }
+}
+
+/// What a bench compares with, of a model of which the CPU takes fewer tokens at once than it compares.
+#[test]
+fn what_a_bench_compares_with() {
+    if !wanted() {
+        return;
+    }
+    let mut engine = load_on_cpu(MODEL, WeightMode::F8);
+    let vocab = engine.info().vocab as usize;
+    let passes = compared(vocab as u32);
+    let logits = block_on(engine.bench_logits()).unwrap();
+    assert_eq!(logits.len(), passes.len() * vocab);
+    let alone = block_on(engine.logits(&passes[0].0)).unwrap();
+    assert_eq!(alone, logits[..vocab], "those of the prompt");
+    assert_ne!(alone, logits[vocab..2 * vocab], "those of the token behind it");
 }
 
 /// Root mean square of what logits are off the recorded ones.

@@ -274,6 +274,10 @@ impl Steps for Backend {
         either_with!(self, Matrix(table), b, m => b.embed(m))
     }
 
+    fn expect_norm(&mut self, weight: &Vector) -> Result<(), BackendError> {
+        either_with!(self, Vector(weight), b, v => b.expect_norm(v))
+    }
+
     fn rms_norm(&mut self, x: Slot, weight: &Vector, y: Slot) -> Result<(), BackendError> {
         either_with!(self, Vector(weight), b, v => b.rms_norm(x, v, y))
     }

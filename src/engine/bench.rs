@@ -183,9 +183,18 @@ impl Engine {
         self.decoder.reset();
         let mut all = Vec::new();
         for (ids, is_prompt) in compared(self.config.vocab) {
-            all.extend(self.decoder.forward(&ids, is_prompt, true).await?.unwrap_or_default());
+            all.extend(self.logits_of(&ids, is_prompt).await?);
         }
         Ok(all)
+    }
+
+    /// Appends tokens in as many passes as it takes; the logits of the last one.
+    async fn logits_of(&mut self, ids: &[u32], is_prompt: bool) -> Result<Vec<f32>, EngineError> {
+        let mut last = Vec::new();
+        for batch in ids.chunks(self.decoder.max_batch().max(1) as usize) {
+            last = self.decoder.forward(batch, is_prompt, true).await?.unwrap_or_default();
+        }
+        Ok(last)
     }
 
     /// Compares logits with `expected`, as [`Engine::bench_logits`] gives them, then times everything. `progress`
@@ -299,10 +308,7 @@ impl Engine {
             worst = f32::INFINITY;
         }
         for ((ids, is_prompt), want) in passes.iter().zip(expected.chunks(vocab.max(1))) {
-            let mut got = Vec::new();
-            for batch in ids.chunks(self.decoder.max_batch().max(1) as usize) {
-                got = self.decoder.forward(batch, *is_prompt, true).await?.unwrap_or_default();
-            }
+            let got = self.logits_of(ids, *is_prompt).await?;
             if *is_prompt {
                 first_ms = started.elapsed().as_secs_f64() * 1e3;
             }

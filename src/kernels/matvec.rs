@@ -3,15 +3,33 @@
 use crate::gpu::{Binding, Kernel};
 use crate::steps::MatrixSpec;
 
-use super::sizes::Threads;
+use super::sizes::{Sizes, Threads};
 use super::weights::Decoder;
-use super::{BATCH_WGSL, BatchUniform, Grid, fold, linear, weights};
+use super::{BATCH_WGSL, BatchUniform, Grid, fold, gain, linear, weights};
 
-/// Rows of W that a group of lanes computes together, without a norm.
+/// Rows of W that a group of lanes computes together.
 const ROWS: u32 = 4;
 
-/// Group 0 of the kernel with a norm, in order.
-pub const NORMED_BINDINGS: &[Binding] = &[
+const PLAIN: &str = include_str!("shared/input_plain.wgsl");
+
+/// What a product behind a norm takes in.
+pub(super) const SCALED: &str = include_str!("shared/input_scaled.wgsl");
+
+const NOTHING_ELSE: &str = include_str!("shared/output_plain.wgsl");
+
+/// Group 0 of the kernel behind a norm, in order.
+pub const SCALED_BINDINGS: &[Binding] = &[
+    Binding::uniform("batch", size_of::<BatchUniform>()),
+    Binding::uniform("params", size_of::<linear::Params>()),
+    Binding::read("x"),
+    Binding::read("weights"),
+    Binding::read("scales"),
+    Binding::write("y"),
+    Binding::read("squares"),
+];
+
+/// Group 0 of the kernel in front of a norm, in order.
+pub const GAINING_BINDINGS: &[Binding] = &[
     Binding::uniform("batch", size_of::<BatchUniform>()),
     Binding::uniform("params", size_of::<linear::Params>()),
     Binding::read("x"),
@@ -19,47 +37,55 @@ pub const NORMED_BINDINGS: &[Binding] = &[
     Binding::read("scales"),
     Binding::write("y"),
     Binding::read("gain"),
+    Binding::write("gained"),
+    Binding::write("squares"),
 ];
 
 /// The kernel for one matrix; `None` for a dtype that shaders do not read.
 pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads) -> Option<Kernel> {
-    compose(spec, decoder, threads, include_str!("shared/input_plain.wgsl"), linear::BINDINGS)
+    compose(spec, decoder, threads, [PLAIN, NOTHING_ELSE], linear::BINDINGS)
 }
 
-/// The kernel with a norm of x in front of the product; `params.single` is then the batch's last row.
-pub fn normed(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f32) -> Option<Kernel> {
-    let input = include_str!("shared/input_normed.wgsl");
-    let mut kernel = compose(spec, decoder, threads, input, NORMED_BINDINGS)?;
-    kernel.constants.extend(norm_constants(spec, epsilon));
-    if threads.normed_rows() > ROWS {
-        kernel.constants.extend(
-            [("ROWS", threads.normed_rows()), ("UPPER", threads.workgroup)]
-                .map(|(name, value)| (name, f64::from(value))),
-        );
-    }
+/// The kernel behind a norm: x has its gain, and squares of what x was are beside it.
+pub fn scaled(
+    spec: &MatrixSpec,
+    decoder: Decoder,
+    threads: Threads,
+    sizes: Sizes,
+    epsilon: f32,
+) -> Option<Kernel> {
+    let mut kernel = compose(spec, decoder, threads, [SCALED, NOTHING_ELSE], SCALED_BINDINGS)?;
+    kernel.constants.extend(scaled_constants(spec, sizes, epsilon));
     Some(kernel)
 }
 
-/// Override constants of a norm over the columns of W.
-pub(super) fn norm_constants(spec: &MatrixSpec, epsilon: f32) -> [(&'static str, f64); 2] {
-    [("WIDTH", f64::from(spec.cols)), ("EPSILON", f64::from(epsilon))]
+/// The kernel in front of a norm: it leaves y with the norm's gain, and squares of y.
+pub fn gaining(spec: &MatrixSpec, decoder: Decoder, threads: Threads, sizes: Sizes) -> Option<Kernel> {
+    let output = include_str!("shared/output_gained.wgsl");
+    let mut kernel = compose(spec, decoder, threads, [PLAIN, output], GAINING_BINDINGS)?;
+    kernel.constants.push(gain::constant(sizes));
+    Some(kernel)
+}
+
+/// Override constants behind a norm over the columns of W.
+pub(super) fn scaled_constants(spec: &MatrixSpec, sizes: Sizes, epsilon: f32) -> [(&'static str, f64); 3] {
+    [("WIDTH", f64::from(spec.cols)), ("EPSILON", f64::from(epsilon)), gain::constant(sizes)]
 }
 
 fn compose(
     spec: &MatrixSpec,
     decoder: Decoder,
     threads: Threads,
-    input: &'static str,
+    [input, output]: [&'static str; 2],
     bindings: &'static [Binding],
 ) -> Option<Kernel> {
     let weights = weights::wgsl(spec.dtype, decoder)?;
-    let parts = vec![BATCH_WGSL, weights, linear::WGSL, input, include_str!("matvec.wgsl")];
+    let parts = vec![BATCH_WGSL, weights, linear::WGSL, input, output, include_str!("matvec.wgsl")];
     Some(Kernel { name: "matvec", parts, constants: threads.constants(spec), bindings })
 }
 
-/// Workgroups for `rows` rows of W and `tokens` tokens, with or without a norm in front.
-pub fn grid(spec: &MatrixSpec, rows: u32, tokens: u32, threads: Threads, norm: bool) -> Grid {
-    let of_group = if norm { threads.normed_rows() } else { ROWS };
-    let (x, z) = fold(rows.div_ceil(of_group * threads.groups(spec)));
+/// Workgroups for `rows` rows of W and `tokens` tokens.
+pub fn grid(spec: &MatrixSpec, rows: u32, tokens: u32, threads: Threads) -> Grid {
+    let (x, z) = fold(rows.div_ceil(ROWS * threads.groups(spec)));
     [x, tokens, z]
 }

@@ -1,10 +1,10 @@
-//! `Mlp = silu(n Wg^T) * (n Wu^T)`, n = norm(x), for few tokens. See matvec_gated.wgsl.
+//! `Mlp = silu(n Wg^T) * (n Wu^T)`, n = norm(x), for few tokens, x with the norm's gain. See matvec_gated.wgsl.
 
 use crate::gpu::{Binding, GpuMatrix, Kernel, Part};
 use crate::steps::MatrixSpec;
 
-use super::matvec::norm_constants;
-use super::sizes::Threads;
+use super::matvec::{SCALED, scaled_constants};
+use super::sizes::{Sizes, Threads};
 use super::weights::Decoder;
 use super::{Grid, fold, linear, weights};
 
@@ -54,21 +54,24 @@ pub const BINDINGS: &[Binding] = &[
     Binding::read("gate_scales"),
     Binding::read("up_weights"),
     Binding::read("up_scales"),
+    Binding::read("squares"),
     Binding::write("y"),
-    Binding::read("gain"),
 ];
 
 /// The kernel for a pair of matrices of this shape; `None` for a dtype that shaders do not read.
-pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f32) -> Option<Kernel> {
+pub fn kernel(
+    spec: &MatrixSpec,
+    decoder: Decoder,
+    threads: Threads,
+    sizes: Sizes,
+    epsilon: f32,
+) -> Option<Kernel> {
     let mut constants = threads.constants(spec);
-    constants.extend(norm_constants(spec, epsilon));
+    constants.extend(scaled_constants(spec, sizes, epsilon));
     constants.push(("ROWS", f64::from(threads.gated_rows())));
-    Some(Kernel {
-        name: "matvec_gated",
-        parts: vec![weights::wgsl(spec.dtype, decoder)?, include_str!("matvec_gated.wgsl")],
-        constants,
-        bindings: BINDINGS,
-    })
+    let weights = weights::wgsl(spec.dtype, decoder)?;
+    let parts = vec![weights, include_str!("matvec_gated.wgsl"), SCALED];
+    Some(Kernel { name: "matvec_gated", parts, constants, bindings: BINDINGS })
 }
 
 /// Workgroups for `rows` rows of each matrix and `tokens` tokens.

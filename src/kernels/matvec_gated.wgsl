@@ -1,7 +1,7 @@
-// Mlp = silu(n Wg^T) * (n Wu^T), n = x * gain / sqrt(mean(x^2) + EPSILON), for few tokens: matvec over two
-// matrices at once, ROWS rows of each per group of LANES threads, with the norm in front of it and the
-// activation behind. Two rows of each on a GPU, as many loads in flight as in matvec. Four where x and gain
-// cost as much as weights: on adapters that compute on the CPU, which read them value by value.
+// Mlp = silu(n Wg^T) * (n Wu^T), n = x / sqrt(mean(x^2) + EPSILON), for few tokens: matvec over two
+// matrices at once, ROWS rows of each per group of LANES threads, with the norm in front of it (but for its gain,
+// which x has) and the activation behind. Two rows of each on a GPU, as many loads in flight as in matvec. Four
+// where x costs as much as weights: on adapters that compute on the CPU, which read it value by value.
 struct Params {
     first_row: u32,        // row of Wg and Wu at which these buffers start
     rows: u32,             // rows in each
@@ -18,19 +18,17 @@ struct Params {
 @group(0) @binding(3) var<storage, read> gate_scales: array<f32>;         // (rows, scale_blocks)
 @group(0) @binding(4) var<storage, read> up_weights: array<vec4<u32>>;    // (rows, loads)
 @group(0) @binding(5) var<storage, read> up_scales: array<f32>;           // (rows, scale_blocks)
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;             // (T, y_pitch)
-@group(0) @binding(7) var<storage, read> gain: array<vec4<f32>>;          // (x_pitch) the norm's weight
+@group(0) @binding(7) var<storage, read_write> y: array<f32>;             // (T, y_pitch); 6: squares
 
 override WG: u32 = 64u;
 override ROWS: u32 = 2u;    // or 4
-override LANES: u32 = 32u;  // threads per ROWS rows; divides WG, a multiple of 8
+override LANES: u32 = 32u;  // threads per ROWS rows; divides WG; 4, 8 or a multiple of 8
 override BLOCKS: u32 = 0u;  // 1: several scales per row
-override WIDTH: f32 = 1.0;     // elements of x
-override EPSILON: f32 = 1e-5;  // added to their mean square
+
+const JOINED: u32 = 8u;  // partial sums that a row's last thread adds up, at most
 
 var<workgroup> gate_sums: array<vec4<f32>, WG>;
 var<workgroup> up_sums: array<vec4<f32>, WG>;
-var<workgroup> squares: array<f32, WG>;
 
 @compute @workgroup_size(WG)
 fn matvec_gated(
@@ -47,7 +45,6 @@ fn matvec_gated(
     let x0 = token * params.x_pitch;
     var gates = vec4<f32>();
     var ups = vec4<f32>();
-    var square = 0.0;
     for (var load = lane; load < params.loads; load += LANES) {
         let g0 = gate_weights[base.x + load];
         let g1 = gate_weights[base.y + load];
@@ -66,10 +63,7 @@ fn matvec_gated(
         var gate = vec4<f32>();
         var up = vec4<f32>();
         for (var q = 0u; q < QUARTERS; q++) {
-            let column = load * QUARTERS + q;
-            let plain = x[x0 + column];
-            square += dot(plain, plain);  // columns beyond the width are zero
-            let v = plain * gain[column];
+            let v = x[x0 + load * QUARTERS + q];
             gate += vec4<f32>(dot(unpack4(g0, q), v), dot(unpack4(g1, q), v), 0.0, 0.0);
             up += vec4<f32>(dot(unpack4(u0, q), v), dot(unpack4(u1, q), v), 0.0, 0.0);
             if (ROWS == 4u) {
@@ -87,33 +81,32 @@ fn matvec_gated(
     }
     gate_sums[thread] = gates;
     up_sums[thread] = ups;
-    squares[thread] = square;
+    share_squares(token, lane, thread);
     workgroupBarrier();
-    if (lane < 8u) {
-        var gate = vec4<f32>();
-        var up = vec4<f32>();
-        var partial = 0.0;
-        for (var i = lane; i < LANES; i += 8u) {
-            gate += gate_sums[thread - lane + i];
-            up += up_sums[thread - lane + i];
-            partial += squares[thread - lane + i];
+    if (LANES > JOINED) {
+        if (lane < JOINED) {
+            var gate = vec4<f32>();
+            var up = vec4<f32>();
+            for (var i = lane; i < LANES; i += JOINED) {
+                gate += gate_sums[thread - lane + i];
+                up += up_sums[thread - lane + i];
+            }
+            gate_sums[thread] = gate;
+            up_sums[thread] = up;
+            join_squares(lane, thread);
         }
-        gate_sums[thread] = gate;
-        up_sums[thread] = up;
-        squares[thread] = partial;
+        workgroupBarrier();
     }
-    workgroupBarrier();
     let row = row0 + lane;
     if (lane < ROWS && row < params.rows) {
+        let count = min(LANES, JOINED);
         var gate = 0.0;
         var up = 0.0;
-        var all = 0.0;
-        for (var i = 0u; i < 8u; i++) {
+        for (var i = 0u; i < count; i++) {
             gate += gate_sums[thread - lane + i][lane];
             up += up_sums[thread - lane + i][lane];
-            all += squares[thread - lane + i];
         }
-        let scale = UNPACK_SCALE * inverseSqrt(all / WIDTH + EPSILON);
+        let scale = UNPACK_SCALE * inverse_rms(thread - lane, count);
         gate *= scale;
         up *= scale;
         if (BLOCKS == 0u && params.scale_blocks == 1u) {

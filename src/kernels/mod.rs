@@ -13,6 +13,7 @@ pub mod cache_form;
 pub mod choice;
 pub mod decode_fp8;
 pub mod embed;
+pub mod gain;
 pub mod linear;
 pub mod matmul;
 pub mod matmul_gated;
@@ -82,7 +83,7 @@ pub fn compositions() -> Vec<Kernel> {
     all.extend(probe::compositions());
     for sizes in Sizes::ALL {
         all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));
-        all.extend([sample_adjust::kernel(sizes), sample_pick::kernel(sizes)]);
+        all.extend([gain::kernel(sizes), sample_adjust::kernel(sizes), sample_pick::kernel(sizes)]);
         let heads =
             [(2, 4), (64, 2), (64, 4), (64, 6), (64, 8), (128, 4), (514, 4), (attend::MAX_HEAD_DIM, 4)];
         for (head_dim, heads) in heads {
@@ -112,8 +113,9 @@ pub fn compositions() -> Vec<Kernel> {
                 for sizes in Sizes::ALL {
                     for threads in Threads::candidates(sizes) {
                         all.extend(matvec::kernel(&spec, decoder, *threads));
-                        all.extend(matvec::normed(&spec, decoder, *threads, 1e-5));
-                        all.extend(matvec_gated::kernel(&spec, decoder, *threads, 1e-5));
+                        all.extend(matvec::scaled(&spec, decoder, *threads, sizes, 1e-5));
+                        all.extend(matvec::gaining(&spec, decoder, *threads, sizes));
+                        all.extend(matvec_gated::kernel(&spec, decoder, *threads, sizes, 1e-5));
                     }
                     for tile in Tile::candidates(sizes) {
                         all.extend(matmul::kernel(&spec, decoder, *tile));

@@ -27,7 +27,7 @@ impl Sizes {
     }
 }
 
-/// Fewest threads along a row of a matrix-vector product: so many join their sums at the end.
+/// Fewest threads along a row of a matrix-vector product on a GPU.
 const MIN_LANES: u32 = 8;
 
 /// Threads of a matrix-vector product: what tuning chooses. Results differ by rounding alone.
@@ -35,7 +35,7 @@ const MIN_LANES: u32 = 8;
 pub struct Threads {
     /// Threads of a workgroup, a multiple of `lanes`.
     pub workgroup: u32,
-    /// Most threads that share a group of rows, a power of two, at least 8.
+    /// Most threads that share a group of rows, a power of two, at least 4: as many finish its rows.
     pub lanes: u32,
 }
 
@@ -53,7 +53,7 @@ impl Threads {
             threads(256, 32),
             threads(128, 128),
         ];
-        const CPU: [Threads; 4] = [threads(16, 8), threads(8, 8), threads(32, 8), threads(64, 8)];
+        const CPU: [Threads; 4] = [threads(16, 4), threads(32, 4), threads(64, 4), threads(32, 8)];
         match sizes {
             Sizes::Gpu => &GPU,
             Sizes::Cpu => &CPU,
@@ -75,12 +75,7 @@ impl Threads {
     /// Rows of gate, and of up, that a group of lanes computes together: more where x is dear, which is where
     /// lanes are few, on adapters that compute on the CPU.
     pub(super) fn gated_rows(self) -> u32 {
-        if self.lanes == MIN_LANES { 4 } else { 2 }
-    }
-
-    /// Rows that a group of lanes computes together behind a norm, for the same reason.
-    pub(super) fn normed_rows(self) -> u32 {
-        2 * self.gated_rows()
+        if self.lanes <= MIN_LANES { 4 } else { 2 }
     }
 
     /// Groups of rows to a workgroup.

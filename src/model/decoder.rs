@@ -182,17 +182,20 @@ pub fn plan<B: Steps>(backend: &mut B, weights: &Weights<B>) -> Result<(), B::Er
 /// One pass over the layers.
 fn record<B: Steps>(b: &mut B, weights: &Weights<B>, logits: bool) -> Result<(), B::Error> {
     b.embed(&weights.embed)?;
-    for (index, layer) in (0..).zip(&weights.layers) {
+    let next = weights.layers.iter().skip(1).map(|layer| &layer.input_norm).chain([&weights.norm]);
+    for (index, (layer, next)) in (0..).zip(weights.layers.iter().zip(next)) {
         b.rms_norm(Slot::X, &layer.input_norm, Slot::Normed)?;
         for (first, part) in &layer.qkv {
             b.linear(Slot::Normed, part, Slot::Qkv, *first, Write::Set)?;
         }
         b.rope_store(index)?;
         b.attend(index)?;
+        b.expect_norm(&layer.post_norm)?;
         b.linear(Slot::AttnOut, &layer.output, Slot::X, 0, Write::Add)?;
 
         b.rms_norm(Slot::X, &layer.post_norm, Slot::Normed)?;
         b.gated_linear(Slot::Normed, &layer.gate, &layer.up)?;
+        b.expect_norm(next)?;
         b.linear(Slot::Mlp, &layer.down, Slot::X, 0, Write::Add)?;
     }
     if logits {

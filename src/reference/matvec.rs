@@ -1,8 +1,10 @@
 //! `y = x W^T` for few tokens. Twin of matvec.wgsl.
 
+use crate::kernels::BatchUniform;
+use crate::kernels::gain::squares_pitch;
 use crate::kernels::linear::Params;
-use crate::kernels::{BatchUniform, rms_norm};
 
+use super::gain::Norm;
 use super::linear::{dot, scaled_row};
 use super::weights::Weights;
 
@@ -28,22 +30,48 @@ pub fn matvec(
     }
 }
 
-/// The same with a norm in front of the product, over `width` columns: x becomes `x / sqrt(mean(x^2) + epsilon) * gain`.
+/// The same behind a norm, whose gain x has: x becomes `x / sqrt(mean + epsilon)`, the mean of `squares`.
 ///
-/// `gain (4 * x_pitch)`; with `params.single` the last of the batch's rows of x.
+/// `squares (T, squares_pitch)`; with `params.single` the first row of both.
 #[allow(clippy::too_many_arguments, reason = "one argument per binding and constant, as in the kernel")]
-pub fn normed(
+pub fn scaled(
     batch: &BatchUniform,
     params: &Params,
-    (width, epsilon): (u32, f32),
+    norm: Norm,
     x: &[f32],
     weights: Weights,
     scales: &[f32],
     y: &mut [f32],
-    gain: &[f32],
+    squares: &[f32],
 ) {
-    let norm = rms_norm::Params { width, pitch: params.x_pitch, last: params.single, epsilon };
-    let mut n = vec![0.0; x.len()];
-    super::rms_norm::rms_norm(batch, &norm, x, gain, &mut n);
-    matvec(batch, params, &n, weights, scales, y);
+    matvec(batch, params, &super::gain::scaled(params.x_pitch * 4, norm, x, squares), weights, scales, y);
+}
+
+/// The same in front of a norm: leaves `y * gain`, and squares of `span` rows of y each, for the rows of this part.
+///
+/// `gain (y_pitch)`, `gained (T, y_pitch)`, `squares (T, squares_pitch)`.
+#[allow(clippy::too_many_arguments, reason = "one argument per binding and constant, as in the kernel")]
+pub fn gaining(
+    batch: &BatchUniform,
+    params: &Params,
+    span: u32,
+    x: &[f32],
+    weights: Weights,
+    scales: &[f32],
+    y: &mut [f32],
+    (gain, gained, squares): (&[f32], &mut [f32], &mut [f32]),
+) {
+    matvec(batch, params, x, weights, scales, y);
+    let (first, end) = (params.first_row as usize, (params.first_row + params.rows) as usize);
+    let (pitch, squares_pitch) = (params.y_pitch as usize, squares_pitch(params.y_pitch, span) as usize);
+    for token in 0..batch.tokens as usize {
+        let y = &y[token * pitch..][..end];
+        for column in first..end {
+            gained[token * pitch + column] = y[column] * gain[column];
+        }
+        for (column, rows) in (first..).step_by(span as usize).zip(y[first..].chunks(span as usize)) {
+            let square = rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+            squares[token * squares_pitch + column / span as usize] = square as f32;
+        }
+    }
 }

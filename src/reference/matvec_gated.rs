@@ -1,33 +1,30 @@
-//! `Mlp = silu(n Wg^T) * (n Wu^T)`, n = norm(x), for few tokens. Twin of matvec_gated.wgsl.
+//! `Mlp = silu(n Wg^T) * (n Wu^T)`, n = norm(x), for few tokens, x with the norm's gain. Twin of matvec_gated.wgsl.
 
 use crate::kernels::matvec_gated::Params;
-use crate::kernels::{BatchUniform, rms_norm};
 
+use super::gain::Norm;
 use super::linear::{dot, scaled_row};
 use super::silu_mul::silu;
 use super::weights::Weights;
 
-/// The rows of `y` for this part of both matrices; `width` and `epsilon` of the norm.
+/// The rows of `y` for this part of both matrices.
 ///
-/// `x (T, 4 * x_pitch)`, weights `(rows, loads)`, scales `(rows, scale_blocks)`, `y (T, y_pitch)`,
-/// `gain (4 * x_pitch)`.
+/// `x (T, 4 * x_pitch)`, weights `(rows, loads)`, scales `(rows, scale_blocks)`, `squares (T, squares_pitch)`,
+/// `y (T, y_pitch)`.
 #[allow(clippy::too_many_arguments, reason = "one argument per binding, as in the kernel")]
 pub fn matvec_gated(
     tokens: u32,
     params: &Params,
-    (width, epsilon): (u32, f32),
+    norm: Norm,
     x: &[f32],
     gate_weights: Weights,
     gate_scales: &[f32],
     up_weights: Weights,
     up_scales: &[f32],
+    squares: &[f32],
     y: &mut [f32],
-    gain: &[f32],
 ) {
-    let batch = BatchUniform { tokens, ..BatchUniform::default() };
-    let norm = rms_norm::Params { width, pitch: params.x_pitch, last: 0, epsilon };
-    let mut n = vec![0.0; x.len()];
-    super::rms_norm::rms_norm(&batch, &norm, x, gain, &mut n);
+    let n = super::gain::scaled(params.x_pitch * 4, norm, x, squares);
     let scaled = |row: u32, weights: Weights, scales: &[f32]| {
         scaled_row(row, params.loads, weights, scales, params.scale_blocks, params.loads_per_block)
     };

@@ -17,6 +17,7 @@ mod backend;
 pub mod blend;
 pub mod decode_fp8;
 pub mod embed;
+pub mod gain;
 pub mod linear;
 pub mod matmul;
 pub mod matmul_gated;

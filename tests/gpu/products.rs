@@ -2,6 +2,7 @@
 
 use bise::dtype::Dtype;
 use bise::gpu::LimitChoice;
+use bise::kernels::gain::squares_pitch;
 use bise::kernels::weights::{Decoder, per_load};
 use bise::kernels::{self, BatchUniform, Sizes, Threads, Tile, linear};
 use bise::reference;
@@ -51,6 +52,13 @@ const CASES: [Case; 14] = [
 /// All cases with every choice of threads that tuning may make.
 fn cases() -> impl Iterator<Item = (&'static Case, Threads)> {
     let threads = Sizes::ALL.into_iter().flat_map(|sizes| Threads::candidates(sizes).iter().copied());
+    threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)))
+}
+
+/// The same, with what the threads are for.
+fn sized_cases() -> impl Iterator<Item = (&'static Case, (Threads, Sizes))> {
+    let sized = |sizes| Threads::candidates(sizes).iter().map(move |threads| (*threads, sizes));
+    let threads = Sizes::ALL.into_iter().flat_map(sized);
     threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)))
 }
 
@@ -141,7 +149,7 @@ fn matvec() {
         for (case, threads) in cases() {
             let i = inputs(&mut random, dtype, case);
             let kernel = kernels::matvec::kernel(&i.spec, decoder, threads).unwrap();
-            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads, false);
+            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads);
             let got = runner.run(kernel, &i.contents(), grid);
             let mut want = i.y.clone();
             let weights = Weights::new(dtype, &i.weights).unwrap();
@@ -151,45 +159,148 @@ fn matvec() {
     }
 }
 
-/// With a norm in front: rows of x of all magnitudes, the last one alone as before the head, and a gain that
-/// must not be forgotten.
+/// Rows of x, 16 columns wide or more, as a norm's readers take them in; `gained`, `squares`.
+fn for_readers(
+    batch: &BatchUniform,
+    span: u32,
+    x_pitch: u32,
+    last: u32,
+    x: &[f32],
+    weight: &[f32],
+) -> [Vec<f32>; 2] {
+    let params = kernels::gain::Params { pitch: x_pitch, last, padding: [0; 2] };
+    let rows = if last == 1 { 1 } else { batch.tokens };
+    // What must not be written shows.
+    let mut gained = vec![7.0; (batch.tokens * x_pitch * 4) as usize];
+    let mut squares = vec![0.0; (rows * squares_pitch(x_pitch * 4, span)) as usize];
+    reference::gain::gain(batch, &params, span, x, weight, &mut gained, &mut squares);
+    [gained, squares]
+}
+
+/// What a norm's readers take in is what makes the norm.
 #[test]
-fn matvec_normed() {
+fn gain() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 5;
+    let mut random = Random::new(seed);
+    for (sizes, (width, tokens, last)) in Sizes::ALL.into_iter().flat_map(|sizes| {
+        [(1, 1, 0), (15, 2, 1), (16, 3, 0), (33, 5, 1), (576, 8, 0), (1030, 2, 1)].map(|case| (sizes, case))
+    }) {
+        let (span, pitch) = (kernels::gain::span(sizes), u32::next_multiple_of(width, 16));
+        let batch = BatchUniform { tokens, ..Default::default() };
+        let x = random_rows(&mut random, tokens, width, pitch);
+        let weight = random_rows(&mut random, 1, width, pitch);
+        let [gained, squares] = for_readers(&batch, span, pitch / 4, last, &x, &weight);
+        let params = kernels::gain::Params { pitch: pitch / 4, last, padding: [0; 2] };
+        let untouched = (vec![7.0_f32; gained.len()], vec![0.0_f32; squares.len()]);
+        let contents = [
+            uniform(&batch),
+            uniform(&params),
+            bytes(&x),
+            bytes(&weight),
+            bytes(&untouched.0),
+            bytes(&untouched.1),
+        ];
+        let grid = kernels::gain::grid(pitch, if last == 1 { 1 } else { tokens });
+        let got = runner.run(kernels::gain::kernel(sizes), &contents, grid);
+        let what = (seed, sizes, width, tokens, last);
+        check(&what, &got[0], &gained, Tolerance { abs: 0.0, rel: 2e-7 });
+        check(&what, &got[1], &squares, Tolerance { abs: 1e-12, rel: 2e-6 });
+        // The twin against the norm itself.
+        let norm = kernels::rms_norm::Params { width, pitch: pitch / 4, last, epsilon: 1e-5 };
+        let mut normed = vec![0.0; x.len()];
+        reference::rms_norm::rms_norm(&batch, &norm, &x, &weight, &mut normed);
+        let rows = if last == 1 { 1 } else { tokens as usize };
+        for row in 0..rows {
+            let squares = &got[1][row * squares_pitch(pitch, span) as usize..];
+            let sum: f32 = squares.iter().take(squares_pitch(pitch, span) as usize).sum();
+            let scale = 1.0 / (sum / width as f32 + 1e-5).sqrt();
+            let at = row * pitch as usize..row * pitch as usize + width as usize;
+            let made: Vec<f32> = got[0][at.clone()].iter().map(|v| v * scale).collect();
+            check(&what, &made, &normed[at], Tolerance { abs: 1e-9, rel: 1e-5 });
+        }
+    }
+}
+
+/// Behind a norm: rows of x of all magnitudes, the first one alone as before the head.
+#[test]
+fn matvec_scaled() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 5;
     let mut random = Random::new(seed);
     for (dtype, decoder) in runner.decoders() {
         // Every third: in the end each case, each choice of threads and each dtype are there.
-        for ((case, threads), single) in cases().step_by(3).zip([0, 1].into_iter().cycle()) {
+        for ((case, (threads, sizes)), single) in sized_cases().step_by(3).zip([0, 1].into_iter().cycle()) {
             let mut i = inputs(&mut random, dtype, case);
             i.params.single = single;
             let magnitude = [1.0, 1e-4, 300.0][case.rows as usize % 3];
             i.x.iter_mut().for_each(|v| *v *= magnitude);
-            let pitch = i.params.x_pitch * 4;
-            let gain: Vec<f32> =
-                random_rows(&mut random, 1, case.cols, pitch).iter().map(|v| v * 1.5).collect();
+            let (span, weight) = (kernels::gain::span(sizes), vec![1.0; i.x.len()]);
+            let [_, squares] = for_readers(&i.batch, span, i.params.x_pitch, 0, &i.x, &weight);
             let epsilon = 1e-5;
-            let kernel = kernels::matvec::normed(&i.spec, decoder, threads, epsilon).unwrap();
+            let kernel = kernels::matvec::scaled(&i.spec, decoder, threads, sizes, epsilon).unwrap();
             let rows = if single == 1 { 1 } else { case.tokens };
-            let grid = kernels::matvec::grid(&i.spec, case.rows, rows, threads, true);
+            let grid = kernels::matvec::grid(&i.spec, case.rows, rows, threads);
             let mut contents = i.contents().to_vec();
-            contents.push(bytes(&gain));
+            contents.push(bytes(&squares));
             let got = runner.run(kernel, &contents, grid);
-            let want = |epsilon: f32, gain: &[f32]| {
-                let (mut y, norm) = (i.y.clone(), (case.cols, epsilon));
+            let want = |epsilon: f32, squares: &[f32]| {
+                let (mut y, norm) = (i.y.clone(), (case.cols, epsilon, span));
                 let weights = Weights::new(dtype, &i.weights).unwrap();
-                reference::matvec::normed(&i.batch, &i.params, norm, &i.x, weights, &i.scales, &mut y, gain);
+                reference::matvec::scaled(
+                    &i.batch, &i.params, norm, &i.x, weights, &i.scales, &mut y, squares,
+                );
                 y
             };
             let tolerance = Tolerance { abs: 4.0 * tolerance(case.cols).abs, rel: 1e-5 };
             let what = (seed, dtype, decoder, case, threads, single);
-            check(&what, &got[0], &want(epsilon, &gain), tolerance);
-            // The comparison sees a norm of its own making, and a gain that is off in one column.
-            let mut other = gain.clone();
-            other[case.cols as usize / 2] += 0.5;
-            for wrong in [want(0.1 * magnitude * magnitude, &gain), want(epsilon, &other)] {
+            check(&what, &got[0], &want(epsilon, &squares), tolerance);
+            // The comparison sees a norm of its own making, and a square that is off.
+            let mut other = squares.clone();
+            other[0] += squares.iter().take(squares_pitch(case.cols, span) as usize).sum::<f32>() + epsilon;
+            for wrong in [want(0.1 * magnitude * magnitude, &squares), want(epsilon, &other)] {
                 assert!(compare(&got[0], &wrong, tolerance).is_err(), "{what:?}");
             }
+        }
+    }
+}
+
+/// In front of a norm: what its readers take in lies beside y, for the rows of this part and no others.
+#[test]
+fn matvec_gaining() {
+    let Some(mut runner) = Runner::open() else { return };
+    let seed = 6;
+    let mut random = Random::new(seed);
+    for (dtype, decoder) in runner.decoders() {
+        for (case, (threads, sizes)) in sized_cases().step_by(3) {
+            let span = kernels::gain::span(sizes);
+            // Parts begin at whole squares.
+            let case = &Case { first_row: case.first_row.next_multiple_of(span), ..*case };
+            let i = inputs(&mut random, dtype, case);
+            let pitch = i.params.y_pitch;
+            let gain = random_rows(&mut random, 1, pitch, pitch);
+            let (gained, squares) = (
+                random_rows(&mut random, case.tokens, pitch, pitch),
+                vec![7.0; (case.tokens * squares_pitch(pitch, span)) as usize],
+            );
+            let kernel = kernels::matvec::gaining(&i.spec, decoder, threads, sizes).unwrap();
+            let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads);
+            let mut contents = i.contents().to_vec();
+            contents.extend([bytes(&gain), bytes(&gained), bytes(&squares)]);
+            let got = runner.run(kernel, &contents, grid);
+            let mut want = [i.y.clone(), gained, squares];
+            let [y, gained, squares] = &mut want;
+            let weights = Weights::new(dtype, &i.weights).unwrap();
+            let left = (&gain[..], &mut gained[..], &mut squares[..]);
+            reference::matvec::gaining(&i.batch, &i.params, span, &i.x, weights, &i.scales, y, left);
+            let what = (seed, dtype, decoder, case, threads);
+            let off = tolerance(case.cols);
+            check(&what, &got[0], &want[0], off);
+            check(&what, &got[1], &want[1], off);
+            // Of so many squares, each of a value that is off by so much.
+            let most = want[0].iter().fold(1.0_f32, |most, v| most.max(v.abs()));
+            let of_squares = Tolerance { abs: 2.0 * span as f32 * most * off.abs, rel: 4e-5 };
+            check(&what, &got[2], &want[2], of_squares);
         }
     }
 }
@@ -285,7 +396,7 @@ fn matvec_gated() {
     let seed = 3;
     let mut random = Random::new(seed);
     for (dtype, decoder) in runner.decoders() {
-        for (case, threads) in cases() {
+        for (case, (threads, sizes)) in sized_cases() {
             let i = inputs(&mut random, dtype, case);
             let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
             let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
@@ -301,26 +412,27 @@ fn matvec_gated() {
                 loads_per_block: p.loads_per_block,
                 padding: 0,
             };
-            let (epsilon, pitch) = (1e-5, p.x_pitch * 4);
-            let gain = random_rows(&mut random, 1, case.cols, pitch);
-            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, threads, epsilon).unwrap();
+            let (epsilon, span) = (1e-5, kernels::gain::span(sizes));
+            let weight = vec![1.0; i.x.len()];
+            let [_, squares] = for_readers(&i.batch, span, p.x_pitch, 0, &i.x, &weight);
+            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, threads, sizes, epsilon).unwrap();
             let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens, threads);
             let [_, _, x, gate, gate_scales, y] = i.contents();
             let up = [&up_weights, bytes(&up_scales)];
-            let contents = [uniform(&params), x, gate, gate_scales, up[0], up[1], y, bytes(&gain)];
+            let contents = [uniform(&params), x, gate, gate_scales, up[0], up[1], bytes(&squares), y];
             let got = runner.run(kernel, &contents, grid);
             let mut want = i.y.clone();
             reference::matvec_gated::matvec_gated(
                 case.tokens,
                 &params,
-                (case.cols, epsilon),
+                (case.cols, epsilon, span),
                 &i.x,
                 Weights::new(dtype, &i.weights).unwrap(),
                 &i.scales,
                 Weights::new(dtype, &up_weights).unwrap(),
                 &up_scales,
+                &squares,
                 &mut want,
-                &gain,
             );
             // A product of two sums: the error of each counts as often as the other is large.
             let tolerance =
@@ -348,13 +460,13 @@ fn matvec_gated_survives_extreme_gates() {
     let mut x = vec![0.0_f32; 16];
     x[0] = 1.0;
     let y = vec![0.0_f32; 16];
-    // The norm doubles a row of one in four.
-    let gain = vec![0.5_f32; 16];
-    let [x, weights, ups, gain, y] = [&x, &weights, &ups[..], &gain, &y].map(bytes);
-    let contents = [uniform(&params), x, weights, y, ups, y, y, gain];
-    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, Threads::of(Sizes::Cpu), 0.0).unwrap();
-    let got =
-        runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1, Threads::of(Sizes::Cpu)));
+    // A mean square of one in four columns.
+    let squares = [4.0_f32, 0.0, 0.0, 0.0];
+    let [x, weights, ups, squares, y] = [&x, &weights, &ups[..], &squares[..], &y].map(bytes);
+    let contents = [uniform(&params), x, weights, y, ups, y, squares, y];
+    let (threads, sizes) = (Threads::of(Sizes::Cpu), Sizes::Cpu);
+    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, threads, sizes, 0.0).unwrap();
+    let got = runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1, threads));
     check(&gates, &got[0][..4], &[0.0, 0.0, 200.0, 1e30], Tolerance { abs: 1e-4, rel: 1e-5 });
 }
 
@@ -422,7 +534,7 @@ fn matvec_folds_its_grid() {
     let y = vec![-1.0_f32; rows as usize];
     let kernel = kernels::matvec::kernel(&spec, Decoder::Safe, Threads::of(Sizes::Gpu)).unwrap();
     let contents = [uniform(&batch), uniform(&params), bytes(&x), &weights, bytes(&x), bytes(&y)];
-    let grid = kernels::matvec::grid(&spec, rows, 1, Threads::of(Sizes::Gpu), false);
+    let grid = kernels::matvec::grid(&spec, rows, 1, Threads::of(Sizes::Gpu));
     assert!(grid[2] > 1, "{grid:?}");
     let got = runner.run(kernel, &contents, grid);
     let want: Vec<f32> = (0..rows).map(|row| bise::dtype::decode_e5m2((row % 120) as u8)).collect();

@@ -45,6 +45,7 @@ fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
     use kernels::attend_reduce::Params as AttendReduce;
     use kernels::blend::Params as Blend;
     use kernels::embed::Params as Embed;
+    use kernels::gain::Params as Gain;
     use kernels::linear::Params as Linear;
     use kernels::matmul_gated::Params as MatmulGated;
     use kernels::matvec_gated::Params as MatvecGated;
@@ -71,6 +72,7 @@ fn layouts(kernel: &str) -> BTreeMap<&'static str, Layout> {
         "embed" => layout!(Embed {
             first_row: u32, rows: u32, loads: u32, pitch: u32, scale_blocks: u32, loads_per_block: u32, width: u32; padding
         }),
+        "gain" => layout!(Gain { pitch: u32, last: u32; padding }),
         "matvec" | "matmul" => layout!(Linear {
             first_row: u32,
             rows: u32,

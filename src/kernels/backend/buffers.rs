@@ -5,12 +5,16 @@ use std::collections::HashMap;
 use crate::gpu::{Gpu, GpuBuffer, GpuError, Purpose, buffer_bytes};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_one::OneTiling;
-use crate::kernels::{BatchUniform, PITCH, Sizes};
+use crate::kernels::gain::{span, squares_pitch};
+use crate::kernels::{BatchUniform, Choice, PITCH, Sizes};
 use crate::steps::{DecoderShape, Slot};
 
 /// The buffers of a forward pass.
 pub(super) struct Activations {
     pub(super) slots: HashMap<Slot, GpuBuffer>,
+    /// What readers of a norm take in: X with its gain, and squares of X.
+    pub(super) gained: GpuBuffer,
+    pub(super) squares: GpuBuffer,
     pub(super) up: GpuBuffer,
     pub(super) ids: GpuBuffer,
     pub(super) rope: GpuBuffer,
@@ -19,7 +23,7 @@ pub(super) struct Activations {
     pub(super) logits_staging: GpuBuffer,
 }
 
-/// All but [`Slot::LastNormed`]: the product behind it takes the norm in.
+/// All but [`Slot::LastNormed`]: the product behind it takes in what a norm's readers do.
 const SLOTS: [Slot; 6] = [Slot::X, Slot::Normed, Slot::Qkv, Slot::AttnOut, Slot::Mlp, Slot::Logits];
 
 /// f32 of a slot's buffer.
@@ -34,13 +38,25 @@ fn piece_words(shape: &DecoderShape, sizes: Sizes) -> u64 {
     u64::from(shape.heads) * splits * (u64::from(shape.head_dim) + 2)
 }
 
+/// f32 of the buffers for a norm's readers: passes that are no prompt have few tokens.
+fn norm_words(shape: &DecoderShape, sizes: Sizes) -> [u64; 2] {
+    let pitch = shape.width(Slot::X).next_multiple_of(PITCH);
+    let rows = u64::from(shape.max_batch.min(Choice::MOST_SHORT));
+    [pitch, squares_pitch(pitch, span(sizes))].map(|words| u64::from(words) * rows)
+}
+
 /// Bytes of the activations' buffers, but for some parameters of 16 to 48 bytes each.
 fn activation_bytes(shape: &DecoderShape, sizes: Sizes) -> impl Iterator<Item = u64> {
     let batch = u64::from(shape.max_batch);
     let slots = SLOTS.map(|slot| slot_words(shape, slot));
     let rest = [batch, batch * u64::from(shape.head_dim), piece_words(shape, sizes), u64::from(shape.vocab)];
     let up = slot_words(shape, Slot::Mlp);
-    slots.into_iter().chain([up]).chain(rest).map(|words| buffer_bytes(words * 4))
+    slots
+        .into_iter()
+        .chain(norm_words(shape, sizes))
+        .chain([up])
+        .chain(rest)
+        .map(|words| buffer_bytes(words * 4))
 }
 
 /// Bytes of the caches of all layers, and of all activations.
@@ -63,11 +79,14 @@ pub(super) fn allocate_activations(gpu: &Gpu, shape: &DecoderShape) -> Result<Ac
         slots.insert(slot, words(&format!("{slot:?}"), slot_words(shape, slot))?);
     }
     let batch = u64::from(shape.max_batch);
-    let pieces = piece_words(shape, Sizes::of(gpu.tier()));
+    let sizes = Sizes::of(gpu.tier());
+    let (pieces, [gained, squares]) = (piece_words(shape, sizes), norm_words(shape, sizes));
     let mapped = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
     Ok(Activations {
         slots,
+        gained: words("X with its gain", gained)?,
+        squares: words("squares of X", squares)?,
         up: words("up", slot_words(shape, Slot::Mlp))?,
         ids: words("ids", batch)?,
         rope: words("rope", batch * u64::from(shape.head_dim))?,

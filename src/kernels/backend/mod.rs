@@ -23,7 +23,7 @@ use sample::Sampling;
 use super::attend_one::OneTiling;
 use super::tune::Product;
 use super::weights::Decoder;
-use super::{BatchUniform, Grid, PITCH, Sizes, Threads, Tile, decode_fp8, linear, matmul, matvec};
+use super::{BatchUniform, Grid, PITCH, Sizes, Threads, Tile, decode_fp8, gain, linear, matmul, matvec};
 use crate::dtype::Dtype;
 use crate::gpu::{
     DeviceTier, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader,
@@ -50,13 +50,11 @@ pub struct GpuVector {
     buffer: Rc<GpuBuffer>,
 }
 
-/// A norm that the products behind it take in: `y = x / rms(x) * gain`.
+/// A norm's weight that a product of this pass may take in.
 #[derive(Clone)]
-struct Norm {
-    x: Slot,
-    y: Slot,
+struct Gain {
     id: u32,
-    gain: Rc<GpuBuffer>,
+    buffer: Rc<GpuBuffer>,
 }
 
 /// One step of one matrix, cache or norm: what its bind groups are filed under.
@@ -64,9 +62,10 @@ struct Norm {
 enum StepKey {
     Embed { table: u32 },
     RmsNorm { x: Slot, weight: u32, y: Slot },
-    Linear { x: Slot, norm: u32, weight: u32, y: Slot, write: Write, prompt: bool },
-    Gated { x: Slot, norm: u32, gate: u32, prompt: bool },
-    Up { x: Slot, norm: u32, up: u32, prompt: bool },
+    Gain { weight: u32, last: bool },
+    Linear { x: Slot, weight: u32, y: Slot, write: Write, gain: u32, prompt: bool },
+    Gated { gate: u32, prompt: bool },
+    Up { up: u32, prompt: bool },
     Silu,
     RopeStore { layer: u32 },
     Attend { layer: u32, prompt: bool },
@@ -127,8 +126,12 @@ pub struct WebGpu {
     pass: Vec<Dispatch>,
     batch: BatchUniform,
     prompt: bool,
-    /// The latest norm, where it was left to what follows.
-    norm: Option<Norm>,
+    /// The norm that will follow the next step, by its weight.
+    expected: Option<Gain>,
+    /// The norm whose gain the activations `gained` and `squares` have, if they are of what X holds.
+    gained: Option<u32>,
+    /// What the latest norm made, where its readers take in these instead.
+    normed: Option<Slot>,
     /// How the attention of this pass is cut, where it is one decoded token's.
     one: Option<OneTiling>,
     next_id: u32,
@@ -208,7 +211,9 @@ impl WebGpu {
             pass: Vec::new(),
             batch: BatchUniform::default(),
             prompt: false,
-            norm: None,
+            expected: None,
+            gained: None,
+            normed: None,
             one: None,
             next_id: 0,
             latest: Vec::new(),
@@ -364,16 +369,17 @@ impl WebGpu {
         weight: &GpuMatrix,
         (y, first): (&GpuBufferRef, u32),
         write: Write,
+        gain: Option<&Gain>,
         prompt: bool,
     ) -> Result<Option<Vec<Bound>>, GpuError> {
-        let (spec, decoder) = (&weight.spec, self.decoder(weight.spec.dtype));
-        let norm = self.norm_of(x);
-        let kernel = match &norm {
+        let (spec, decoder, sizes) = (&weight.spec, self.decoder(weight.spec.dtype), self.sizes);
+        let (threads, is_scaled) = (self.pass_threads(), self.is_scaled(x));
+        let kernel = match gain {
             _ if prompt => matmul::kernel(spec, decoder, self.tile),
-            Some(_) => matvec::normed(spec, decoder, self.pass_threads(), self.shape.norm_epsilon),
-            None => matvec::kernel(spec, decoder, self.pass_threads()),
+            _ if is_scaled => matvec::scaled(spec, decoder, threads, sizes, self.shape.norm_epsilon),
+            Some(_) => matvec::gaining(spec, decoder, threads, sizes),
+            None => matvec::kernel(spec, decoder, threads),
         };
-        let x = norm.as_ref().map_or(x, |norm| norm.x);
         let Some(pipeline) = self.pipeline(&spec.label, kernel)? else { return Ok(None) };
         let single = y.single();
         let (x_pitch, y_pitch) = (self.pitch(x), y.pitch(self));
@@ -381,18 +387,28 @@ impl WebGpu {
         for part in &weight.parts {
             let params = linear::Params::new(weight, part, x_pitch, y_pitch, first, single, write);
             let params = self.uniform(&params)?;
-            let y = y.buffer(self)?;
-            let (batch, params) = (&self.activations.batch, self.params(&params)?);
-            let mut buffers = vec![batch, params, self.slot(x)?, &part.weights, &part.scales, y];
-            buffers.extend(norm.as_ref().map(|norm| &*norm.gain));
+            let Activations { batch, gained, squares, .. } = &self.activations;
+            let x = if is_scaled { gained } else { self.slot(x)? };
+            let (params, y) = (self.params(&params)?, y.buffer(self)?);
+            let mut buffers = vec![batch, params, x, &part.weights, &part.scales, y];
+            match gain {
+                _ if is_scaled => buffers.push(squares),
+                Some(gain) => buffers.extend([&*gain.buffer, gained, squares]),
+                None => {}
+            }
             bound.push(Bound { pipeline, group: self.kernels.bind(&self.gpu, pipeline, &buffers)? });
         }
         Ok(Some(bound))
     }
 
-    /// The norm that makes this slot, where it was left to its readers.
-    fn norm_of(&self, slot: Slot) -> Option<Norm> {
-        self.norm.clone().filter(|norm| norm.y == slot)
+    /// Whether this slot is a norm's whose readers take in `gained` and `squares` instead.
+    fn is_scaled(&self, slot: Slot) -> bool {
+        self.normed == Some(slot)
+    }
+
+    /// Whether products with this matrix leave squares that lie in order: parts begin at whole ones.
+    fn leaves_squares(&self, weight: &GpuMatrix) -> bool {
+        weight.parts.iter().all(|part| part.first_row.is_multiple_of(gain::span(self.sizes)))
     }
 
     fn linear_to(
@@ -402,20 +418,21 @@ impl WebGpu {
         weight: &GpuMatrix,
         (y, first): (GpuBufferRef, u32),
         write: Write,
+        gain: Option<&Gain>,
     ) -> Result<(), GpuError> {
         // One row is a matrix-vector product even in a prompt.
         let prompt = self.prompt && !y.single();
         let tokens = if y.single() { 1 } else { self.batch.tokens };
-        let (threads, tile, norm) = (self.pass_threads(), self.tile, self.norm_of(x).is_some());
+        let (threads, tile) = (self.pass_threads(), self.tile);
         self.note_product(&weight.spec, 1, !y.single());
         let grids = weight.parts.iter().map(|part| {
             if prompt {
                 matmul::grid(part.rows, tokens, tile)
             } else {
-                matvec::grid(&weight.spec, part.rows, tokens, threads, norm)
+                matvec::grid(&weight.spec, part.rows, tokens, threads)
             }
         });
-        self.record(key, |this| this.bind_linear(x, weight, (&y, first), write, prompt), grids)
+        self.record(key, |this| this.bind_linear(x, weight, (&y, first), write, gain, prompt), grids)
     }
 }
 

@@ -1,25 +1,18 @@
 //! The steps of a layer as dispatches of one compute pass.
 
-use super::{Bound, Dispatch, GpuBufferRef, Stage, StepKey, WebGpu};
+use super::{Activations, Bound, Dispatch, Gain, GpuBufferRef, GpuVector, Stage, StepKey, WebGpu};
 use crate::gpu::{GpuError, GpuMatrix, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_many::ManyTiling;
 use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
-    BatchUniform, Choice, Sizes, attend, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm,
+    BatchUniform, Choice, Sizes, attend, attend_reduce, embed, gain, matmul_gated, matvec_gated, rms_norm,
     rope_store, silu_mul,
 };
 use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
 
-use super::{GpuVector, Norm};
-
 impl WebGpu {
-    /// What steps behind a norm that was left to them are filed under.
-    fn norm_id(&self, x: Slot) -> u32 {
-        self.norm_of(x).map_or(0, |norm| norm.id)
-    }
-
     /// Adds one dispatch to a pass.
     pub(super) fn encode_one(
         &self,
@@ -104,11 +97,15 @@ impl Steps for WebGpu {
         self.record(StepKey::Embed { table: table.id }, bind, grids)
     }
 
+    fn expect_norm(&mut self, weight: &GpuVector) -> Result<(), GpuError> {
+        self.expected = Some(Gain { id: weight.id, buffer: weight.buffer.clone() });
+        Ok(())
+    }
+
     fn rms_norm(&mut self, x: Slot, weight: &GpuVector, y: Slot) -> Result<(), GpuError> {
-        self.norm = None;
+        self.normed = None;
         if !self.prompt || y == Slot::LastNormed {
-            self.norm = Some(Norm { x, y, id: weight.id, gain: weight.buffer.clone() });
-            return Ok(());
+            return self.norm_for_readers(x, weight, y);
         }
         let rows = self.batch.tokens;
         let bind = |this: &mut Self| {
@@ -142,24 +139,31 @@ impl Steps for WebGpu {
         first: u32,
         write: Write,
     ) -> Result<(), GpuError> {
-        let norm = self.norm_id(x);
-        let key = StepKey::Linear { x, norm, weight: weight.id, y, write, prompt: self.prompt };
-        self.linear_to(key, x, weight, (GpuBufferRef::Slot(y), first), write)
+        let expected = self.expected.take();
+        let gain = expected.filter(|_| !self.prompt && y == Slot::X && self.leaves_squares(weight));
+        let id = gain.as_ref().map(|gain| gain.id);
+        let key =
+            StepKey::Linear { x, weight: weight.id, y, write, gain: id.unwrap_or(0), prompt: self.prompt };
+        self.linear_to(key, x, weight, (GpuBufferRef::Slot(y), first), write, gain.as_ref())?;
+        if y == Slot::X {
+            self.gained = id;
+        }
+        Ok(())
     }
 
     fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
         let (tokens, threads) = (self.batch.tokens, self.threads);
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
-        let (prompt, id) = (self.prompt, self.norm_id(x));
+        let prompt = self.prompt;
         if prompt && alike {
             return self.gated_product(x, gate, up);
         }
-        let Some(norm) = self.norm_of(x).filter(|_| alike) else {
+        if !self.is_scaled(x) || !alike {
             let (mlp, write) = (GpuBufferRef::Slot(Slot::Mlp), Write::Set);
-            let key = StepKey::Linear { x, norm: id, weight: gate.id, y: Slot::Mlp, write, prompt };
-            self.linear_to(key, x, gate, (mlp, 0), write)?;
-            let key = StepKey::Up { x, norm: id, up: up.id, prompt };
-            self.linear_to(key, x, up, (GpuBufferRef::Up, 0), Write::Set)?;
+            let key = StepKey::Linear { x, weight: gate.id, y: Slot::Mlp, write, gain: 0, prompt };
+            self.linear_to(key, x, gate, (mlp, 0), write, None)?;
+            let key = StepKey::Up { up: up.id, prompt };
+            self.linear_to(key, x, up, (GpuBufferRef::Up, 0), Write::Set, None)?;
             let pitch = self.pitch(Slot::Mlp) / 4;
             let bind = |this: &mut Self| {
                 let Some(pipeline) = this.pipeline("silu_mul", Some(silu_mul::kernel()))? else {
@@ -170,32 +174,32 @@ impl Steps for WebGpu {
                 Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
             };
             return self.record(StepKey::Silu, bind, [silu_mul::grid(pitch, tokens)]);
-        };
+        }
         self.note_product(&gate.spec, 2, true);
         let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
             let (decoder, epsilon) = (this.decoder(gate.spec.dtype), this.shape.norm_epsilon);
-            let kernel = matvec_gated::kernel(&gate.spec, decoder, threads, epsilon);
+            let kernel = matvec_gated::kernel(&gate.spec, decoder, threads, this.sizes, epsilon);
             let Some(pipeline) = this.pipeline("matvec_gated", kernel)? else { return Ok(None) };
-            let (x_pitch, y_pitch) = (this.pitch(norm.x), this.pitch(Slot::Mlp));
+            let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
             let mut bound = Vec::new();
             for (part, up) in gate.parts.iter().zip(&up.parts) {
                 let params = this.uniform(&matvec_gated::Params::new(gate, part, x_pitch, y_pitch))?;
                 let buffers = [
                     this.params(&params)?,
-                    this.slot(norm.x)?,
+                    &this.activations.gained,
                     &part.weights,
                     &part.scales,
                     &up.weights,
                     &up.scales,
+                    &this.activations.squares,
                     this.slot(Slot::Mlp)?,
-                    &norm.gain,
                 ];
                 bound.push(Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? });
             }
             Ok(Some(bound))
         };
-        self.record(StepKey::Gated { x, norm: id, gate: gate.id, prompt: false }, bind, grids)
+        self.record(StepKey::Gated { gate: gate.id, prompt: false }, bind, grids)
     }
 
     fn rope_store(&mut self, layer: u32) -> Result<(), GpuError> {
@@ -345,6 +349,30 @@ impl Steps for WebGpu {
 }
 
 impl WebGpu {
+    /// A norm whose readers take in x with its gain and squares of x: left by the product that wrote x, or made
+    /// here.
+    fn norm_for_readers(&mut self, x: Slot, weight: &GpuVector, y: Slot) -> Result<(), GpuError> {
+        let last = y == Slot::LastNormed;
+        self.normed = Some(y);
+        // The last of several rows is to be the first.
+        if self.gained == Some(weight.id) && !(last && self.batch.tokens > 1) {
+            return Ok(());
+        }
+        self.gained = Some(weight.id).filter(|_| !last);
+        let (pitch, rows) = (self.pitch(x), if last { 1 } else { self.batch.tokens });
+        let bind = |this: &mut Self| {
+            let Some(pipeline) = this.pipeline("gain", Some(gain::kernel(this.sizes)))? else {
+                return Ok(None);
+            };
+            let params = gain::Params { pitch: pitch / 4, last: u32::from(last), padding: [0; 2] };
+            let params = this.uniform(&params)?;
+            let Activations { batch, gained, squares, .. } = &this.activations;
+            let buffers = [batch, this.params(&params)?, this.slot(x)?, &weight.buffer, gained, squares];
+            Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
+        };
+        self.record(StepKey::Gain { weight: weight.id, last }, bind, [gain::grid(pitch, rows)])
+    }
+
     /// Gate, up and activation of many tokens.
     fn gated_product(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
         let (tokens, tile) = (self.batch.tokens, self.tile);
@@ -370,7 +398,7 @@ impl WebGpu {
             }
             Ok(Some(bound))
         };
-        self.record(StepKey::Gated { x, norm: 0, gate: gate.id, prompt: true }, bind, grids)
+        self.record(StepKey::Gated { gate: gate.id, prompt: true }, bind, grids)
     }
 
     fn attend_params(&self) -> attend::Params {
@@ -418,7 +446,7 @@ impl WebGpu {
         let (splits, tiles_per_split) = tiling.splits(&self.shape, position, tokens, many);
         self.batch = BatchUniform { tokens, position, splits, tiles_per_split };
         self.prompt = prompt;
-        self.norm = None;
+        (self.expected, self.gained, self.normed) = (None, None, None);
         self.pass.clear();
         if !self.planning {
             let rope = self.shape.rope_table(position, tokens);

@@ -225,7 +225,7 @@ impl Builder<'_> {
                     Kind::Matvec(spec.dtype),
                     name,
                     kernel,
-                    matvec::grid(spec, rows, 1, *threads, false),
+                    matvec::grid(spec, rows, 1, *threads),
                     work,
                 ));
             }

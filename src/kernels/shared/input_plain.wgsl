@@ -1,12 +1,8 @@
 // What a matrix-vector product takes in: x as it is.
-const NORM: bool = false;
+fn share_squares(token: u32, lane: u32, thread: u32) {}
 
-var<workgroup> squares: array<f32, 1>;
+fn join_squares(lane: u32, thread: u32) {}
 
-fn gained(v: vec4<f32>, column: u32) -> vec4<f32> {
-    return v;
-}
-
-fn inverse_rms(sum: f32) -> f32 {
+fn inverse_rms(first: u32, count: u32) -> f32 {
     return 1.0;
 }

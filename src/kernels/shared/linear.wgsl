@@ -20,7 +20,8 @@ struct Params {
 
 override BLOCKS: u32 = 0u;  // 1: several scales per row
 
-fn write_y(token: u32, row: u32, sum: f32) {
+// Returns what is there then.
+fn write_y(token: u32, row: u32, sum: f32) -> f32 {
     var value = sum * UNPACK_SCALE;
     if (BLOCKS == 0u && params.scale_blocks == 1u) {
         value *= scales[row];
@@ -30,4 +31,5 @@ fn write_y(token: u32, row: u32, sum: f32) {
         value += y[at];
     }
     y[at] = value;
+    return value;
 }

@@ -39,7 +39,7 @@ impl Run {
         let rows = (f64::from(self.rows) * part.min(1.0)) as u32;
         let rows = rows.max(1).next_multiple_of(ROWS_STEP).min(self.rows);
         match self.how {
-            How::Vector(threads) => matvec::grid(&self.spec, rows, tokens, threads, false),
+            How::Vector(threads) => matvec::grid(&self.spec, rows, tokens, threads),
             How::Tiled(tile) => matmul::grid(rows, tokens, tile),
         }
     }
