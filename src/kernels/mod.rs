@@ -83,7 +83,8 @@ pub fn compositions() -> Vec<Kernel> {
     all.extend(probe::compositions());
     for sizes in Sizes::ALL {
         all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));
-        all.extend([gain::kernel(sizes), sample_adjust::kernel(sizes), sample_pick::kernel(sizes)]);
+        all.extend([gain::kernel(sizes), sample_adjust::kernel(sizes)]);
+        all.extend([true, false].map(|greedy| sample_pick::kernel(sizes, greedy)));
         let heads =
             [(2, 4), (64, 2), (64, 4), (64, 6), (64, 8), (128, 4), (514, 4), (attend::MAX_HEAD_DIM, 4)];
         for (head_dim, heads) in heads {

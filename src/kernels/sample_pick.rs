@@ -25,23 +25,19 @@ pub const BINDINGS: &[Binding] = &[
 /// Words of `chosen`.
 pub const CHOSEN_WORDS: u32 = 4;
 
-/// The kernel.
-pub fn kernel(sizes: Sizes) -> Kernel {
+/// The kernel; `greedy`: the best token, nothing is drawn.
+pub fn kernel(sizes: Sizes, greedy: bool) -> Kernel {
     // A CPU runs the workgroup on one core, and compiles the zeroing of workgroup memory word by word.
     let (threads, digit) = if sizes == Sizes::Gpu { (256, 8) } else { (32, 6) };
-    Kernel {
-        name: "sample_pick",
-        parts: vec![
-            CHOICE_WGSL,
-            include_str!("shared/wide.wgsl"),
-            include_str!("shared/search.wgsl"),
-            include_str!("sample_pick.wgsl"),
-        ],
-        constants: vec![
-            ("WG", f64::from(threads)),
-            ("DIGIT", f64::from(digit)),
-            ("BINS", f64::from(1 << digit)),
-        ],
-        bindings: BINDINGS,
+    let mut constants = vec![("WG", f64::from(threads))];
+    let mut parts = vec![CHOICE_WGSL];
+    if greedy {
+        parts.push(include_str!("shared/draw_none.wgsl"));
+    } else {
+        constants.extend([("DIGIT", f64::from(digit)), ("BINS", f64::from(1 << digit))]);
+        let wide = include_str!("shared/wide.wgsl");
+        parts.extend([wide, include_str!("shared/search.wgsl"), include_str!("shared/draw.wgsl")]);
     }
+    parts.push(include_str!("sample_pick.wgsl"));
+    Kernel { name: "sample_pick", parts, constants, bindings: BINDINGS }
 }

@@ -111,7 +111,7 @@ impl OnDevice {
             bytes(&self.ids),
             bytes(&self.chosen),
         ];
-        let out = runner.run(sample_pick::kernel(self.sizes), &contents, [1, 1, 1]);
+        let out = runner.run(sample_pick::kernel(self.sizes, choice.rules.greedy == 1), &contents, [1, 1, 1]);
         assert_eq!((bits(&out[1]), bits(&out[2])), (ids.clone(), chosen.clone()), "{what:?}");
         assert!(bits(&out[0]) == history, "{what:?}: another history");
         (self.history, self.ids, self.chosen) = (history, ids, chosen);

@@ -72,7 +72,7 @@ enum StepKey {
     AttendOne { layer: u32 },
     AttendReduce,
     SampleAdjust,
-    SamplePick,
+    SamplePick { greedy: bool },
 }
 
 /// What waits for a kernel to be compiled.

@@ -113,15 +113,25 @@ impl WebGpu {
             Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
         };
         self.record(StepKey::SampleAdjust, bind, [sample_adjust::grid(vocab)])?;
+        // Planned are both.
+        for greedy in [true, false] {
+            if self.planning || greedy == (self.sampling.rules.greedy == 1) {
+                self.record_pick(greedy)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn record_pick(&mut self, greedy: bool) -> Result<(), GpuError> {
         let bind = |this: &mut Self| {
-            let kernel = sample_pick::kernel(this.sizes);
+            let kernel = sample_pick::kernel(this.sizes, greedy);
             let Some(pipeline) = this.pipeline("sample_pick", Some(kernel))? else { return Ok(None) };
             let s = &this.sampling;
             let buffers =
                 [&s.choice, &s.powers, &s.keys, &s.bests, &s.history, &this.activations.ids, &s.chosen];
             Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
         };
-        self.record(StepKey::SamplePick, bind, [[1, 1, 1]])
+        self.record(StepKey::SamplePick { greedy }, bind, [[1, 1, 1]])
     }
 
     /// Submits the pass with its choice, and sends that on its way.
