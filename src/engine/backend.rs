@@ -131,9 +131,9 @@ impl Backend {
                 let DeviceTier { name, driver, software, max_binding_bytes, .. } =
                     backend.gpu().tier().clone();
                 let fp8_decoder = backend.info().fp8_decoder.name().into();
-                let Threads { workgroup, lanes } = backend.choice().threads;
-                let threads = Some([workgroup, lanes]);
-                AdapterInfo { name, driver, software, max_binding_bytes, fp8_decoder, threads }
+                let Threads { workgroup, lanes, fold } = backend.threads();
+                let (threads, subgroup) = (Some([workgroup, lanes]), fold);
+                AdapterInfo { name, driver, software, max_binding_bytes, fp8_decoder, threads, subgroup }
             }
             Backend::Cpu(_) => AdapterInfo {
                 name: "CPU, one thread".into(),
@@ -142,6 +142,7 @@ impl Backend {
                 max_binding_bytes: isize::MAX as u64,
                 fp8_decoder: "fast".into(),
                 threads: None,
+                subgroup: 0,
             },
         }
     }

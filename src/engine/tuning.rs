@@ -6,6 +6,7 @@ use super::backend::Backend;
 use super::types::BackendChoice;
 use super::{EngineError, LoadOptions, TuningReport, TuningState};
 use crate::gpu::GpuError;
+use crate::kernels::choice::Numbers;
 use crate::kernels::{BUDGET, Choice, Sizes, Tuned, Tuner, WebGpu};
 
 /// Refuses what would do nothing.
@@ -111,7 +112,7 @@ fn gpu_choice(gpu: &WebGpu) -> Vec<u32> {
 /// A choice as an earlier load has put it down; `None` for anything else.
 fn remembered(tunings: &str, key: &str, sizes: Sizes) -> Option<Choice> {
     let tunings: serde_json::Value = serde_json::from_str(tunings).ok()?;
-    let mut numbers = [0; 9];
+    let mut numbers = Numbers::default();
     let held = tunings.get(key)?.as_array().filter(|held| held.len() == numbers.len())?;
     for (number, held) in numbers.iter_mut().zip(held) {
         *number = u32::try_from(held.as_u64()?).ok()?;
@@ -130,23 +131,26 @@ mod tests {
             |numbers: &str| remembered(&format!(r#"{{"other": 1, "key": {numbers}}}"#), "key", Sizes::Gpu);
         for threads in Threads::candidates(Sizes::Gpu) {
             for tile in Tile::candidates(Sizes::Gpu) {
-                let choice = Choice { threads: *threads, tile: *tile, fast: false, short: 6 };
+                let choice =
+                    Choice { threads: *threads, tile: *tile, fast: false, subgroups: true, short: 6 };
                 assert_eq!(held(&format!("{:?}", choice.numbers())), Some(choice));
             }
         }
-        assert!(held("[64, 64, 8, 8, 8, 4, 8, 1, 8]").is_some());
+        assert!(held("[64, 64, 8, 8, 8, 4, 8, 1, 0, 8]").is_some());
         let foreign = [
-            "[7, 64, 8, 8, 8, 4, 8, 1, 8]",
-            "[64, 64, 8, 8, 8, 4, 9, 1, 8]",
-            "[64, 64, 8, 8, 8, 4, 8, 2, 8]",
-            "[64, 64, 8, 8, 8, 4, 8, 1, 9]",
-            "[64, 64, 8, 8, 8, 4, 8, 1]",
-            "[64, 64, 8, 8, 8, 4, 8, 1, 8, 0]",
-            "[64, 64, 8, 8, 8, 4, 8, 1, -1]",
-            "[64, 64, 8, 8, 8, 4, 8, 1, 4294967296]",
-            r#"["64", 64, 8, 8, 8, 4, 8, 1, 8]"#,
+            "[7, 64, 8, 8, 8, 4, 8, 1, 0, 8]",
+            "[64, 64, 8, 8, 8, 4, 9, 1, 0, 8]",
+            "[64, 64, 8, 8, 8, 4, 8, 2, 0, 8]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 2, 8]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 0, 9]",
+            // What an earlier version put down.
+            "[64, 64, 8, 8, 8, 4, 8, 1, 8]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 0, 8, 0]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 0, -1]",
+            "[64, 64, 8, 8, 8, 4, 8, 1, 0, 4294967296]",
+            r#"["64", 64, 8, 8, 8, 4, 8, 1, 0, 8]"#,
             // What suits an adapter that computes on the CPU.
-            "[16, 8, 8, 1, 8, 8, 0, 1, 0]",
+            "[16, 8, 8, 1, 8, 8, 0, 1, 0, 0]",
             "{}",
             "null",
         ];

@@ -51,6 +51,8 @@ pub struct Told {
     pub insecure: bool,
     /// All that it says of which adapter it is; empty where it says nothing.
     pub identity: String,
+    /// Threads that every subgroup has, where devices get subgroups; else 0.
+    pub subgroup: u32,
 }
 
 /// What the device can do, decided when it is opened.
@@ -68,6 +70,8 @@ pub struct DeviceTier {
     pub max_binding_bytes: u64,
     /// Whether passes can be timed on the device.
     pub timestamps: bool,
+    /// Threads that every subgroup has, a power of two, where shaders may use subgroups; else 0.
+    pub subgroup: u32,
     /// Which adapter it is, as far as anything tells, and its binding limit: what holds for one device need not
     /// for another.
     pub identity: String,
@@ -93,6 +97,7 @@ impl DeviceTier {
             software: is_software(info, told),
             max_binding_bytes,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            subgroup: subgroup(info, features, told),
         }
     }
 
@@ -105,6 +110,7 @@ impl DeviceTier {
             software: false,
             max_binding_bytes: DEFAULT_BINDING_BYTES,
             timestamps: false,
+            subgroup: 0,
             identity: String::new(),
         }
     }
@@ -125,8 +131,8 @@ impl DeviceTier {
 /// What to ask for of what an adapter has: nothing that is optional where the least of devices is wanted.
 pub(super) fn features(adapter: wgpu::Features, choice: LimitChoice) -> wgpu::Features {
     match choice {
-        // For the bench's profile: times cost nothing where nobody asks for them.
-        LimitChoice::Adapter => adapter & wgpu::Features::TIMESTAMP_QUERY,
+        // For the bench's profile: times cost nothing where nobody asks for them. And for sums of neighbours.
+        LimitChoice::Adapter => adapter & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP),
         _ => wgpu::Features::empty(),
     }
 }
@@ -147,6 +153,15 @@ pub(super) fn required_limits(adapter: &wgpu::Limits, choice: LimitChoice) -> wg
         }
     }
     limits
+}
+
+/// wgpu cannot ask a browser for subgroups: there the page asks, and tells (www/bise/subgroups.js).
+fn subgroup(info: &wgpu::AdapterInfo, features: wgpu::Features, told: &Told) -> u32 {
+    let least = match features.contains(wgpu::Features::SUBGROUP) {
+        true => info.subgroup_min_size,
+        false => told.subgroup,
+    };
+    if least.is_power_of_two() && (4..=128).contains(&least) { least } else { 0 }
 }
 
 /// What to call the adapter. Browsers tell as little as they like, down to nothing.

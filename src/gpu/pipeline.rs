@@ -67,9 +67,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The composed WGSL.
+    /// The composed WGSL. Browsers want subgroups enabled; natively the compiler refuses to be told.
     pub fn source(&self) -> String {
-        self.parts.concat()
+        let enables =
+            cfg!(target_arch = "wasm32") && self.parts.iter().any(|part| part.contains("subgroupShuffleXor"));
+        let directive = if enables { "enable subgroups;\n" } else { "" };
+        [directive, &self.parts.concat()].concat()
     }
 }
 

@@ -106,10 +106,8 @@ impl GpuMatrix {
 fn rows_per_part(spec: &MatrixSpec, limit: u64) -> Result<u32, GpuError> {
     let stride = row_stride(spec);
     let fit = limit / stride.max(u64::from(scale_blocks(spec)) * 4).max(1);
-    // Kernels compute four rows together, and sum up the squares of four or sixteen: parts of whole groups keep
-    // them aligned.
-    let group = [16, 4].into_iter().find(|group| fit >= *group).unwrap_or(1);
-    let rows_per_part = fit - fit % group;
+    // Kernels compute four rows together, and their squares: parts of whole groups keep them aligned.
+    let rows_per_part = if fit >= 4 { fit - fit % 4 } else { fit };
     if rows_per_part == 0 {
         return Err(GpuError::TooLarge {
             label: format!("a row of {}", spec.label),

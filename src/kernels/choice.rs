@@ -13,12 +13,14 @@ pub struct Choice {
     pub tile: Tile,
     /// Whether weights are unpacked by the fast decoder, where its test allows that.
     pub fast: bool,
+    /// Whether sums meet by exchange within subgroups, where the device's test allows that.
+    pub subgroups: bool,
     /// Most tokens of a prompt's end that matrix-vector products compute, where it need not be exact to the bit.
     pub short: u32,
 }
 
 /// What a choice is in numbers.
-pub type Numbers = [u32; 9];
+pub type Numbers = [u32; 10];
 
 impl Choice {
     /// Longest end of a prompt that matrix-vector products may compute.
@@ -27,27 +29,29 @@ impl Choice {
     /// What a device gets untuned.
     pub fn usual(tier: &DeviceTier) -> Choice {
         let threads = Threads::of(Sizes::of(tier));
-        Choice { threads, tile: Tile::for_device(tier), fast: true, short: 0 }
+        Choice { threads, tile: Tile::for_device(tier), fast: true, subgroups: true, short: 0 }
     }
 
     /// As numbers, to be remembered.
     pub fn numbers(&self) -> Numbers {
-        let Threads { workgroup, lanes } = self.threads;
+        let Threads { workgroup, lanes, .. } = self.threads;
         let Tile { across, down, rows, tokens, depth } = self.tile;
-        [workgroup, lanes, across, down, rows, tokens, depth, u32::from(self.fast), self.short]
+        let [fast, subgroups] = [self.fast, self.subgroups].map(u32::from);
+        [workgroup, lanes, across, down, rows, tokens, depth, fast, subgroups, self.short]
     }
 
     /// What was remembered; `None` for what is no choice of a device of that kind.
     pub fn from_numbers(numbers: Numbers, sizes: Sizes) -> Option<Choice> {
-        let [workgroup, lanes, across, down, rows, tokens, depth, fast, short] = numbers;
+        let [workgroup, lanes, across, down, rows, tokens, depth, fast, subgroups, short] = numbers;
         let choice = Choice {
-            threads: Threads { workgroup, lanes },
+            threads: Threads { workgroup, lanes, fold: 0 },
             tile: Tile { across, down, rows, tokens, depth },
             fast: fast == 1,
+            subgroups: subgroups == 1,
             short,
         };
         let is_known = Threads::candidates(sizes).contains(&choice.threads)
             && Tile::candidates(sizes).contains(&choice.tile);
-        (is_known && fast <= 1 && short <= Choice::MOST_SHORT).then_some(choice)
+        (is_known && fast.max(subgroups) <= 1 && short <= Choice::MOST_SHORT).then_some(choice)
     }
 }

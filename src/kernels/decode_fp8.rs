@@ -1,8 +1,9 @@
 //! The start-up test of weight decoders, and the choice that follows from it.
 
 use crate::dtype::Dtype;
-use crate::gpu::{Binding, Gpu, GpuError, Kernel, Kernels, Purpose, read_buffer};
+use crate::gpu::{Binding, Gpu, GpuError, Kernel, Kernels};
 
+use super::trial;
 use super::weights::{self, Decoder};
 
 /// Group 0, in order.
@@ -44,30 +45,9 @@ pub async fn run(
         return Err(GpuError::Shape { label: "decode_fp8".into(), detail });
     };
     let pipeline = kernels.start(gpu, kernel);
-    kernels.finish(&mut |_, _| ()).await?;
     let loads = (bytes.len() / 16) as u32;
     let words = loads * weights::per_load(dtype);
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
-    let input = gpu.buffer("fp8 codes", bytes.len() as u64, usage, Purpose::Activations)?;
-    let output = gpu.buffer("fp8 values", u64::from(words) * 4, usage, Purpose::Activations)?;
-    let staging = gpu.buffer(
-        "fp8 readback",
-        u64::from(words) * 4,
-        wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        Purpose::Activations,
-    )?;
-    gpu.queue().write_buffer(input.raw(), 0, bytes);
-    let group = kernels.bind(gpu, pipeline, &[&input, &output])?;
-    let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    if let Some(raw) = kernels.raw(pipeline) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(raw);
-        pass.set_bind_group(0, &group, &[]);
-        pass.dispatch_workgroups(loads.div_ceil(64), 1, 1);
-    }
-    encoder.copy_buffer_to_buffer(output.raw(), 0, staging.raw(), 0, u64::from(words) * 4);
-    gpu.submit(Some(encoder.finish()));
-    read_buffer(gpu, staging.raw(), words).await
+    trial::output(gpu, kernels, pipeline, bytes, words, loads.div_ceil(64)).await
 }
 
 /// The fast decoder of `dtype` if it is exact on this adapter for every finite code, else the

@@ -3,9 +3,9 @@
 use crate::gpu::{Binding, Kernel};
 use crate::steps::MatrixSpec;
 
-use super::sizes::{Sizes, Threads};
+use super::sizes::Threads;
 use super::weights::Decoder;
-use super::{BATCH_WGSL, BatchUniform, Grid, fold, gain, linear, weights};
+use super::{BATCH_WGSL, BatchUniform, Grid, fold, linear, weights};
 
 /// Rows of W that a group of lanes computes together.
 const ROWS: u32 = 4;
@@ -47,29 +47,26 @@ pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads) -> Option<K
 }
 
 /// The kernel behind a norm: x has its gain, and squares of what x was are beside it.
-pub fn scaled(
-    spec: &MatrixSpec,
-    decoder: Decoder,
-    threads: Threads,
-    sizes: Sizes,
-    epsilon: f32,
-) -> Option<Kernel> {
+pub fn scaled(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f32) -> Option<Kernel> {
     let mut kernel = compose(spec, decoder, threads, [SCALED, NOTHING_ELSE], SCALED_BINDINGS)?;
-    kernel.constants.extend(scaled_constants(spec, sizes, epsilon));
+    kernel.constants.extend(scaled_constants(spec, threads, epsilon));
     Some(kernel)
 }
 
 /// The kernel in front of a norm: it leaves y with the norm's gain, and squares of y.
-pub fn gaining(spec: &MatrixSpec, decoder: Decoder, threads: Threads, sizes: Sizes) -> Option<Kernel> {
+pub fn gaining(spec: &MatrixSpec, decoder: Decoder, threads: Threads) -> Option<Kernel> {
     let output = include_str!("shared/output_gained.wgsl");
-    let mut kernel = compose(spec, decoder, threads, [PLAIN, output], GAINING_BINDINGS)?;
-    kernel.constants.push(gain::constant(sizes));
-    Some(kernel)
+    compose(spec, decoder, threads, [PLAIN, output], GAINING_BINDINGS)
 }
 
 /// Override constants behind a norm over the columns of W.
-pub(super) fn scaled_constants(spec: &MatrixSpec, sizes: Sizes, epsilon: f32) -> [(&'static str, f64); 3] {
-    [("WIDTH", f64::from(spec.cols)), ("EPSILON", f64::from(epsilon)), gain::constant(sizes)]
+pub(super) fn scaled_constants(
+    spec: &MatrixSpec,
+    threads: Threads,
+    epsilon: f32,
+) -> [(&'static str, f64); 3] {
+    let shares = f64::from(threads.partials(spec));
+    [("WIDTH", f64::from(spec.cols)), ("EPSILON", f64::from(epsilon)), ("SHARES", shares)]
 }
 
 fn compose(
@@ -80,7 +77,8 @@ fn compose(
     bindings: &'static [Binding],
 ) -> Option<Kernel> {
     let weights = weights::wgsl(spec.dtype, decoder)?;
-    let parts = vec![BATCH_WGSL, weights, linear::WGSL, input, output, include_str!("matvec.wgsl")];
+    let parts =
+        vec![BATCH_WGSL, weights, linear::WGSL, input, output, threads.reduce(), include_str!("matvec.wgsl")];
     Some(Kernel { name: "matvec", parts, constants: threads.constants(spec), bindings })
 }
 

@@ -1,13 +1,11 @@
 // y = x W^T for few tokens (decode): LANES threads share four neighbouring rows of W and
 // stride along them, so that a warp reads 16 * LANES contiguous bytes of each row; x is read
-// once for all of them. Partial sums meet in workgroup memory. What a norm in front of the product or behind it
-// asks for is in parts of their own.
+// once for all of them. How their sums meet, and what a norm in front of the product or behind it asks for, is in
+// parts of their own.
 override WG: u32 = 64u;
 override LANES: u32 = 32u;  // threads per four rows; divides WG; 4, 8 or a multiple of 8
 
-const JOINED: u32 = 8u;  // partial sums that a row's last thread adds up, at most
-
-var<workgroup> sums: array<vec4<f32>, WG>;
+const PAIR: u32 = 0u;  // 1: of two matrices
 
 @compute @workgroup_size(WG)
 fn matvec(
@@ -39,30 +37,12 @@ fn matvec(
         }
         sum += part;
     }
-    sums[thread] = sum;
-    share_squares(token, lane, thread);
-    workgroupBarrier();
-    // Two stages instead of a tree: two barriers at most, whatever LANES is.
-    if (LANES > JOINED) {
-        if (lane < JOINED) {
-            var part = vec4<f32>();
-            for (var i = lane; i < LANES; i += JOINED) {
-                part += sums[thread - lane + i];
-            }
-            sums[thread] = part;
-            join_squares(lane, thread);
-        }
-        workgroupBarrier();
-    }
+    let total = totals(sum, vec4<f32>(), share_of_squares(token, lane), lane, thread);
     // A thread for each row finishes.
     let row = row0 + lane;
     var value = 0.0;
     if (lane < 4u && row < params.rows) {
-        let count = min(LANES, JOINED);
-        for (var i = 0u; i < count; i++) {
-            value += sums[thread - lane + i][lane];
-        }
-        value = write_y(token, row, value * inverse_rms(thread - lane, count));
+        value = write_y(token, row, total.x * inverse_rms(total.z));
     }
     leave(token, row, value, thread);
 }

@@ -4,7 +4,7 @@ use crate::gpu::{Binding, GpuMatrix, Kernel, Part};
 use crate::steps::MatrixSpec;
 
 use super::matvec::{SCALED, scaled_constants};
-use super::sizes::{Sizes, Threads};
+use super::sizes::Threads;
 use super::weights::Decoder;
 use super::{Grid, fold, linear, weights};
 
@@ -59,18 +59,13 @@ pub const BINDINGS: &[Binding] = &[
 ];
 
 /// The kernel for a pair of matrices of this shape; `None` for a dtype that shaders do not read.
-pub fn kernel(
-    spec: &MatrixSpec,
-    decoder: Decoder,
-    threads: Threads,
-    sizes: Sizes,
-    epsilon: f32,
-) -> Option<Kernel> {
+pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f32) -> Option<Kernel> {
     let mut constants = threads.constants(spec);
-    constants.extend(scaled_constants(spec, sizes, epsilon));
+    constants.extend(scaled_constants(spec, threads, epsilon));
     constants.push(("ROWS", f64::from(threads.gated_rows())));
+    constants.push(("OTHERS", f64::from(threads.partials(spec))));
     let weights = weights::wgsl(spec.dtype, decoder)?;
-    let parts = vec![weights, include_str!("matvec_gated.wgsl"), SCALED];
+    let parts = vec![weights, include_str!("matvec_gated.wgsl"), SCALED, threads.reduce()];
     Some(Kernel { name: "matvec_gated", parts, constants, bindings: BINDINGS })
 }
 

@@ -25,10 +25,7 @@ override ROWS: u32 = 2u;    // or 4
 override LANES: u32 = 32u;  // threads per ROWS rows; divides WG; 4, 8 or a multiple of 8
 override BLOCKS: u32 = 0u;  // 1: several scales per row
 
-const JOINED: u32 = 8u;  // partial sums that a row's last thread adds up, at most
-
-var<workgroup> gate_sums: array<vec4<f32>, WG>;
-var<workgroup> up_sums: array<vec4<f32>, WG>;
+const PAIR: u32 = 1u;  // two matrices
 
 @compute @workgroup_size(WG)
 fn matvec_gated(
@@ -79,36 +76,12 @@ fn matvec_gated(
         gates += gate;
         ups += up;
     }
-    gate_sums[thread] = gates;
-    up_sums[thread] = ups;
-    share_squares(token, lane, thread);
-    workgroupBarrier();
-    if (LANES > JOINED) {
-        if (lane < JOINED) {
-            var gate = vec4<f32>();
-            var up = vec4<f32>();
-            for (var i = lane; i < LANES; i += JOINED) {
-                gate += gate_sums[thread - lane + i];
-                up += up_sums[thread - lane + i];
-            }
-            gate_sums[thread] = gate;
-            up_sums[thread] = up;
-            join_squares(lane, thread);
-        }
-        workgroupBarrier();
-    }
+    let total = totals(gates, ups, share_of_squares(token, lane), lane, thread);
     let row = row0 + lane;
     if (lane < ROWS && row < params.rows) {
-        let count = min(LANES, JOINED);
-        var gate = 0.0;
-        var up = 0.0;
-        for (var i = 0u; i < count; i++) {
-            gate += gate_sums[thread - lane + i][lane];
-            up += up_sums[thread - lane + i][lane];
-        }
-        let scale = UNPACK_SCALE * inverse_rms(thread - lane, count);
-        gate *= scale;
-        up *= scale;
+        let scale = UNPACK_SCALE * inverse_rms(total.z);
+        var gate = total.x * scale;
+        var up = total.y * scale;
         if (BLOCKS == 0u && params.scale_blocks == 1u) {
             gate *= gate_scales[row];
             up *= up_scales[row];

@@ -30,6 +30,8 @@ pub mod sample_pick;
 pub mod silu_mul;
 pub mod sizes;
 pub mod slerp_sums;
+pub mod subgroups;
+mod trial;
 mod tune;
 pub mod weights;
 
@@ -77,13 +79,19 @@ pub(crate) fn fold(groups: u32) -> (u32, u32) {
 /// Every composition of every kernel: all dtypes with both decoders, with and without blocks of
 /// scales, sizes for GPU and CPU, several head sizes. For tests and diagnostics.
 pub fn compositions() -> Vec<Kernel> {
-    let mut all =
-        vec![attend_reduce::kernel(), rope_store::kernel(), rope_store_f8::kernel(), silu_mul::kernel()];
+    let mut all = vec![
+        attend_reduce::kernel(),
+        gain::kernel(),
+        rope_store::kernel(),
+        rope_store_f8::kernel(),
+        silu_mul::kernel(),
+    ];
     #[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
     all.extend(probe::compositions());
     for sizes in Sizes::ALL {
         all.extend([4, 1024].map(|pitch| rms_norm::kernel(pitch, sizes)));
-        all.extend([gain::kernel(sizes), sample_adjust::kernel(sizes)]);
+        all.push(sample_adjust::kernel(sizes));
+        all.extend(Threads::candidates(sizes).iter().map(|threads| subgroups::kernel(threads.workgroup, 4)));
         all.extend([true, false].map(|greedy| sample_pick::kernel(sizes, greedy)));
         let heads =
             [(2, 4), (64, 2), (64, 4), (64, 6), (64, 8), (128, 4), (514, 4), (attend::MAX_HEAD_DIM, 4)];
@@ -112,11 +120,15 @@ pub fn compositions() -> Vec<Kernel> {
                 let spec = MatrixSpec { label: String::new(), rows: 4, cols: 64, dtype, scale_cols };
                 all.extend(embed::kernel(&spec, decoder));
                 for sizes in Sizes::ALL {
-                    for threads in Threads::candidates(sizes) {
-                        all.extend(matvec::kernel(&spec, decoder, *threads));
-                        all.extend(matvec::scaled(&spec, decoder, *threads, sizes, 1e-5));
-                        all.extend(matvec::gaining(&spec, decoder, *threads, sizes));
-                        all.extend(matvec_gated::kernel(&spec, decoder, *threads, sizes, 1e-5));
+                    let folds = [0, 4, 32].into_iter();
+                    let threads = folds.flat_map(|fold| {
+                        Threads::candidates(sizes).iter().map(move |threads| threads.folding(fold))
+                    });
+                    for threads in threads {
+                        all.extend(matvec::kernel(&spec, decoder, threads));
+                        all.extend(matvec::scaled(&spec, decoder, threads, 1e-5));
+                        all.extend(matvec::gaining(&spec, decoder, threads));
+                        all.extend(matvec_gated::kernel(&spec, decoder, threads, 1e-5));
                     }
                     for tile in Tile::candidates(sizes) {
                         all.extend(matmul::kernel(&spec, decoder, *tile));

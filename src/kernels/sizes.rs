@@ -37,13 +37,16 @@ pub struct Threads {
     pub workgroup: u32,
     /// Most threads that share a group of rows, a power of two, at least 4: as many finish its rows.
     pub lanes: u32,
+    /// Lanes whose sums meet by exchange within a subgroup, if they are so many: threads that every subgroup of the
+    /// device has. 0: sums meet in workgroup memory alone.
+    pub fold: u32,
 }
 
 impl Threads {
     /// What is worth trying on a device of that kind; the first is what an untuned one gets.
     pub fn candidates(sizes: Sizes) -> &'static [Threads] {
         const fn threads(workgroup: u32, lanes: u32) -> Threads {
-            Threads { workgroup, lanes }
+            Threads { workgroup, lanes, fold: 0 }
         }
         const GPU: [Threads; 6] = [
             threads(64, 64),
@@ -53,7 +56,7 @@ impl Threads {
             threads(256, 32),
             threads(128, 128),
         ];
-        const CPU: [Threads; 4] = [threads(16, 4), threads(32, 4), threads(64, 4), threads(32, 8)];
+        const CPU: [Threads; 4] = [threads(32, 8), threads(16, 8), threads(8, 8), threads(64, 8)];
         match sizes {
             Sizes::Gpu => &GPU,
             Sizes::Cpu => &CPU,
@@ -62,7 +65,12 @@ impl Threads {
 
     /// What a device of that kind gets untuned.
     pub fn of(sizes: Sizes) -> Threads {
-        Threads::candidates(sizes).first().copied().unwrap_or(Threads { workgroup: 64, lanes: 32 })
+        Threads::candidates(sizes).first().copied().unwrap_or(Threads { workgroup: 64, lanes: 32, fold: 0 })
+    }
+
+    /// The same with that `fold`.
+    pub fn folding(self, fold: u32) -> Threads {
+        Threads { fold, ..self }
     }
 
     /// Threads that share a group of rows of this matrix: at least two loads for each, so that
@@ -78,6 +86,23 @@ impl Threads {
         if self.lanes <= MIN_LANES { 4 } else { 2 }
     }
 
+    /// The part of WGSL that joins the sums of lanes.
+    pub(super) fn reduce(self) -> &'static str {
+        match self.fold {
+            0 => include_str!("shared/reduce_plain.wgsl"),
+            _ => include_str!("shared/reduce_subgroup.wgsl"),
+        }
+    }
+
+    /// Partial sums of a workgroup that meet in its memory, of each kind.
+    pub(super) fn partials(self, spec: &MatrixSpec) -> u32 {
+        match self.fold {
+            0 => self.workgroup,
+            fold if fold >= self.lanes(spec) => 1,
+            fold => self.workgroup / fold,
+        }
+    }
+
     /// Groups of rows to a workgroup.
     pub(super) fn groups(self, spec: &MatrixSpec) -> u32 {
         self.workgroup / self.lanes(spec).max(1)
@@ -85,8 +110,14 @@ impl Threads {
 
     /// Override constants.
     pub(super) fn constants(self, spec: &MatrixSpec) -> Vec<(&'static str, f64)> {
-        let lanes = f64::from(self.lanes(spec));
-        vec![("WG", f64::from(self.workgroup)), ("LANES", lanes), linear::constant(spec)]
+        let lanes = self.lanes(spec);
+        let number = |(name, value)| (name, f64::from(value));
+        let mut constants = [("WG", self.workgroup), ("LANES", lanes)].map(number).to_vec();
+        constants.push(linear::constant(spec));
+        if self.fold > 0 {
+            constants.extend([("FOLD", self.fold.min(lanes)), ("SUMS", self.partials(spec))].map(number));
+        }
+        constants
     }
 }
 

@@ -130,7 +130,7 @@ impl Bound {
 
 impl Tuner {
     /// Prepares the comparison for these products and at most `max_batch` tokens, and starts to compile the
-    /// candidates. `None` where there is nothing to compare.
+    /// candidates; `subgroup`: threads whose sums may meet within one, or 0. `None` where there is nothing to compare.
     ///
     /// # Errors
     /// What the device says to the memory that it takes.
@@ -139,6 +139,7 @@ impl Tuner {
         products: &[Product],
         max_batch: u32,
         decoder: impl Fn(&MatrixSpec) -> Decoder,
+        subgroup: u32,
         budget: Duration,
     ) -> Result<Option<Tuner>, GpuError> {
         let shapes = shapes(products, gpu.tier().max_binding_bytes);
@@ -160,17 +161,19 @@ impl Tuner {
 
         let mut choices: Vec<Choice> =
             Threads::candidates(sizes).iter().map(|threads| Choice { threads: *threads, ..usual }).collect();
-        // Against the usual threads with the fast decoder, where that is allowed.
+        // Against the usual threads with the fast decoder and with subgroups, where those are allowed.
         let is_fast = bound.iter().any(|each| decoder(&each.matrix.spec) == Decoder::Fast);
         choices.extend(is_fast.then_some(Choice { fast: false, ..usual }));
+        choices.extend((subgroup > 0).then_some(Choice { subgroups: false, ..usual }));
         let mut vectors = Vec::new();
         for choice in choices {
             let mut runs = Vec::new();
             for each in &bound {
                 let spec = &each.matrix.spec;
                 let decoder = if choice.fast { decoder(spec) } else { Decoder::Safe };
-                let kernel = matvec::kernel(spec, decoder, choice.threads);
-                runs.extend(each.run(gpu, &mut bench, kernel, How::Vector(choice.threads))?);
+                let threads = choice.threads.folding(if choice.subgroups { subgroup } else { 0 });
+                let kernel = matvec::kernel(spec, decoder, threads);
+                runs.extend(each.run(gpu, &mut bench, kernel, How::Vector(threads))?);
             }
             vectors.push((choice, runs));
         }
@@ -213,7 +216,7 @@ impl Tuner {
         let mut choice = self.usual;
         let [vector, tile] = [&by_threads, &by_tile].map(|contest| contest.winner());
         if let Some((winner, _)) = vector.and_then(|at| self.vectors.get(at)) {
-            (choice.threads, choice.fast) = (winner.threads, winner.fast);
+            (choice.threads, choice.fast, choice.subgroups) = (winner.threads, winner.fast, winner.subgroups);
         }
         if let Some((winner, _)) = tile.and_then(|at| self.tiles.get(at)) {
             choice.tile = winner.tile;

@@ -1,7 +1,6 @@
 //! `y = x W^T` for few tokens. Twin of matvec.wgsl.
 
 use crate::kernels::BatchUniform;
-use crate::kernels::gain::squares_pitch;
 use crate::kernels::linear::Params;
 
 use super::gain::Norm;
@@ -32,7 +31,7 @@ pub fn matvec(
 
 /// The same behind a norm, whose gain x has: x becomes `x / sqrt(mean + epsilon)`, the mean of `squares`.
 ///
-/// `squares (T, squares_pitch)`; with `params.single` the first row of both.
+/// `squares (T, x_pitch)`; with `params.single` the first row of both.
 #[allow(clippy::too_many_arguments, reason = "one argument per binding and constant, as in the kernel")]
 pub fn scaled(
     batch: &BatchUniform,
@@ -47,14 +46,13 @@ pub fn scaled(
     matvec(batch, params, &super::gain::scaled(params.x_pitch * 4, norm, x, squares), weights, scales, y);
 }
 
-/// The same in front of a norm: leaves `y * gain`, and squares of `span` rows of y each, for the rows of this part.
+/// The same in front of a norm: leaves `y * gain`, and squares of each four rows of y, for the rows of this part.
 ///
-/// `gain (y_pitch)`, `gained (T, y_pitch)`, `squares (T, squares_pitch)`.
+/// `gain (y_pitch)`, `gained (T, y_pitch)`, `squares (T, y_pitch / 4)`.
 #[allow(clippy::too_many_arguments, reason = "one argument per binding and constant, as in the kernel")]
 pub fn gaining(
     batch: &BatchUniform,
     params: &Params,
-    span: u32,
     x: &[f32],
     weights: Weights,
     scales: &[f32],
@@ -63,15 +61,15 @@ pub fn gaining(
 ) {
     matvec(batch, params, x, weights, scales, y);
     let (first, end) = (params.first_row as usize, (params.first_row + params.rows) as usize);
-    let (pitch, squares_pitch) = (params.y_pitch as usize, squares_pitch(params.y_pitch, span) as usize);
+    let pitch = params.y_pitch as usize;
     for token in 0..batch.tokens as usize {
         let y = &y[token * pitch..][..end];
         for column in first..end {
             gained[token * pitch + column] = y[column] * gain[column];
         }
-        for (column, rows) in (first..).step_by(span as usize).zip(y[first..].chunks(span as usize)) {
+        for (column, rows) in (first..).step_by(4).zip(y[first..].chunks(4)) {
             let square = rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
-            squares[token * squares_pitch + column / span as usize] = square as f32;
+            squares[(token * pitch + column) / 4] = square as f32;
         }
     }
 }

@@ -9,7 +9,7 @@ use super::weights::Weights;
 
 /// The rows of `y` for this part of both matrices.
 ///
-/// `x (T, 4 * x_pitch)`, weights `(rows, loads)`, scales `(rows, scale_blocks)`, `squares (T, squares_pitch)`,
+/// `x (T, 4 * x_pitch)`, weights `(rows, loads)`, scales `(rows, scale_blocks)`, `squares (T, x_pitch)`,
 /// `y (T, y_pitch)`.
 #[allow(clippy::too_many_arguments, reason = "one argument per binding, as in the kernel")]
 pub fn matvec_gated(

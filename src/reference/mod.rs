@@ -30,6 +30,7 @@ pub mod sample_adjust;
 pub mod sample_pick;
 pub mod silu_mul;
 pub mod slerp_sums;
+pub mod subgroups;
 pub mod weights;
 
 pub use backend::{RefMatrix, RefVector, Reference, ReferenceError};

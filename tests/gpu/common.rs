@@ -51,6 +51,11 @@ impl Runner {
         all
     }
 
+    /// Threads that every subgroup has; 0 where there are none.
+    pub fn fold(&self) -> u32 {
+        self.gpu.tier().subgroup
+    }
+
     /// Runs `kernel` on buffers with these contents, in the order of its bindings, and returns
     /// what it leaves in those that it may write.
     pub fn run(&mut self, kernel: Kernel, contents: &[&[u8]], grid: [u32; 3]) -> Vec<Vec<f32>> {

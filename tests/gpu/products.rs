@@ -2,7 +2,6 @@
 
 use bise::dtype::Dtype;
 use bise::gpu::LimitChoice;
-use bise::kernels::gain::squares_pitch;
 use bise::kernels::weights::{Decoder, per_load};
 use bise::kernels::{self, BatchUniform, Sizes, Threads, Tile, linear};
 use bise::reference;
@@ -49,17 +48,16 @@ const CASES: [Case; 14] = [
     case(11, 2049, 2, 0, Write::Set),
 ];
 
-/// All cases with every choice of threads that tuning may make.
-fn cases() -> impl Iterator<Item = (&'static Case, Threads)> {
+/// All cases with every choice of threads that tuning may make. Where the device has subgroups of `fold` threads or
+/// more, every second of them meets there; which ones, is for `turn` to say.
+fn cases(fold: u32, turn: usize) -> impl Iterator<Item = (&'static Case, Threads)> {
     let threads = Sizes::ALL.into_iter().flat_map(|sizes| Threads::candidates(sizes).iter().copied());
-    threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)))
-}
-
-/// The same, with what the threads are for.
-fn sized_cases() -> impl Iterator<Item = (&'static Case, (Threads, Sizes))> {
-    let sized = |sizes| Threads::candidates(sizes).iter().map(move |threads| (*threads, sizes));
-    let threads = Sizes::ALL.into_iter().flat_map(sized);
-    threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)))
+    let pairs = threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)));
+    pairs.enumerate().map(move |(index, (case, threads))| {
+        // A row of cases is even: the next one begins with the other kind.
+        let folds = (index + index / CASES.len() + turn) % 2 == 0;
+        (case, threads.folding(if folds { fold } else { 0 }))
+    })
 }
 
 /// All cases: with every tile for one decoder, with what an untuned device gets for the others. A tile walks
@@ -145,8 +143,9 @@ fn matvec() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 1;
     let mut random = Random::new(seed);
-    for (dtype, decoder) in runner.decoders() {
-        for (case, threads) in cases() {
+    let fold = runner.fold();
+    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
+        for (case, threads) in cases(fold, turn) {
             let i = inputs(&mut random, dtype, case);
             let kernel = kernels::matvec::kernel(&i.spec, decoder, threads).unwrap();
             let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads);
@@ -160,20 +159,13 @@ fn matvec() {
 }
 
 /// Rows of x, 16 columns wide or more, as a norm's readers take them in; `gained`, `squares`.
-fn for_readers(
-    batch: &BatchUniform,
-    span: u32,
-    x_pitch: u32,
-    last: u32,
-    x: &[f32],
-    weight: &[f32],
-) -> [Vec<f32>; 2] {
+fn for_readers(batch: &BatchUniform, x_pitch: u32, last: u32, x: &[f32], weight: &[f32]) -> [Vec<f32>; 2] {
     let params = kernels::gain::Params { pitch: x_pitch, last, padding: [0; 2] };
     let rows = if last == 1 { 1 } else { batch.tokens };
     // What must not be written shows.
     let mut gained = vec![7.0; (batch.tokens * x_pitch * 4) as usize];
-    let mut squares = vec![0.0; (rows * squares_pitch(x_pitch * 4, span)) as usize];
-    reference::gain::gain(batch, &params, span, x, weight, &mut gained, &mut squares);
+    let mut squares = vec![0.0; (rows * x_pitch) as usize];
+    reference::gain::gain(batch, &params, x, weight, &mut gained, &mut squares);
     [gained, squares]
 }
 
@@ -183,14 +175,12 @@ fn gain() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 5;
     let mut random = Random::new(seed);
-    for (sizes, (width, tokens, last)) in Sizes::ALL.into_iter().flat_map(|sizes| {
-        [(1, 1, 0), (15, 2, 1), (16, 3, 0), (33, 5, 1), (576, 8, 0), (1030, 2, 1)].map(|case| (sizes, case))
-    }) {
-        let (span, pitch) = (kernels::gain::span(sizes), u32::next_multiple_of(width, 16));
+    for (width, tokens, last) in [(1, 1, 0), (15, 2, 1), (16, 3, 0), (33, 5, 1), (576, 8, 0), (1030, 2, 1)] {
+        let pitch = u32::next_multiple_of(width, 16);
         let batch = BatchUniform { tokens, ..Default::default() };
         let x = random_rows(&mut random, tokens, width, pitch);
         let weight = random_rows(&mut random, 1, width, pitch);
-        let [gained, squares] = for_readers(&batch, span, pitch / 4, last, &x, &weight);
+        let [gained, squares] = for_readers(&batch, pitch / 4, last, &x, &weight);
         let params = kernels::gain::Params { pitch: pitch / 4, last, padding: [0; 2] };
         let untouched = (vec![7.0_f32; gained.len()], vec![0.0_f32; squares.len()]);
         let contents = [
@@ -202,8 +192,8 @@ fn gain() {
             bytes(&untouched.1),
         ];
         let grid = kernels::gain::grid(pitch, if last == 1 { 1 } else { tokens });
-        let got = runner.run(kernels::gain::kernel(sizes), &contents, grid);
-        let what = (seed, sizes, width, tokens, last);
+        let got = runner.run(kernels::gain::kernel(), &contents, grid);
+        let what = (seed, width, tokens, last);
         check(&what, &got[0], &gained, Tolerance { abs: 0.0, rel: 2e-7 });
         check(&what, &got[1], &squares, Tolerance { abs: 1e-12, rel: 2e-6 });
         // The twin against the norm itself.
@@ -212,8 +202,7 @@ fn gain() {
         reference::rms_norm::rms_norm(&batch, &norm, &x, &weight, &mut normed);
         let rows = if last == 1 { 1 } else { tokens as usize };
         for row in 0..rows {
-            let squares = &got[1][row * squares_pitch(pitch, span) as usize..];
-            let sum: f32 = squares.iter().take(squares_pitch(pitch, span) as usize).sum();
+            let sum: f32 = got[1][row * pitch as usize / 4..][..pitch as usize / 4].iter().sum();
             let scale = 1.0 / (sum / width as f32 + 1e-5).sqrt();
             let at = row * pitch as usize..row * pitch as usize + width as usize;
             let made: Vec<f32> = got[0][at.clone()].iter().map(|v| v * scale).collect();
@@ -228,24 +217,25 @@ fn matvec_scaled() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 5;
     let mut random = Random::new(seed);
-    for (dtype, decoder) in runner.decoders() {
+    let fold = runner.fold();
+    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
         // Every third: in the end each case, each choice of threads and each dtype are there.
-        for ((case, (threads, sizes)), single) in sized_cases().step_by(3).zip([0, 1].into_iter().cycle()) {
+        for ((case, threads), single) in cases(fold, turn).step_by(3).zip([0, 1].into_iter().cycle()) {
             let mut i = inputs(&mut random, dtype, case);
             i.params.single = single;
             let magnitude = [1.0, 1e-4, 300.0][case.rows as usize % 3];
             i.x.iter_mut().for_each(|v| *v *= magnitude);
-            let (span, weight) = (kernels::gain::span(sizes), vec![1.0; i.x.len()]);
-            let [_, squares] = for_readers(&i.batch, span, i.params.x_pitch, 0, &i.x, &weight);
+            let weight = vec![1.0; i.x.len()];
+            let [_, squares] = for_readers(&i.batch, i.params.x_pitch, 0, &i.x, &weight);
             let epsilon = 1e-5;
-            let kernel = kernels::matvec::scaled(&i.spec, decoder, threads, sizes, epsilon).unwrap();
+            let kernel = kernels::matvec::scaled(&i.spec, decoder, threads, epsilon).unwrap();
             let rows = if single == 1 { 1 } else { case.tokens };
             let grid = kernels::matvec::grid(&i.spec, case.rows, rows, threads);
             let mut contents = i.contents().to_vec();
             contents.push(bytes(&squares));
             let got = runner.run(kernel, &contents, grid);
             let want = |epsilon: f32, squares: &[f32]| {
-                let (mut y, norm) = (i.y.clone(), (case.cols, epsilon, span));
+                let (mut y, norm) = (i.y.clone(), (case.cols, epsilon));
                 let weights = Weights::new(dtype, &i.weights).unwrap();
                 reference::matvec::scaled(
                     &i.batch, &i.params, norm, &i.x, weights, &i.scales, &mut y, squares,
@@ -257,7 +247,7 @@ fn matvec_scaled() {
             check(&what, &got[0], &want(epsilon, &squares), tolerance);
             // The comparison sees a norm of its own making, and a square that is off.
             let mut other = squares.clone();
-            other[0] += squares.iter().take(squares_pitch(case.cols, span) as usize).sum::<f32>() + epsilon;
+            other[0] += squares.iter().take(i.params.x_pitch as usize).sum::<f32>() + epsilon;
             for wrong in [want(0.1 * magnitude * magnitude, &squares), want(epsilon, &other)] {
                 assert!(compare(&got[0], &wrong, tolerance).is_err(), "{what:?}");
             }
@@ -271,19 +261,17 @@ fn matvec_gaining() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 6;
     let mut random = Random::new(seed);
-    for (dtype, decoder) in runner.decoders() {
-        for (case, (threads, sizes)) in sized_cases().step_by(3) {
-            let span = kernels::gain::span(sizes);
-            // Parts begin at whole squares.
-            let case = &Case { first_row: case.first_row.next_multiple_of(span), ..*case };
+    let fold = runner.fold();
+    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
+        for (case, threads) in cases(fold, turn).step_by(3) {
             let i = inputs(&mut random, dtype, case);
             let pitch = i.params.y_pitch;
             let gain = random_rows(&mut random, 1, pitch, pitch);
             let (gained, squares) = (
                 random_rows(&mut random, case.tokens, pitch, pitch),
-                vec![7.0; (case.tokens * squares_pitch(pitch, span)) as usize],
+                vec![7.0; (case.tokens * pitch / 4) as usize],
             );
-            let kernel = kernels::matvec::gaining(&i.spec, decoder, threads, sizes).unwrap();
+            let kernel = kernels::matvec::gaining(&i.spec, decoder, threads).unwrap();
             let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads);
             let mut contents = i.contents().to_vec();
             contents.extend([bytes(&gain), bytes(&gained), bytes(&squares)]);
@@ -292,16 +280,50 @@ fn matvec_gaining() {
             let [y, gained, squares] = &mut want;
             let weights = Weights::new(dtype, &i.weights).unwrap();
             let left = (&gain[..], &mut gained[..], &mut squares[..]);
-            reference::matvec::gaining(&i.batch, &i.params, span, &i.x, weights, &i.scales, y, left);
+            reference::matvec::gaining(&i.batch, &i.params, &i.x, weights, &i.scales, y, left);
             let what = (seed, dtype, decoder, case, threads);
             let off = tolerance(case.cols);
             check(&what, &got[0], &want[0], off);
             check(&what, &got[1], &want[1], off);
             // Of so many squares, each of a value that is off by so much.
             let most = want[0].iter().fold(1.0_f32, |most, v| most.max(v.abs()));
-            let of_squares = Tolerance { abs: 2.0 * span as f32 * most * off.abs, rel: 4e-5 };
+            let of_squares = Tolerance { abs: 8.0 * most * off.abs, rel: 4e-5 };
             check(&what, &got[2], &want[2], of_squares);
         }
+    }
+}
+
+/// Sums of neighbours are what the twin says, where the device has subgroups; and a device whose subgroups are
+/// smaller than it says is found out.
+#[test]
+fn subgroups() {
+    let Some(mut runner) = Runner::open() else { return };
+    let fold = runner.fold();
+    if fold == 0 {
+        let chosen = kernels::subgroups::choose(&runner.gpu, &mut runner.kernels);
+        assert_eq!(pollster::block_on(chosen).unwrap(), 0, "sums meet in workgroup memory");
+        return;
+    }
+    let values: Vec<f32> = (0..64).map(|thread| (thread * 37 % 64) as f32).collect();
+    for fold in [4, fold].into_iter().filter(|each| *each <= fold) {
+        let contents = [bytes(&values), bytes(&values)];
+        let got = runner.run(kernels::subgroups::kernel(64, fold), &contents, [1, 1, 1]);
+        let mut want = vec![0.0; 64];
+        reference::subgroups::subgroups(fold, &values, &mut want);
+        assert_eq!(got[0], want, "{fold}");
+        let mut off = want.clone();
+        reference::subgroups::subgroups(2 * fold, &values, &mut off);
+        assert_ne!(got[0], off, "{fold}");
+    }
+    let mut kernels = bise::gpu::Kernels::default();
+    let holds = |kernels: &mut _, fold| {
+        pollster::block_on(kernels::subgroups::holds(&runner.gpu, kernels, fold)).unwrap()
+    };
+    assert!(holds(&mut kernels, fold));
+    assert_eq!(pollster::block_on(kernels::subgroups::choose(&runner.gpu, &mut kernels)).unwrap(), fold);
+    // Software adapters have subgroups of one size: twice as many threads are not in one.
+    if runner.gpu.tier().software {
+        assert!(!holds(&mut kernels, 2 * fold));
     }
 }
 
@@ -395,8 +417,9 @@ fn matvec_gated() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 3;
     let mut random = Random::new(seed);
-    for (dtype, decoder) in runner.decoders() {
-        for (case, (threads, sizes)) in sized_cases() {
+    let fold = runner.fold();
+    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
+        for (case, threads) in cases(fold, turn) {
             let i = inputs(&mut random, dtype, case);
             let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
             let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
@@ -412,10 +435,10 @@ fn matvec_gated() {
                 loads_per_block: p.loads_per_block,
                 padding: 0,
             };
-            let (epsilon, span) = (1e-5, kernels::gain::span(sizes));
+            let epsilon = 1e-5;
             let weight = vec![1.0; i.x.len()];
-            let [_, squares] = for_readers(&i.batch, span, p.x_pitch, 0, &i.x, &weight);
-            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, threads, sizes, epsilon).unwrap();
+            let [_, squares] = for_readers(&i.batch, p.x_pitch, 0, &i.x, &weight);
+            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, threads, epsilon).unwrap();
             let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens, threads);
             let [_, _, x, gate, gate_scales, y] = i.contents();
             let up = [&up_weights, bytes(&up_scales)];
@@ -425,7 +448,7 @@ fn matvec_gated() {
             reference::matvec_gated::matvec_gated(
                 case.tokens,
                 &params,
-                (case.cols, epsilon, span),
+                (case.cols, epsilon),
                 &i.x,
                 Weights::new(dtype, &i.weights).unwrap(),
                 &i.scales,
@@ -464,8 +487,8 @@ fn matvec_gated_survives_extreme_gates() {
     let squares = [4.0_f32, 0.0, 0.0, 0.0];
     let [x, weights, ups, squares, y] = [&x, &weights, &ups[..], &squares[..], &y].map(bytes);
     let contents = [uniform(&params), x, weights, y, ups, y, squares, y];
-    let (threads, sizes) = (Threads::of(Sizes::Cpu), Sizes::Cpu);
-    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, threads, sizes, 0.0).unwrap();
+    let threads = Threads::of(Sizes::Cpu);
+    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, threads, 0.0).unwrap();
     let got = runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1, threads));
     check(&gates, &got[0][..4], &[0.0, 0.0, 200.0, 1e30], Tolerance { abs: 1e-4, rel: 1e-5 });
 }

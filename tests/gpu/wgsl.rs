@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bise::gpu::{Access, BindingKind, Kernel};
 use bise::kernels::{self, BatchUniform, compositions};
-use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
 
 /// A struct's size and its fields: name, offset, kind.
@@ -136,9 +136,14 @@ fn choice_layout() -> Layout {
 fn parse(kernel: &Kernel) -> Result<naga::Module, String> {
     let source = kernel.source();
     let module = naga::front::wgsl::parse_str(&source).map_err(|e| e.emit_to_string(&source))?;
-    Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
-        .validate(&module)
-        .map_err(|e| e.emit_to_string(&source))?;
+    // Subgroups where they are asked for, and nowhere else.
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if kernel.constants.iter().any(|(name, _)| *name == "FOLD") {
+        capabilities |= Capabilities::SUBGROUP;
+    }
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    validator.validate(&module).map_err(|e| e.emit_to_string(&source))?;
     Ok(module)
 }
 

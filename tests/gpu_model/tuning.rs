@@ -47,6 +47,7 @@ fn a_tuned_engine_says_the_same() {
             .unwrap(),
         tile: Tile::candidates(sizes).iter().copied().find(|tile| *tile != choice.tile).unwrap(),
         fast: false,
+        subgroups: false,
         short: 4,
     };
     let with =
@@ -59,6 +60,7 @@ fn a_tuned_engine_says_the_same() {
         (adapter.fp8_decoder.as_str(), adapter.threads.unwrap()[0]),
         ("safe", other.threads.workgroup)
     );
+    assert_eq!(adapter.subgroup, 0);
     check_golden(&mut remembered, "tale");
 
     // Left the choice, a GPU is tuned.
@@ -76,7 +78,7 @@ fn a_tuned_engine_says_the_same() {
 #[test]
 fn without_time_the_usual_kernels_stay() {
     let options = LoadOptions { autotune: Some(true), tuning_ms: Some(0), ..webgpu(limits()) };
-    let tunings = serde_json::json!({ "another adapter": [64, 64, 8, 8, 8, 4, 8, 1, 0] }).to_string();
+    let tunings = serde_json::json!({ "another adapter": [64, 64, 8, 8, 8, 4, 8, 1, 1, 0] }).to_string();
     let Info { tuning, .. } =
         load_with("www/models/tale", &LoadOptions { tunings, ..options.clone() }).info();
     assert_eq!(tuning.state, TuningState::Usual);

@@ -104,7 +104,8 @@ export {};
 
 /**
  * What a browser tells of its adapter: a description, or maker and family, or ""; whether it is a fallback.
- * @typedef {{ name: string, fallback: boolean, insecure: boolean, identity: string }} Told `identity`: all that tells it from others
+ * @typedef {{ name: string, fallback: boolean, insecure: boolean, identity: string, subgroup: number }} Told `identity`: all that
+ *   tells it from others; `subgroup`: threads that every subgroup has, 0 where devices get no subgroups
  */
 
 /**
@@ -130,7 +131,7 @@ export {};
  * @property {"webgpu" | "cpu"} backend
  * @property {string | null} backendReason why, where the choice was left to the engine
  * @property {{ name: string, driver: string, software: boolean, maxBindingBytes: number, fp8Decoder: string,
- *   threads: [number, number] | null }} adapter
+ *   threads: [number, number] | null, subgroup: number }} adapter
  * @property {{ state: "timed" | "remembered" | "usual", note: string | null, key: string, choice: number[] }} tuning how
  *   the kernels were chosen: by timing them in this load or in an earlier one, or as usual for such a device, and why
  * @property {{ weights: number, kvCache: number, activations: number, total: number }} memory

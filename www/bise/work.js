@@ -69,5 +69,6 @@ async function adapter() {
     // Browsers have moved this from one object to the other.
     fallback: Boolean(isFallbackAdapter ?? found?.isFallbackAdapter),
     insecure: !self.isSecureContext,
+    subgroup: withSubgroups(found),
   };
 }

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use crate::gpu::{Gpu, GpuBuffer, GpuError, Purpose, buffer_bytes};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_one::OneTiling;
-use crate::kernels::gain::{span, squares_pitch};
 use crate::kernels::{BatchUniform, Choice, PITCH, Sizes};
 use crate::steps::{DecoderShape, Slot};
 
@@ -39,10 +38,9 @@ fn piece_words(shape: &DecoderShape, sizes: Sizes) -> u64 {
 }
 
 /// f32 of the buffers for a norm's readers: passes that are no prompt have few tokens.
-fn norm_words(shape: &DecoderShape, sizes: Sizes) -> [u64; 2] {
-    let pitch = shape.width(Slot::X).next_multiple_of(PITCH);
-    let rows = u64::from(shape.max_batch.min(Choice::MOST_SHORT));
-    [pitch, squares_pitch(pitch, span(sizes))].map(|words| u64::from(words) * rows)
+fn norm_words(shape: &DecoderShape) -> [u64; 2] {
+    let words = u64::from(shape.width(Slot::X).next_multiple_of(PITCH));
+    [words, words / 4].map(|words| words * u64::from(shape.max_batch.min(Choice::MOST_SHORT)))
 }
 
 /// Bytes of the activations' buffers, but for some parameters of 16 to 48 bytes each.
@@ -51,12 +49,7 @@ fn activation_bytes(shape: &DecoderShape, sizes: Sizes) -> impl Iterator<Item = 
     let slots = SLOTS.map(|slot| slot_words(shape, slot));
     let rest = [batch, batch * u64::from(shape.head_dim), piece_words(shape, sizes), u64::from(shape.vocab)];
     let up = slot_words(shape, Slot::Mlp);
-    slots
-        .into_iter()
-        .chain(norm_words(shape, sizes))
-        .chain([up])
-        .chain(rest)
-        .map(|words| buffer_bytes(words * 4))
+    slots.into_iter().chain(norm_words(shape)).chain([up]).chain(rest).map(|words| buffer_bytes(words * 4))
 }
 
 /// Bytes of the caches of all layers, and of all activations.
@@ -80,7 +73,7 @@ pub(super) fn allocate_activations(gpu: &Gpu, shape: &DecoderShape) -> Result<Ac
     }
     let batch = u64::from(shape.max_batch);
     let sizes = Sizes::of(gpu.tier());
-    let (pieces, [gained, squares]) = (piece_words(shape, sizes), norm_words(shape, sizes));
+    let (pieces, [gained, squares]) = (piece_words(shape, sizes), norm_words(shape));
     let mapped = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
     Ok(Activations {

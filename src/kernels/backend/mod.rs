@@ -23,7 +23,7 @@ use sample::Sampling;
 use super::attend_one::OneTiling;
 use super::tune::Product;
 use super::weights::Decoder;
-use super::{BatchUniform, Grid, PITCH, Sizes, Threads, Tile, decode_fp8, gain, linear, matmul, matvec};
+use super::{BatchUniform, Choice, Grid, PITCH, Sizes, decode_fp8, linear, matmul, matvec, subgroups};
 use crate::dtype::Dtype;
 use crate::gpu::{
     DeviceTier, Gpu, GpuBuffer, GpuError, GpuMatrix, Kernel, Kernels, Pipeline, Purpose, Uploader,
@@ -110,10 +110,9 @@ pub struct WebGpu {
     kernels: Kernels,
     decoders: HashMap<Dtype, Decoder>,
     sizes: Sizes,
-    threads: Threads,
-    tile: Tile,
-    fast: bool,
-    short: u32,
+    choice: Choice,
+    /// Threads whose sums may meet by exchange within a subgroup; 0: none.
+    subgroup: u32,
     uploader: Uploader,
     allocation_scope: Option<wgpu::ErrorScopeGuard>,
     planning: bool,
@@ -184,6 +183,7 @@ impl WebGpu {
         for dtype in super::weights::DTYPES {
             decoders.insert(dtype, decode_fp8::choose(&gpu, &mut kernels, dtype).await?);
         }
+        let subgroup = subgroups::choose(&gpu, &mut kernels).await?;
         let sizes = Sizes::of(gpu.tier());
         let activations = gpu.guarded("activations", || allocate_activations(&gpu, &shape)).await?;
         let sampling = gpu.guarded("sampling", || Sampling::allocate(&gpu, &shape)).await?;
@@ -197,10 +197,8 @@ impl WebGpu {
             kernels,
             decoders,
             sizes,
-            threads: Threads::of(sizes),
-            tile: Tile::for_device(gpu.tier()),
-            fast: true,
-            short: 0,
+            choice: Choice::usual(gpu.tier()),
+            subgroup,
             uploader: Uploader::default(),
             allocation_scope: None,
             planning: false,
@@ -239,6 +237,11 @@ impl WebGpu {
             fp8_decoder: self.decoder(Dtype::F8E4m3),
             bytes: bytes.map(|purpose| self.gpu.allocated_bytes(purpose)),
         }
+    }
+
+    /// Threads whose sums may meet by exchange within a subgroup; 0: none.
+    pub(in crate::kernels) fn subgroup(&self) -> u32 {
+        self.subgroup
     }
 
     /// Forces a weight decoder, for tests of both.
@@ -284,7 +287,7 @@ impl WebGpu {
     }
 
     pub(in crate::kernels) fn decoder(&self, dtype: Dtype) -> Decoder {
-        self.decoders.get(&dtype).copied().filter(|_| self.fast).unwrap_or(Decoder::Safe)
+        self.decoders.get(&dtype).copied().filter(|_| self.choice.fast).unwrap_or(Decoder::Safe)
     }
 
     fn pitch(&self, slot: Slot) -> u32 {
@@ -372,12 +375,12 @@ impl WebGpu {
         gain: Option<&Gain>,
         prompt: bool,
     ) -> Result<Option<Vec<Bound>>, GpuError> {
-        let (spec, decoder, sizes) = (&weight.spec, self.decoder(weight.spec.dtype), self.sizes);
+        let (spec, decoder) = (&weight.spec, self.decoder(weight.spec.dtype));
         let (threads, is_scaled) = (self.pass_threads(), self.is_scaled(x));
         let kernel = match gain {
-            _ if prompt => matmul::kernel(spec, decoder, self.tile),
-            _ if is_scaled => matvec::scaled(spec, decoder, threads, sizes, self.shape.norm_epsilon),
-            Some(_) => matvec::gaining(spec, decoder, threads, sizes),
+            _ if prompt => matmul::kernel(spec, decoder, self.choice.tile),
+            _ if is_scaled => matvec::scaled(spec, decoder, threads, self.shape.norm_epsilon),
+            Some(_) => matvec::gaining(spec, decoder, threads),
             None => matvec::kernel(spec, decoder, threads),
         };
         let Some(pipeline) = self.pipeline(&spec.label, kernel)? else { return Ok(None) };
@@ -406,11 +409,6 @@ impl WebGpu {
         self.normed == Some(slot)
     }
 
-    /// Whether products with this matrix leave squares that lie in order: parts begin at whole ones.
-    fn leaves_squares(&self, weight: &GpuMatrix) -> bool {
-        weight.parts.iter().all(|part| part.first_row.is_multiple_of(gain::span(self.sizes)))
-    }
-
     fn linear_to(
         &mut self,
         key: StepKey,
@@ -423,7 +421,7 @@ impl WebGpu {
         // One row is a matrix-vector product even in a prompt.
         let prompt = self.prompt && !y.single();
         let tokens = if y.single() { 1 } else { self.batch.tokens };
-        let (threads, tile) = (self.pass_threads(), self.tile);
+        let (threads, tile) = (self.pass_threads(), self.choice.tile);
         self.note_product(&weight.spec, 1, !y.single());
         let grids = weight.parts.iter().map(|part| {
             if prompt {

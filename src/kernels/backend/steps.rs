@@ -140,7 +140,9 @@ impl Steps for WebGpu {
         write: Write,
     ) -> Result<(), GpuError> {
         let expected = self.expected.take();
-        let gain = expected.filter(|_| !self.prompt && y == Slot::X && self.leaves_squares(weight));
+        // Squares are of four rows each: parts of whole fours lie in order.
+        let in_order = weight.parts.iter().all(|part| part.first_row.is_multiple_of(4));
+        let gain = expected.filter(|_| !self.prompt && y == Slot::X && in_order);
         let id = gain.as_ref().map(|gain| gain.id);
         let key =
             StepKey::Linear { x, weight: weight.id, y, write, gain: id.unwrap_or(0), prompt: self.prompt };
@@ -152,7 +154,7 @@ impl Steps for WebGpu {
     }
 
     fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
-        let (tokens, threads) = (self.batch.tokens, self.threads);
+        let (tokens, threads) = (self.batch.tokens, self.pass_threads());
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
         let prompt = self.prompt;
         if prompt && alike {
@@ -179,7 +181,7 @@ impl Steps for WebGpu {
         let grids = gate.parts.iter().map(|part| matvec_gated::grid(&gate.spec, part.rows, tokens, threads));
         let bind = |this: &mut Self| {
             let (decoder, epsilon) = (this.decoder(gate.spec.dtype), this.shape.norm_epsilon);
-            let kernel = matvec_gated::kernel(&gate.spec, decoder, threads, this.sizes, epsilon);
+            let kernel = matvec_gated::kernel(&gate.spec, decoder, threads, epsilon);
             let Some(pipeline) = this.pipeline("matvec_gated", kernel)? else { return Ok(None) };
             let (x_pitch, y_pitch) = (this.pitch(x), this.pitch(Slot::Mlp));
             let mut bound = Vec::new();
@@ -361,7 +363,7 @@ impl WebGpu {
         self.gained = Some(weight.id).filter(|_| !last);
         let (pitch, rows) = (self.pitch(x), if last { 1 } else { self.batch.tokens });
         let bind = |this: &mut Self| {
-            let Some(pipeline) = this.pipeline("gain", Some(gain::kernel(this.sizes)))? else {
+            let Some(pipeline) = this.pipeline("gain", Some(gain::kernel()))? else {
                 return Ok(None);
             };
             let params = gain::Params { pitch: pitch / 4, last: u32::from(last), padding: [0; 2] };
@@ -375,7 +377,7 @@ impl WebGpu {
 
     /// Gate, up and activation of many tokens.
     fn gated_product(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
-        let (tokens, tile) = (self.batch.tokens, self.tile);
+        let (tokens, tile) = (self.batch.tokens, self.choice.tile);
         let grids = gate.parts.iter().map(|part| matmul_gated::grid(part.rows, tokens, tile));
         let bind = |this: &mut Self| {
             let kernel = matmul_gated::kernel(&gate.spec, this.decoder(gate.spec.dtype), tile);

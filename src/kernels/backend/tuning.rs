@@ -15,7 +15,7 @@ impl WebGpu {
     /// What the device says to the memory that it takes.
     pub async fn tuner(&mut self, budget: Duration) -> Result<Option<Tuner>, GpuError> {
         let decoder = |spec: &MatrixSpec| self.decoder(spec.dtype);
-        Tuner::new(&self.gpu, &self.products, self.shape.max_batch, decoder, budget).await
+        Tuner::new(&self.gpu, &self.products, self.shape.max_batch, decoder, self.subgroup, budget).await
     }
 
     /// What a choice depends on: this program, the adapter and, after planning, the shapes that are timed.
@@ -32,20 +32,19 @@ impl WebGpu {
 
     /// Computes products like this from here on: to be planned and compiled again.
     pub fn tune(&mut self, choice: Choice) {
-        (self.threads, self.tile, self.fast, self.short) =
-            (choice.threads, choice.tile, choice.fast, choice.short);
+        self.choice = choice;
     }
 
     /// How products are computed.
     pub fn choice(&self) -> Choice {
-        Choice { threads: self.threads, tile: self.tile, fast: self.fast, short: self.short }
+        self.choice
     }
 
     /// Tokens of a prompt's end for which matrix-vector products are the faster ones, once those are compiled.
     pub(super) fn ready_short(&mut self) -> u32 {
-        let wanted = if self.short > 0 { self.stage(Stage::Decode) } else { return 0 };
+        let wanted = if self.choice.short > 0 { self.stage(Stage::Decode) } else { return 0 };
         // What the compiler says is heard where a token is decoded.
-        if self.kernels.are_ready(&wanted).unwrap_or(false) { self.short } else { 0 }
+        if self.kernels.are_ready(&wanted).unwrap_or(false) { self.choice.short } else { 0 }
     }
 
     /// Notes a product that every decoded token takes; `tiled`, whether prompts take it as a matrix-matrix product.
@@ -66,8 +65,13 @@ impl WebGpu {
         }
     }
 
+    /// Threads of a decoded token's products.
+    pub fn threads(&self) -> Threads {
+        self.choice.threads.folding(if self.choice.subgroups { self.subgroup } else { 0 })
+    }
+
     /// Threads of the pass being recorded. The last product of a prompt does not depend on tuning.
     pub(super) fn pass_threads(&self) -> Threads {
-        if self.prompt { Threads::of(self.sizes) } else { self.threads }
+        if self.prompt { Threads::of(self.sizes).folding(self.subgroup) } else { self.threads() }
     }
 }

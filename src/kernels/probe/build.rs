@@ -212,20 +212,25 @@ impl Builder<'_> {
         let work = f64::from(rows) * f64::from(spec.cols);
         let most = if quick { 2 } else { usize::MAX };
         for &decoder in decoders {
-            for threads in Threads::candidates(sizes).iter().take(most) {
+            // Without subgroups the usual ones, besides.
+            let usual = Some(Threads::of(sizes)).filter(|_| backend.subgroup() > 0);
+            let folding =
+                Threads::candidates(sizes).iter().map(|threads| threads.folding(backend.subgroup()));
+            for threads in folding.take(most).chain(usual) {
                 let name = format!(
-                    "{} threads, {} a row, {}",
+                    "{} threads, {} a row, {}{}",
                     threads.workgroup,
                     threads.lanes(spec),
-                    decoder.name()
+                    decoder.name(),
+                    if threads.fold > 0 { ", subgroups" } else { "" }
                 );
-                let kernel = matvec::kernel(spec, decoder, *threads);
+                let kernel = matvec::kernel(spec, decoder, threads);
                 let work = work * spec.dtype.size_bytes() as f64;
                 kernels.push((
                     Kind::Matvec(spec.dtype),
                     name,
                     kernel,
-                    matvec::grid(spec, rows, 1, *threads),
+                    matvec::grid(spec, rows, 1, threads),
                     work,
                 ));
             }

@@ -1,8 +1,10 @@
 // What a matrix-vector product takes in: x as it is.
-fn share_squares(token: u32, lane: u32, thread: u32) {}
+const NORM: u32 = 0u;
 
-fn join_squares(lane: u32, thread: u32) {}
+fn share_of_squares(token: u32, lane: u32) -> f32 {
+    return 0.0;
+}
 
-fn inverse_rms(first: u32, count: u32) -> f32 {
+fn inverse_rms(square: f32) -> f32 {
     return 1.0;
 }
