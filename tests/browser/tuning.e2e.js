@@ -15,7 +15,7 @@ test("the kernels that were timed are remembered for the next load", async (t) =
       const { tuning, adapter } = engine.info;
       const text = await proof(engine);
       await engine.dispose();
-      return { tuning, threads: adapter.threads, name: adapter.name, text };
+      return { tuning, threads: adapter.threads, subgroup: adapter.subgroup, name: adapter.name, text };
     };
     const root = await navigator.storage.getDirectory();
     const file = async () => (await root.getDirectoryHandle("bise-cache")).getFileHandle("tuning.json");
@@ -35,7 +35,10 @@ test("the kernels that were timed are remembered for the next load", async (t) =
     const other = await load({ autotune: true });
     await write('{"torn');
     const again = await load({ autotune: true });
-    return { timed, held, off, other, again, heldAgain: await read() };
+    // What the browser offers, asked for without the engine.
+    const offered = await /** @type {any} */ (navigator).gpu.requestAdapter();
+    const subgroups = offered.features.has("subgroups") ? offered.info.subgroupMinSize : 0;
+    return { timed, held, off, other, again, heldAgain: await read(), subgroups };
   });
   const { timed, held, off, other, again } = loads;
   const about = JSON.stringify(loads);
@@ -48,6 +51,9 @@ test("the kernels that were timed are remembered for the next load", async (t) =
   if (browserName() === "chromium") assert.ok(timed.name.split(" ").every((/** @type {string} */ word) => key.includes(word)), about);
   assert.deepEqual(held, { [key]: choice });
   assert.deepEqual([off.tuning.state, off.tuning.note], ["usual", "it is switched off"]);
+  // Sums meet within subgroups where there are any: in Chromium, also on its software adapter.
+  assert.equal(off.subgroup, loads.subgroups, about);
+  if (browserName() === "chromium") assert.ok(off.subgroup >= 4, about);
   assert.deepEqual(other.tuning, { state: "remembered", note: null, key, choice: choice.with(-1, 7) });
   assert.deepEqual(other.threads, choice.slice(0, 2));
   assert.equal(again.tuning.state, "timed", about);

@@ -3,6 +3,7 @@
 import { BiseError } from "./errors.js";
 import { serve } from "./serve.js";
 import { openKept, openSession } from "./session.js";
+import { withSubgroups } from "./subgroups.js";
 import { noteTuning, readTunings } from "./tuning.js";
 
 /** @type {import("./serve.js").Port} */
