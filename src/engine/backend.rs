@@ -131,8 +131,8 @@ impl Backend {
                 let DeviceTier { name, driver, software, max_binding_bytes, .. } =
                     backend.gpu().tier().clone();
                 let fp8_decoder = backend.info().fp8_decoder.name().into();
-                let Threads { workgroup, lanes, fold } = backend.threads();
-                let (threads, subgroup) = (Some([workgroup, lanes]), fold);
+                let Threads { workgroup, lanes, .. } = backend.choice().threads;
+                let (threads, subgroup) = (Some([workgroup, lanes]), backend.threads().fold);
                 AdapterInfo { name, driver, software, max_binding_bytes, fp8_decoder, threads, subgroup }
             }
             Backend::Cpu(_) => AdapterInfo {

@@ -68,9 +68,11 @@ impl Threads {
         Threads::candidates(sizes).first().copied().unwrap_or(Threads { workgroup: 64, lanes: 32, fold: 0 })
     }
 
-    /// The same with that `fold`.
+    /// The same with that `fold`. Where lanes are few, on adapters that compute on the CPU, a subgroup is a vector
+    /// of the CPU, and has its rows for itself: two in one group would take longer than a turn more of each.
     pub fn folding(self, fold: u32) -> Threads {
-        Threads { fold, ..self }
+        let is_vector = self.lanes <= MIN_LANES && fold > 0;
+        Threads { fold, lanes: if is_vector { self.lanes.min(fold) } else { self.lanes }, ..self }
     }
 
     /// Threads that share a group of rows of this matrix: at least two loads for each, so that
