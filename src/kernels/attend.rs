@@ -95,6 +95,7 @@ impl Tiling {
                 ("HALF", f64::from(shape.head_dim / 2)),
                 ("ROWS", f64::from(self.rows)),
                 ("KEYS", f64::from(self.keys)),
+                ("SLOTS", f64::from(shape.cache_slots().max(1))),
             ],
             bindings: BINDINGS,
         }

@@ -95,6 +95,7 @@ impl OneTiling {
                 ("ROWS", f64::from(self.tiling.rows)),
                 ("KEYS", f64::from(self.tiling.keys)),
                 ("PARTS", f64::from(self.parts)),
+                ("SLOTS", f64::from(shape.cache_slots().max(1))),
             ],
             bindings: BINDINGS,
         }
@@ -115,6 +116,7 @@ impl OneTiling {
             ("UNITS", workgroup),
             ("KEYS", keys),
             ("CHUNKS", self.chunks(shape)),
+            ("SLOTS", shape.cache_slots().max(1)),
         ];
         Kernel {
             name: "attend_one",

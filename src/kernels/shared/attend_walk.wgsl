@@ -23,11 +23,11 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
     if (tile_stop == tiles_end) {
         let key = (heads + kv_head) * HALF * 2u;
         let value = (heads + params.kv_heads + kv_head) * HALF * 2u + thread * 8u;
-        let slot = batch.position % params.slots;
+        let slot = batch.position % SLOTS;
         store_key(slot, kv_head, thread, rotated4(key, thread * 8u), rotated4(key, thread * 8u + 4u));
         store_value(slot, kv_head, thread, plain4(value), plain4(value + 4u));
     }
-    let step = UNITS % params.slots;
+    let step = UNITS % SLOTS;
     var top = Rows(HIDDEN);
     var norm = Rows();
     var o0 = Rows();
@@ -41,7 +41,7 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
     storageBarrier();
     for (; tile < tile_stop; tile++) {
         let key = tile * KEYS + thread;
-        let at0 = key % params.slots;
+        let at0 = key % SLOTS;
         let at1 = onward(at0, step);
         let at2 = onward(at1, step);
         let at3 = onward(at2, step);
@@ -102,7 +102,7 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
         o5 *= fade;
         o6 *= fade;
         o7 *= fade;
-        var slot = (tile * KEYS) % params.slots;
+        var slot = (tile * KEYS) % SLOTS;
         let stop = min(KEYS, batch.position + 1u - tile * KEYS);
         for (var i = 0u; i < stop; i++) {
             let w = weight[i];

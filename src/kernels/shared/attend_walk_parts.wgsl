@@ -27,10 +27,10 @@ fn product(q: Queries, k: Eight) -> Rows {
         + q.b[0] * k.b.x + q.b[1] * k.b.y + q.b[2] * k.b.z + q.b[3] * k.b.w;
 }
 
-// The slot `step` positions on; step < slots.
+// The slot `step` positions on; step < SLOTS.
 fn onward(slot: u32, step: u32) -> u32 {
     let next = slot + step;
-    return select(next, next - params.slots, next >= params.slots);
+    return select(next, next - SLOTS, next >= SLOTS);
 }
 
 fn masked(score: Rows, key: u32, first_key: u32) -> Rows {
