@@ -102,27 +102,28 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
         norm += norms[i];
     }
     let some = max(norm, Rows(1e-30));  // a split that sees no key weighs nothing in the reduction
+    let whole = batch.splits == 1u;
+    let pitch = select(batch.splits * (WIDTH + 2u), WIDTH, whole);
+    let out = (kv_head * params.group + first_row) * pitch + split * (WIDTH + 2u);
+    let rows = min(ROWS, params.group - first_row);
     for (var i = thread; i < WIDTH; i += THREADS) {
         var sum = Rows();
         for (var k = 0u; k < LANES; k++) {
             sum += scores[(i / 32u * LANES + k) * 32u + i % 32u];
         }
         sum /= some;
-        for (var row = 0u; row < ROWS && first_row + row < params.group; row++) {
-            let head = kv_head * params.group + first_row + row;
-            if (batch.splits == 1u) {
-                attn_out[head * WIDTH + i] = one_of(sum, row);
+        for (var row = 0u; row < rows; row++) {
+            if (whole) {
+                attn_out[out + row * pitch + i] = one_of(sum, row);
             } else {
-                pieces[(head * batch.splits + split) * (WIDTH + 2u) + i] = one_of(sum, row);
+                pieces[out + row * pitch + i] = one_of(sum, row);
             }
         }
     }
-    if (thread == 0u && batch.splits > 1u) {
-        for (var row = 0u; row < ROWS && first_row + row < params.group; row++) {
-            let head = kv_head * params.group + first_row + row;
-            let end = (head * batch.splits + split + 1u) * (WIDTH + 2u);
-            pieces[end - 2u] = one_of(top, row);
-            pieces[end - 1u] = one_of(norm, row);
+    if (thread == 0u && !whole) {
+        for (var row = 0u; row < rows; row++) {
+            pieces[out + row * pitch + WIDTH] = one_of(top, row);
+            pieces[out + row * pitch + WIDTH + 1u] = one_of(norm, row);
         }
     }
 }
