@@ -13,7 +13,7 @@ pub(super) const WORKGROUP_BYTES: u32 = 16_384;
 /// Keys that one workgroup walks in decode before the cache is split over several.
 const KEYS_PER_SPLIT: u32 = 256;
 
-/// Most splits.
+/// Most splits where a workgroup walks any number of keys.
 pub const MAX_SPLITS: u32 = 32;
 
 /// Largest head_dim: a thread accumulates at most four words of two elements.
@@ -63,6 +63,8 @@ pub struct Tiling {
     pub keys: u32,
     /// Keys that one workgroup walks in decode before the cache is split over several.
     pub keys_per_split: u32,
+    /// Most splits.
+    pub limit: u32,
 }
 
 impl Tiling {
@@ -82,7 +84,7 @@ impl Tiling {
         // A thread for each word of a head, and four words at most for each thread.
         let (least, most) = if sizes == Sizes::Gpu { (32, 64) } else { (16, 64) };
         let workgroup = if half <= 256 { half.next_power_of_two().clamp(least, most) } else { 256 };
-        Tiling { workgroup, rows, keys, keys_per_split: KEYS_PER_SPLIT }
+        Tiling { workgroup, rows, keys, keys_per_split: KEYS_PER_SPLIT, limit: MAX_SPLITS }
     }
 
     /// The kernel.
@@ -95,6 +97,7 @@ impl Tiling {
                 ("HALF", f64::from(shape.head_dim / 2)),
                 ("ROWS", f64::from(self.rows)),
                 ("KEYS", f64::from(self.keys)),
+                ("SLOTS", f64::from(shape.cache_slots().max(1))),
             ],
             bindings: BINDINGS,
         }
@@ -109,7 +112,7 @@ impl Tiling {
         if prompt {
             return (1, tiles);
         }
-        let splits = (tiles * self.keys).div_ceil(self.keys_per_split).clamp(1, MAX_SPLITS);
+        let splits = (tiles * self.keys).div_ceil(self.keys_per_split).clamp(1, self.limit);
         let tiles_per_split = tiles.div_ceil(splits);
         (tiles.div_ceil(tiles_per_split), tiles_per_split)
     }
@@ -118,7 +121,7 @@ impl Tiling {
     pub fn most_splits(&self, shape: &DecoderShape) -> u32 {
         // One tile more than the keys fill: neither end need lie at a tile's border.
         let keys = shape.window.unwrap_or(u32::MAX).min(shape.context).saturating_add(2 * self.keys);
-        keys.div_ceil(self.keys_per_split).clamp(1, MAX_SPLITS)
+        keys.div_ceil(self.keys_per_split).clamp(1, self.limit)
     }
 
     /// Workgroups: query rows, key/value heads, splits.

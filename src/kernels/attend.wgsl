@@ -8,7 +8,7 @@ struct Params {
     half: u32,       // head_dim / 2
     qkv_pitch: u32,  // f32 between rows of qkv
     out_pitch: u32,  // f32 between rows of attn_out
-    slots: u32,      // positions in the cache
+    slots: u32,      // positions in the cache, as SLOTS
     window: u32,     // keys visible to a query, itself included
     scale: f32,      // head_dim^-0.5
 }
@@ -16,8 +16,8 @@ struct Params {
 @group(0) @binding(0) var<uniform> batch: Batch;
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;                // (T, qkv_pitch)
-@group(0) @binding(3) var<storage, read> key_cache: array<u32>;          // (slots, kv_heads, words of a row)
-@group(0) @binding(4) var<storage, read> value_cache: array<u32>;        // (slots, kv_heads, words of a row)
+@group(0) @binding(3) var<storage, read> key_cache: array<u32>;          // (kv_heads, slots, words of a row)
+@group(0) @binding(4) var<storage, read> value_cache: array<u32>;        // (kv_heads, slots, words of a row)
 @group(0) @binding(5) var<storage, read_write> attn_out: array<f32>;     // (T, out_pitch)
 @group(0) @binding(6) var<storage, read_write> pieces: array<f32>;      // (T * heads, splits, head_dim + 2)
 
@@ -25,6 +25,7 @@ override WG: u32 = 64u;
 override HALF: u32 = 64u;  // params.half, known when compiled
 override ROWS: u32 = 8u;   // queries per workgroup, at most 8
 override KEYS: u32 = 32u;  // keys per tile
+override SLOTS: u32 = 1u;  // positions in the cache: by a constant, division is a multiplication and a shift
 const MAX_ROWS: u32 = 8u;
 const MAX_WORDS: u32 = 4u; // head words a thread accumulates, at most
 override WORDS: u32 = (HALF + WG - 1u) / WG;
@@ -38,7 +39,7 @@ var<workgroup> fade: array<f32, ROWS>;                    // factor on what earl
 
 // The key or value at this position, or what was there before it rolled over.
 fn row_of(position: u32, kv_head: u32) -> u32 {
-    return (position % params.slots) * params.kv_heads + kv_head;
+    return kv_head * SLOTS + position % SLOTS;
 }
 
 @compute @workgroup_size(WG)

@@ -4,7 +4,7 @@ use crate::gpu::{Binding, Kernel};
 use crate::steps::DecoderShape;
 
 pub use super::attend::Params;
-use super::attend::Tiling;
+use super::attend::{MAX_SPLITS, Tiling};
 use super::cache_form::{LOADS_F16, ONE_F16};
 use super::sizes::Sizes;
 use super::{BATCH_WGSL, BatchUniform, Grid};
@@ -29,15 +29,32 @@ pub const BINDINGS: &[Binding] = &[
 pub struct OneTiling {
     /// Threads per workgroup, keys per tile.
     pub tiling: Tiling,
-    /// Threads that share a key's score; 0: one has eight keys (shared/attend_walk.wgsl).
+    /// Threads that share a key's score; 0: each has keys of its own (shared/attend_walk.wgsl).
     pub parts: u32,
 }
 
 /// Most queries of a workgroup that walks.
 const MOST_ROWS: u32 = 4;
 
-/// Keys of a thread that walks.
-const WALK_KEYS: u32 = 8;
+/// Keys of a split that is walked, at most.
+const WALK_KEYS: u32 = 256;
+
+/// Keys per tile there, where splits begin; as in shared/attend_walk_parts.wgsl.
+const WALK_TILE: u32 = 8;
+
+/// Loads of a value that one of its threads takes there.
+const WALK_LOADS: u32 = 4;
+
+/// Threads that share a value there, and how many values they add up side by side: a vector's width together.
+fn walkers(units: u32) -> [u32; 2] {
+    let parts = units.div_ceil(WALK_LOADS);
+    [parts, (8 / parts.max(1)).max(1)]
+}
+
+/// Keys for whose scores there is room; in the end, elements of all threads.
+fn walk_room(threads: u32) -> u32 {
+    WALK_KEYS.max(threads * WALK_LOADS * 8)
+}
 
 impl OneTiling {
     /// `None` for head shapes that this kernel does not serve: heads of other than whole 16-byte loads
@@ -51,10 +68,14 @@ impl OneTiling {
         if sizes == Sizes::Cpu {
             // As many workgroups to a key/value head as it takes, with as many queries each as that leaves.
             let rows = rows.div_ceil(rows.div_ceil(MOST_ROWS));
-            let keys = units * WALK_KEYS;
+            let [parts, lanes] = walkers(units);
+            let workgroup = parts * lanes;
             // Vectors of three lie as far apart as those of four.
-            if rows.next_power_of_two() * (2 * keys + units) * 4 <= WORKGROUP_BYTES {
-                let tiling = Tiling { workgroup: units, rows, keys, keys_per_split: 256 };
+            let words = rows.next_power_of_two() * (units * 8 + walk_room(workgroup) + 2 * workgroup);
+            if words * 4 <= WORKGROUP_BYTES {
+                // No more keys to a split, however many splits that makes.
+                let (keys, keys_per_split, limit) = (WALK_TILE, WALK_KEYS, u32::MAX);
+                let tiling = Tiling { workgroup, rows, keys, keys_per_split, limit };
                 return Some(OneTiling { tiling, parts: 0 });
             }
         }
@@ -72,7 +93,8 @@ impl OneTiling {
         if !(1..=8).contains(&rows) || workgroup > 256 {
             return None;
         }
-        Some(OneTiling { tiling: Tiling { workgroup, rows, keys, keys_per_split }, parts })
+        let tiling = Tiling { workgroup, rows, keys, keys_per_split, limit: MAX_SPLITS };
+        Some(OneTiling { tiling, parts })
     }
 
     /// The kernel.
@@ -95,6 +117,7 @@ impl OneTiling {
                 ("ROWS", f64::from(self.tiling.rows)),
                 ("KEYS", f64::from(self.tiling.keys)),
                 ("PARTS", f64::from(self.parts)),
+                ("SLOTS", f64::from(shape.cache_slots().max(1))),
             ],
             bindings: BINDINGS,
         }
@@ -109,12 +132,16 @@ impl OneTiling {
             3 => ("alias Rows = vec3<f32>;\nconst ROWS: u32 = 3u;\n", many),
             _ => ("alias Rows = vec4<f32>;\nconst ROWS: u32 = 4u;\n", many),
         };
-        let Tiling { workgroup, keys, .. } = self.tiling;
+        let [parts, lanes] = walkers(shape.head_dim / 8);
         let numbers = [
             ("HALF", shape.head_dim / 2),
-            ("UNITS", workgroup),
-            ("KEYS", keys),
+            ("UNITS", shape.head_dim / 8),
+            ("WIDTH", shape.head_dim),
+            ("LANES", lanes),
+            ("THREADS", parts * lanes),
+            ("ROOM", walk_room(parts * lanes)),
             ("CHUNKS", self.chunks(shape)),
+            ("SLOTS", shape.cache_slots().max(1)),
         ];
         Kernel {
             name: "attend_one",

@@ -40,7 +40,7 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
     if (tile_stop == tiles_end) {
         let key = (heads + kv_head) * HALF * 2u;
         let value = (heads + params.kv_heads + kv_head) * HALF * 2u;
-        let slot = batch.position % params.slots;
+        let slot = batch.position % SLOTS;
         for (var u = thread; u < UNITS; u += WG) {
             store_key(slot, kv_head, u, rotated4(key, u * 8u), rotated4(key, u * 8u + 4u));
             store_value(slot, kv_head, u, plain4(value + u * 8u), plain4(value + u * 8u + 4u));
@@ -61,7 +61,7 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
             // Said, lest it keep the last turn's values: in Chromium it did.
             var score = array<f32, MAX_ROWS>();
             if (position >= first_key && position <= batch.position) {
-                let slot = position % params.slots;
+                let slot = position % SLOTS;
                 for (var u = i % PARTS; u < UNITS; u += PARTS) {
                     let k = key_at(slot, kv_head, u);
                     for (var row = 0u; row < ROWS; row++) {
@@ -112,7 +112,7 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
         }
         let stop = select(0u, min(KEYS, batch.position + 1u - tile * KEYS), own_group < GROUPS);
         for (var key = own_group; key < stop; key += GROUPS) {
-            let slot = (tile * KEYS + key) % params.slots;
+            let slot = (tile * KEYS + key) % SLOTS;
             let v = value_at(slot, kv_head, unit);
             for (var row = 0u; row < ROWS; row++) {
                 let w = weight[row * KEYS + key];

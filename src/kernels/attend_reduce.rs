@@ -37,7 +37,7 @@ pub fn kernel() -> Kernel {
     }
 }
 
-/// Workgroups: a thread per element of the output.
+/// Workgroups: a thread for two elements of the output.
 pub fn grid(shape: &DecoderShape, tokens: u32) -> Grid {
-    [shape.q_width().div_ceil(64), tokens, 1]
+    [(shape.q_width() / 2).div_ceil(64), tokens, 1]
 }

@@ -12,8 +12,8 @@ struct Params {
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> rope: array<vec2<f32>>;         // (T, half) cosine, sine
 @group(0) @binding(3) var<storage, read_write> qkv: array<f32>;          // (T, pitch)
-@group(0) @binding(4) var<storage, read_write> key_cache: array<u32>;    // (slots, kv_heads, half)
-@group(0) @binding(5) var<storage, read_write> value_cache: array<u32>;  // (slots, kv_heads, half)
+@group(0) @binding(4) var<storage, read_write> key_cache: array<u32>;    // (kv_heads, slots, half)
+@group(0) @binding(5) var<storage, read_write> value_cache: array<u32>;  // (kv_heads, slots, half)
 
 const F16_MAX: f32 = 65504.0;  // beyond it a stored value would become infinite
 
@@ -47,9 +47,9 @@ fn rope_store(@builtin(global_invocation_id) gid: vec3<u32>) {
     let key = head - params.heads;
     if (key < params.kv_heads) {
         let pair = vec2<f32>(rotated(start, 2u * i, token), rotated(start, 2u * i + 1u, token));
-        key_cache[(slot * params.kv_heads + key) * params.half + i] = pack(pair);
+        key_cache[(key * params.slots + slot) * params.half + i] = pack(pair);
     } else if (key < 2u * params.kv_heads) {
         let pair = vec2<f32>(qkv[start + 2u * i], qkv[start + 2u * i + 1u]);
-        value_cache[(slot * params.kv_heads + key - params.kv_heads) * params.half + i] = pack(pair);
+        value_cache[((key - params.kv_heads) * params.slots + slot) * params.half + i] = pack(pair);
     }
 }

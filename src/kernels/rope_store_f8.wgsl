@@ -12,8 +12,8 @@ struct Params {
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> rope: array<vec2<f32>>;         // (T, half) cosine, sine
 @group(0) @binding(3) var<storage, read_write> qkv: array<f32>;          // (T, pitch)
-@group(0) @binding(4) var<storage, read_write> key_cache: array<u32>;    // (slots, kv_heads, words + 2)
-@group(0) @binding(5) var<storage, read_write> value_cache: array<u32>;  // (slots, kv_heads, words + 2)
+@group(0) @binding(4) var<storage, read_write> key_cache: array<u32>;    // (kv_heads, slots, words + 2)
+@group(0) @binding(5) var<storage, read_write> value_cache: array<u32>;  // (kv_heads, slots, words + 2)
 
 const WG: u32 = 64u;
 var<workgroup> largest: array<f32, WG>;
@@ -64,7 +64,7 @@ fn rope_store_f8(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocatio
     let words = (params.half + 3u) / 4u * 2u;
     let slot = (batch.position + token) % params.slots;
     let head = (wid.x - params.heads) % params.kv_heads;
-    let row = (slot * params.kv_heads + head) * (words + 2u);
+    let row = (head * params.slots + slot) * (words + 2u);
     for (var word = thread; word <= words; word += WG) {
         var stored = bitcast<u32>(scale_of(most));
         if (word < words) {

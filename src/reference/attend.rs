@@ -12,7 +12,7 @@ const HIDDEN: f64 = -1e30;
 
 /// Softmax attention of every query over the keys that it sees, one split at a time.
 ///
-/// `qkv (T, qkv_pitch)`, caches `(slots, kv_heads, half)`, `attn_out (T, out_pitch)`, written where
+/// `qkv (T, qkv_pitch)`, caches `(kv_heads, slots, half)`, `attn_out (T, out_pitch)`, written where
 /// there is one split; else `pieces (T * heads, splits, head_dim + 2)`: output, maximum, norm.
 /// `keys_per_tile` places the bounds of the splits.
 #[allow(clippy::too_many_arguments, reason = "one argument per binding, as in the kernel")]
@@ -30,7 +30,7 @@ pub fn attend(
     attend_as(form, batch, params, qkv, key_cache, value_cache, attn_out, pieces, keys_per_tile);
 }
 
-/// The same over a cache of either form; of FP8, `(slots, kv_heads, row_words)`.
+/// The same over a cache of either form; of FP8, `(kv_heads, slots, row_words)`.
 #[allow(clippy::too_many_arguments, reason = "one argument per binding, as in the kernel")]
 pub fn attend_as(
     form: CacheForm,
@@ -52,7 +52,7 @@ pub fn attend_as(
             let query = (token * params.qkv_pitch) as usize + head as usize * half * 2;
             let query = &qkv[query..][..half * 2];
             let cached = |cache: &[u32], key: u32| -> Vec<f32> {
-                let row = key % params.slots * params.kv_heads + head / params.group;
+                let row = head / params.group * params.slots + key % params.slots;
                 match form {
                     CacheForm::F16 => {
                         cache[row as usize * half..][..half].iter().flat_map(|w| unpack(*w)).collect()

@@ -9,7 +9,7 @@ use super::rope_store_f8::store_as;
 
 /// Rotates and stores, then attends: what the kernel does at once. `qkv` stays as it is.
 ///
-/// `rope (half)` cosine and sine, `qkv (1, qkv_pitch)`, caches `(slots, kv_heads, half)`, the rest as in
+/// `rope (half)` cosine and sine, `qkv (1, qkv_pitch)`, caches `(kv_heads, slots, half)`, the rest as in
 /// [`attend`](super::attend::attend).
 #[allow(clippy::too_many_arguments, reason = "one argument per binding, as in the kernel")]
 pub fn attend_one(

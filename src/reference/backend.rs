@@ -78,7 +78,7 @@ pub struct Reference {
     vectors: Vec<Vec<f32>>,
     /// `(rows, pitch(slot))` each, padding zero.
     slots: HashMap<Slot, Vec<f32>>,
-    /// Keys and values by layer: `(slots, kv_heads, head_dim / 2)` words of two f16, or rows of FP8.
+    /// Keys and values by layer: `(kv_heads, slots, head_dim / 2)` words of two f16, or rows of FP8.
     caches: Vec<[Vec<u32>; 2]>,
     ids: Vec<u32>,
     batch: BatchUniform,

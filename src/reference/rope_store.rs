@@ -19,7 +19,7 @@ pub fn unpack(word: u32) -> [f32; 2] {
 
 /// Rotates queries in place; stores rotated keys, and values, at the batch's positions.
 ///
-/// `rope (T, half)` cosine and sine, `qkv (T, pitch)`, caches `(slots, kv_heads, half)`.
+/// `rope (T, half)` cosine and sine, `qkv (T, pitch)`, caches `(kv_heads, slots, half)`.
 pub fn rope_store(
     batch: &BatchUniform,
     params: &Params,
@@ -53,11 +53,12 @@ pub(super) fn rope_store_as(
             head.copy_from_slice(&rotate(head, rope));
         }
         let keys: Vec<f32> = keys.chunks_exact(half * 2).flat_map(|head| rotate(head, rope)).collect();
-        let slot = (batch.position as usize + token) % params.slots as usize;
+        let slots = params.slots as usize;
+        let slot = (batch.position as usize + token) % slots;
         for (rows, cache) in [(&keys[..], &mut *key_cache), (values, &mut *value_cache)] {
             for (head, row) in rows.chunks_exact(half * 2).enumerate().take(kv_heads) {
                 let words = packed(row);
-                cache[(slot * kv_heads + head) * words.len()..][..words.len()].copy_from_slice(&words);
+                cache[(head * slots + slot) * words.len()..][..words.len()].copy_from_slice(&words);
             }
         }
     }

@@ -40,7 +40,7 @@ type Store = fn(&BatchUniform, &Params, &[[f32; 2]], &mut [f32], &mut [u32], &mu
 
 /// Rotates queries in place; stores rotated keys, and values, at the batch's positions.
 ///
-/// `rope (T, half)` cosine and sine, `qkv (T, pitch)`, caches `(slots, kv_heads, row_words)`.
+/// `rope (T, half)` cosine and sine, `qkv (T, pitch)`, caches `(kv_heads, slots, row_words)`.
 pub fn rope_store_f8(
     batch: &BatchUniform,
     params: &Params,

@@ -13,8 +13,8 @@ struct Params {
 @group(0) @binding(0) var<uniform> batch: Batch;
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> qkv: array<vec4<f32>>;              // (T, qkv_pitch / 4)
-@group(0) @binding(3) var<storage, read> key_cache: array<CacheLoad>;        // (slots, kv_heads, ROW)
-@group(0) @binding(4) var<storage, read> value_cache: array<CacheLoad>;      // (slots, kv_heads, ROW)
+@group(0) @binding(3) var<storage, read> key_cache: array<CacheLoad>;        // (kv_heads, slots, ROW)
+@group(0) @binding(4) var<storage, read> value_cache: array<CacheLoad>;      // (kv_heads, slots, ROW)
 @group(0) @binding(5) var<storage, read_write> attn_out: array<vec4<f32>>;   // (T, out_pitch / 4)
 
 override UNITS: u32 = 8u;   // loads of a key or a value, and threads along the keys
@@ -24,7 +24,7 @@ const LOWEST: f32 = -1e29;  // below every score that is seen, and above HIDDEN
 
 // Where the key and the value of a position lie; of one that is no more or not yet there, some other's.
 fn place(position: u32, kv_head: u32) -> u32 {
-    return ((position % SLOTS) * params.kv_heads + kv_head) * ROW;
+    return (kv_head * SLOTS + position % SLOTS) * ROW;
 }
 
 // Eight elements of a key or a value.

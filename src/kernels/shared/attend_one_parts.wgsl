@@ -5,7 +5,7 @@ struct Params {
     half: u32,       // head_dim / 2
     qkv_pitch: u32,  // f32 between rows of qkv
     out_pitch: u32,  // f32 between rows of attn_out
-    slots: u32,      // positions in the cache
+    slots: u32,      // positions in the cache, as SLOTS
     window: u32,     // keys visible to a query, itself included
     scale: f32,      // head_dim^-0.5
 }
@@ -14,12 +14,13 @@ struct Params {
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> rope: array<vec2<f32>>;               // (half) cosine, sine
 @group(0) @binding(3) var<storage, read> qkv: array<f32>;                      // (1, qkv_pitch)
-@group(0) @binding(4) var<storage, read_write> key_cache: array<CacheLoad>;    // (slots, kv_heads, ROW)
-@group(0) @binding(5) var<storage, read_write> value_cache: array<CacheLoad>;  // (slots, kv_heads, ROW)
+@group(0) @binding(4) var<storage, read_write> key_cache: array<CacheLoad>;    // (kv_heads, slots, ROW)
+@group(0) @binding(5) var<storage, read_write> value_cache: array<CacheLoad>;  // (kv_heads, slots, ROW)
 @group(0) @binding(6) var<storage, read_write> attn_out: array<f32>;           // (1, out_pitch)
 @group(0) @binding(7) var<storage, read_write> pieces: array<f32>;             // (heads, splits, head_dim + 2)
 
-override HALF: u32 = 64u;  // params.half, a multiple of 4, known when compiled
+override HALF: u32 = 64u;   // params.half, a multiple of 4, known when compiled
+override SLOTS: u32 = 1u;   // positions in the cache: by a constant, division is a multiplication and a shift
 
 // Element i of the head that starts at `head`, rotated.
 fn rotated(head: u32, i: u32) -> f32 {
@@ -50,7 +51,7 @@ fn scaled(load: vec4<u32>, scale: f32) -> Eight {
 
 // Where the key, the value in a slot begins.
 fn row_of(slot: u32, kv_head: u32) -> u32 {
-    return (slot * params.kv_heads + kv_head) * ROW;
+    return (kv_head * SLOTS + slot) * ROW;
 }
 
 // Load `unit` of the key, the value in a slot.

@@ -1,42 +1,78 @@
 // Constants, workgroup memory, products, masks and weights of attend_walk, ROWS queries at a time.
-override UNITS: u32 = 8u;    // HALF / 4: loads of a key or a value, and threads
-override CHUNKS: u32 = 1u;       // workgroups that share a key/value head's queries
-override KEYS: u32 = 64u;    // keys per tile, 8 * UNITS
-const HIDDEN: f32 = -1e30;   // stands for minus infinity, which WGSL may assume away
+override UNITS: u32 = 8u;     // HALF / 4: loads of a key or a value
+override WIDTH: u32 = 64u;    // elements of a head, 8 * UNITS
+override LANES: u32 = 4u;     // values that are added up side by side
+override THREADS: u32 = 8u;   // a thread for four loads of each of them
+override CHUNKS: u32 = 1u;    // workgroups that share a key/value head's queries
+override ROOM: u32 = 256u;    // keys of a split, at most; 32 * THREADS, at least
+const KEYS: u32 = 8u;         // keys per tile: a split begins at a multiple of that
+const HIDDEN: f32 = -1e30;    // stands for minus infinity, which WGSL may assume away
 
-var<workgroup> query: array<Rows, KEYS>;   // a head has as many elements
-var<workgroup> weight: array<Rows, KEYS>;  // exp(score - maximum)
-var<workgroup> tops: array<Rows, UNITS>;   // largest score among a thread's keys
+var<workgroup> query: array<Rows, WIDTH>;
+var<workgroup> scores: array<Rows, ROOM>;   // of a key; in the end, what each thread adds to the output
+var<workgroup> tops: array<Rows, THREADS>;  // largest score among a thread's keys
+var<workgroup> norms: array<Rows, THREADS>;
 
-// Eight neighbouring elements of the queries.
-struct Queries {
-    a: array<Rows, 4>,
-    b: array<Rows, 4>,
+// Eight neighbouring elements of the queries, or of the output, each with a name of its own.
+struct Unit {
+    a: Rows,
+    b: Rows,
+    c: Rows,
+    d: Rows,
+    e: Rows,
+    f: Rows,
+    g: Rows,
+    h: Rows,
 }
 
-fn queries_at(unit: u32) -> Queries {
-    let i = unit * 8u;
-    return Queries(
-        array<Rows, 4>(query[i], query[i + 1u], query[i + 2u], query[i + 3u]),
-        array<Rows, 4>(query[i + 4u], query[i + 5u], query[i + 6u], query[i + 7u]),
+// Of the queries; behind their end, nothing.
+fn queries_at(unit: u32) -> Unit {
+    let i = min(unit, UNITS - 1u) * 8u;
+    let some = select(0.0, 1.0, unit < UNITS);
+    return Unit(
+        query[i] * some, query[i + 1u] * some, query[i + 2u] * some, query[i + 3u] * some,
+        query[i + 4u] * some, query[i + 5u] * some, query[i + 6u] * some, query[i + 7u] * some,
     );
 }
 
-fn product(q: Queries, k: Eight) -> Rows {
-    return q.a[0] * k.a.x + q.a[1] * k.a.y + q.a[2] * k.a.z + q.a[3] * k.a.w
-        + q.b[0] * k.b.x + q.b[1] * k.b.y + q.b[2] * k.b.z + q.b[3] * k.b.w;
+fn product(q: Unit, load: vec4<u32>) -> Rows {
+    let k = first4(load);
+    let l = last4(load);
+    return q.a * k.x + q.b * k.y + q.c * k.z + q.d * k.w + q.e * l.x + q.f * l.y + q.g * l.z + q.h * l.w;
 }
 
-// The slot `step` positions on; step < slots.
+fn plus(o: Unit, w: Rows, load: vec4<u32>) -> Unit {
+    let v = first4(load);
+    let u = last4(load);
+    return Unit(
+        o.a + w * v.x, o.b + w * v.y, o.c + w * v.z, o.d + w * v.w,
+        o.e + w * u.x, o.f + w * u.y, o.g + w * u.z, o.h + w * u.w,
+    );
+}
+
+fn keep(at: u32, o: Unit) {
+    scores[at] = o.a;
+    scores[at + 1u] = o.b;
+    scores[at + 2u] = o.c;
+    scores[at + 3u] = o.d;
+    scores[at + 4u] = o.e;
+    scores[at + 5u] = o.f;
+    scores[at + 6u] = o.g;
+    scores[at + 7u] = o.h;
+}
+
+// The slot `step` positions on; step < SLOTS.
 fn onward(slot: u32, step: u32) -> u32 {
     let next = slot + step;
-    return select(next, next - params.slots, next >= params.slots);
+    return select(next, next - SLOTS, next >= SLOTS);
 }
 
 fn masked(score: Rows, key: u32, first_key: u32) -> Rows {
     return select(Rows(HIDDEN), score, key >= first_key && key <= batch.position);
 }
 
+// exp(score - top); what hardly counts is zero, lest sums have subnormals, which cost a CPU many times a product.
 fn weigh(score: Rows, top: Rows) -> Rows {
-    return select(Rows(), exp(score - top), score > Rows(HIDDEN));
+    let below = score - top;
+    return select(Rows(), exp(below), (below > Rows(-60.0)) & (score > Rows(HIDDEN)));
 }
