@@ -91,7 +91,7 @@ impl Tiling {
     pub fn kernel(&self, shape: &DecoderShape) -> Kernel {
         Kernel {
             name: "attend",
-            parts: vec![BATCH_WGSL, WORDS_F16, include_str!("attend.wgsl")],
+            parts: vec![BATCH_WGSL, WORDS_F16, wgsl!("attend.wgsl")],
             constants: vec![
                 ("WG", f64::from(self.workgroup)),
                 ("HALF", f64::from(shape.head_dim / 2)),

@@ -63,13 +63,13 @@ impl ManyTiling {
 
     /// The kernel.
     pub fn kernel(&self) -> Kernel {
-        let mut parts = vec![BATCH_WGSL, LOADS_F16, include_str!("shared/attend_many_parts.wgsl")];
+        let mut parts = vec![BATCH_WGSL, LOADS_F16, wgsl!("shared/attend_many_parts.wgsl")];
         let constants = [("UNITS", self.units), ("DOWN", self.down), ("SLOTS", self.slots)];
         if self.queries == 8 {
-            parts.push(include_str!("shared/attend_many_sums.wgsl"));
-            parts.push(include_str!("shared/attend_many_rows.wgsl"));
+            parts.push(wgsl!("shared/attend_many_sums.wgsl"));
+            parts.push(wgsl!("shared/attend_many_rows.wgsl"));
         } else {
-            parts.push(include_str!("attend_many.wgsl"));
+            parts.push(wgsl!("attend_many.wgsl"));
         }
         let constants = constants.into_iter().map(|(name, value)| (name, f64::from(value))).collect();
         Kernel { name: "attend_many", parts, constants, bindings: BINDINGS }

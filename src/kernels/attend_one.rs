@@ -108,8 +108,8 @@ impl OneTiling {
                 BATCH_WGSL,
                 LOADS_F16,
                 ONE_F16,
-                include_str!("shared/attend_one_parts.wgsl"),
-                include_str!("attend_one.wgsl"),
+                wgsl!("shared/attend_one_parts.wgsl"),
+                wgsl!("attend_one.wgsl"),
             ],
             constants: vec![
                 ("WG", f64::from(self.tiling.workgroup)),
@@ -124,10 +124,10 @@ impl OneTiling {
     }
 
     fn walk(&self, shape: &DecoderShape) -> Kernel {
-        let many = include_str!("shared/rows_many.wgsl");
+        let many = wgsl!("shared/rows_many.wgsl");
         // How `Rows` is called where there are several, and how many there are.
         let (names, rows) = match self.tiling.rows {
-            1 => ("", include_str!("shared/rows_one.wgsl")),
+            1 => ("", wgsl!("shared/rows_one.wgsl")),
             2 => ("alias Rows = vec2<f32>;\nconst ROWS: u32 = 2u;\n", many),
             3 => ("alias Rows = vec3<f32>;\nconst ROWS: u32 = 3u;\n", many),
             _ => ("alias Rows = vec4<f32>;\nconst ROWS: u32 = 4u;\n", many),
@@ -149,11 +149,11 @@ impl OneTiling {
                 BATCH_WGSL,
                 LOADS_F16,
                 ONE_F16,
-                include_str!("shared/attend_one_parts.wgsl"),
+                wgsl!("shared/attend_one_parts.wgsl"),
                 names,
                 rows,
-                include_str!("shared/attend_walk_parts.wgsl"),
-                include_str!("shared/attend_walk.wgsl"),
+                wgsl!("shared/attend_walk_parts.wgsl"),
+                wgsl!("shared/attend_walk.wgsl"),
             ],
             constants: numbers.map(|(name, value)| (name, f64::from(value))).to_vec(),
             bindings: BINDINGS,

@@ -31,7 +31,7 @@ pub const BINDINGS: &[Binding] = &[
 pub fn kernel() -> Kernel {
     Kernel {
         name: "attend_reduce",
-        parts: vec![BATCH_WGSL, include_str!("attend_reduce.wgsl")],
+        parts: vec![BATCH_WGSL, wgsl!("attend_reduce.wgsl")],
         constants: Vec::new(),
         bindings: BINDINGS,
     }

@@ -63,9 +63,9 @@ impl Tiny {
 /// The kernel from `dtype` to `out`, each F32, BF16 or F16; `None` for any other.
 pub fn kernel(dtype: Dtype, out: Dtype, tiny: Tiny) -> Option<Kernel> {
     let narrow = match out {
-        Dtype::F32 => include_str!("shared/narrow_f32.wgsl"),
-        Dtype::Bf16 => include_str!("shared/narrow_bf16.wgsl"),
-        Dtype::F16 => include_str!("shared/narrow_f16.wgsl"),
+        Dtype::F32 => wgsl!("shared/narrow_f32.wgsl"),
+        Dtype::Bf16 => wgsl!("shared/narrow_bf16.wgsl"),
+        Dtype::F16 => wgsl!("shared/narrow_f16.wgsl"),
         _ => return None,
     };
     if dtype.is_f8() {
@@ -75,10 +75,10 @@ pub fn kernel(dtype: Dtype, out: Dtype, tiny: Tiny) -> Option<Kernel> {
         name: "blend",
         parts: vec![
             weights::wgsl(dtype, Decoder::Safe)?,
-            include_str!("shared/opaque.wgsl"),
-            include_str!("shared/small.wgsl"),
+            wgsl!("shared/opaque.wgsl"),
+            wgsl!("shared/small.wgsl"),
             narrow,
-            include_str!("blend.wgsl"),
+            wgsl!("blend.wgsl"),
         ],
         constants: vec![("TINY", if tiny == Tiny::Exact { 1.0 } else { 0.0 })],
         bindings: BINDINGS,

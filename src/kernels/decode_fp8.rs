@@ -16,7 +16,7 @@ const TESTED: [Dtype; 3] = [Dtype::F16, Dtype::F8E4m3, Dtype::F8E5m2];
 pub fn kernel(dtype: Dtype, decoder: Decoder) -> Option<Kernel> {
     Some(Kernel {
         name: "decode_fp8",
-        parts: vec![weights::wgsl(dtype, decoder)?, include_str!("decode_fp8.wgsl")],
+        parts: vec![weights::wgsl(dtype, decoder)?, wgsl!("decode_fp8.wgsl")],
         constants: Vec::new(),
         bindings: BINDINGS,
     })

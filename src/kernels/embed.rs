@@ -57,7 +57,7 @@ pub const BINDINGS: &[Binding] = &[
 pub fn kernel(spec: &MatrixSpec, decoder: Decoder) -> Option<Kernel> {
     Some(Kernel {
         name: "embed",
-        parts: vec![weights::wgsl(spec.dtype, decoder)?, include_str!("embed.wgsl")],
+        parts: vec![weights::wgsl(spec.dtype, decoder)?, wgsl!("embed.wgsl")],
         constants: Vec::new(),
         bindings: BINDINGS,
     })

@@ -30,7 +30,7 @@ pub const BINDINGS: &[Binding] = &[
 pub fn kernel() -> Kernel {
     Kernel {
         name: "gain",
-        parts: vec![BATCH_WGSL, include_str!("gain.wgsl")],
+        parts: vec![BATCH_WGSL, wgsl!("gain.wgsl")],
         constants: Vec::new(),
         bindings: BINDINGS,
     }

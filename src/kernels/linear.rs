@@ -7,7 +7,7 @@ use super::BatchUniform;
 use super::weights::per_load;
 
 /// `Params` and bindings in shared/linear.wgsl.
-pub(super) const WGSL: &str = include_str!("shared/linear.wgsl");
+pub(super) const WGSL: &str = wgsl!("shared/linear.wgsl");
 
 /// Layout of `Params` in shared/linear.wgsl.
 #[repr(C)]

@@ -8,7 +8,7 @@ use super::weights::Decoder;
 use super::{BATCH_WGSL, Grid, linear, weights};
 
 /// The sums of a thread.
-pub(super) const REGISTERS_WGSL: &str = include_str!("shared/register_tile.wgsl");
+pub(super) const REGISTERS_WGSL: &str = wgsl!("shared/register_tile.wgsl");
 
 /// The kernel for one matrix; `None` for a dtype that shaders do not read.
 pub fn kernel(spec: &MatrixSpec, decoder: Decoder, tile: Tile) -> Option<Kernel> {
@@ -20,7 +20,7 @@ pub fn kernel(spec: &MatrixSpec, decoder: Decoder, tile: Tile) -> Option<Kernel>
             linear::WGSL,
             REGISTERS_WGSL,
             tile.walk(),
-            include_str!("matmul.wgsl"),
+            wgsl!("matmul.wgsl"),
         ],
         constants: tile.constants(spec, tile.rows),
         bindings: linear::BINDINGS,

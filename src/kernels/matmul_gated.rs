@@ -35,7 +35,7 @@ pub fn kernel(spec: &MatrixSpec, decoder: Decoder, tile: Tile) -> Option<Kernel>
             weights::wgsl(spec.dtype, decoder)?,
             REGISTERS_WGSL,
             tile.walk(),
-            include_str!("matmul_gated.wgsl"),
+            wgsl!("matmul_gated.wgsl"),
         ],
         constants: tile.constants(spec, 2 * ROWS),
         bindings: BINDINGS,

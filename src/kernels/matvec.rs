@@ -10,12 +10,12 @@ use super::{BATCH_WGSL, BatchUniform, Grid, fold, linear, weights};
 /// Rows of W that a group of lanes computes together.
 const ROWS: u32 = 4;
 
-const PLAIN: &str = include_str!("shared/input_plain.wgsl");
+const PLAIN: &str = wgsl!("shared/input_plain.wgsl");
 
 /// What a product behind a norm takes in.
-pub(super) const SCALED: &str = include_str!("shared/input_scaled.wgsl");
+pub(super) const SCALED: &str = wgsl!("shared/input_scaled.wgsl");
 
-const NOTHING_ELSE: &str = include_str!("shared/output_plain.wgsl");
+const NOTHING_ELSE: &str = wgsl!("shared/output_plain.wgsl");
 
 /// Group 0 of the kernel behind a norm, in order.
 pub const SCALED_BINDINGS: &[Binding] = &[
@@ -55,7 +55,7 @@ pub fn scaled(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f3
 
 /// The kernel in front of a norm: it leaves y with the norm's gain, and squares of y.
 pub fn gaining(spec: &MatrixSpec, decoder: Decoder, threads: Threads) -> Option<Kernel> {
-    let output = include_str!("shared/output_gained.wgsl");
+    let output = wgsl!("shared/output_gained.wgsl");
     compose(spec, decoder, threads, [PLAIN, output], GAINING_BINDINGS)
 }
 
@@ -78,7 +78,7 @@ fn compose(
 ) -> Option<Kernel> {
     let weights = weights::wgsl(spec.dtype, decoder)?;
     let parts =
-        vec![BATCH_WGSL, weights, linear::WGSL, input, output, threads.reduce(), include_str!("matvec.wgsl")];
+        vec![BATCH_WGSL, weights, linear::WGSL, input, output, threads.reduce(), wgsl!("matvec.wgsl")];
     Some(Kernel { name: "matvec", parts, constants: threads.constants(spec), bindings })
 }
 

@@ -65,7 +65,7 @@ pub fn kernel(spec: &MatrixSpec, decoder: Decoder, threads: Threads, epsilon: f3
     constants.push(("ROWS", f64::from(threads.gated_rows())));
     constants.push(("OTHERS", f64::from(threads.partials(spec))));
     let weights = weights::wgsl(spec.dtype, decoder)?;
-    let parts = vec![weights, include_str!("matvec_gated.wgsl"), SCALED, threads.reduce()];
+    let parts = vec![weights, wgsl!("matvec_gated.wgsl"), SCALED, threads.reduce()];
     Some(Kernel { name: "matvec_gated", parts, constants, bindings: BINDINGS })
 }
 

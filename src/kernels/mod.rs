@@ -3,6 +3,9 @@
 //! `backend` implements the decoder's steps with them, `merge` a merge of two tensors. Every
 //! kernel has a plain-Rust twin of the same name in `reference`.
 
+#[macro_use]
+mod embedded;
+
 pub mod attend;
 pub mod attend_many;
 pub mod attend_one;
@@ -44,7 +47,7 @@ use crate::gpu::Kernel;
 use crate::steps::{DecoderShape, MatrixSpec};
 
 /// Declares `struct Batch` in WGSL; every kernel that binds it starts with this part.
-pub(crate) const BATCH_WGSL: &str = include_str!("shared/batch.wgsl");
+pub(crate) const BATCH_WGSL: &str = wgsl!("shared/batch.wgsl");
 
 /// What changes from one forward pass to the next. Layout of `Batch` in shared/batch.wgsl.
 #[repr(C)]

@@ -35,7 +35,7 @@ pub fn kernel(pitch: u32, sizes: Sizes) -> Kernel {
     let workgroup = pitch.div_ceil(4).next_power_of_two().clamp(least, most);
     Kernel {
         name: "rms_norm",
-        parts: vec![BATCH_WGSL, include_str!("rms_norm.wgsl")],
+        parts: vec![BATCH_WGSL, wgsl!("rms_norm.wgsl")],
         constants: vec![("WG", f64::from(workgroup))],
         bindings: BINDINGS,
     }

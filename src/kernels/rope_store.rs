@@ -37,7 +37,7 @@ pub const BINDINGS: &[Binding] = &[
 pub fn kernel() -> Kernel {
     Kernel {
         name: "rope_store",
-        parts: vec![BATCH_WGSL, include_str!("rope_store.wgsl")],
+        parts: vec![BATCH_WGSL, wgsl!("rope_store.wgsl")],
         constants: Vec::new(),
         bindings: BINDINGS,
     }

@@ -11,7 +11,7 @@ use super::{BATCH_WGSL, Grid};
 pub fn kernel() -> Kernel {
     Kernel {
         name: "rope_store_f8",
-        parts: vec![BATCH_WGSL, ENCODE, include_str!("rope_store_f8.wgsl")],
+        parts: vec![BATCH_WGSL, ENCODE, wgsl!("rope_store_f8.wgsl")],
         constants: Vec::new(),
         bindings: BINDINGS,
     }

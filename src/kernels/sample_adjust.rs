@@ -7,7 +7,7 @@ use super::sizes::Sizes;
 use super::{Grid, PITCH};
 
 /// Declares `struct Choice` in WGSL.
-pub(super) const CHOICE_WGSL: &str = include_str!("shared/choice.wgsl");
+pub(super) const CHOICE_WGSL: &str = wgsl!("shared/choice.wgsl");
 
 /// Tokens of one workgroup.
 pub const PER_GROUP: u32 = 1024;
@@ -55,7 +55,7 @@ pub const BINDINGS: &[Binding] = &[
 pub fn kernel(sizes: Sizes) -> Kernel {
     Kernel {
         name: "sample_adjust",
-        parts: vec![CHOICE_WGSL, include_str!("sample_adjust.wgsl")],
+        parts: vec![CHOICE_WGSL, wgsl!("sample_adjust.wgsl")],
         constants: vec![("WG", if sizes == Sizes::Gpu { 64.0 } else { 16.0 })],
         bindings: BINDINGS,
     }

@@ -32,12 +32,12 @@ pub fn kernel(sizes: Sizes, greedy: bool) -> Kernel {
     let mut constants = vec![("WG", f64::from(threads))];
     let mut parts = vec![CHOICE_WGSL];
     if greedy {
-        parts.push(include_str!("shared/draw_none.wgsl"));
+        parts.push(wgsl!("shared/draw_none.wgsl"));
     } else {
         constants.extend([("DIGIT", f64::from(digit)), ("BINS", f64::from(1 << digit))]);
-        let wide = include_str!("shared/wide.wgsl");
-        parts.extend([wide, include_str!("shared/search.wgsl"), include_str!("shared/draw.wgsl")]);
+        let wide = wgsl!("shared/wide.wgsl");
+        parts.extend([wide, wgsl!("shared/search.wgsl"), wgsl!("shared/draw.wgsl")]);
     }
-    parts.push(include_str!("sample_pick.wgsl"));
+    parts.push(wgsl!("sample_pick.wgsl"));
     Kernel { name: "sample_pick", parts, constants, bindings: BINDINGS }
 }

@@ -22,7 +22,7 @@ pub const BINDINGS: &[Binding] =
 pub fn kernel() -> Kernel {
     Kernel {
         name: "silu_mul",
-        parts: vec![include_str!("silu_mul.wgsl")],
+        parts: vec![wgsl!("silu_mul.wgsl")],
         constants: Vec::new(),
         bindings: BINDINGS,
     }

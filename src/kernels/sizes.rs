@@ -91,8 +91,8 @@ impl Threads {
     /// The part of WGSL that joins the sums of lanes.
     pub(super) fn reduce(self) -> &'static str {
         match self.fold {
-            0 => include_str!("shared/reduce_plain.wgsl"),
-            _ => include_str!("shared/reduce_subgroup.wgsl"),
+            0 => wgsl!("shared/reduce_plain.wgsl"),
+            _ => wgsl!("shared/reduce_subgroup.wgsl"),
         }
     }
 
@@ -172,8 +172,8 @@ impl Tile {
     /// The part of WGSL that walks the columns.
     pub(super) fn walk(self) -> &'static str {
         match self.depth {
-            0 => include_str!("shared/walk_rows.wgsl"),
-            _ => include_str!("shared/walk_tiles.wgsl"),
+            0 => wgsl!("shared/walk_rows.wgsl"),
+            _ => wgsl!("shared/walk_tiles.wgsl"),
         }
     }
 

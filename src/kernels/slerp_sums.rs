@@ -40,18 +40,18 @@ pub const BINDINGS: &[Binding] = &[
 /// The kernel for tensors of `dtype`: F32, BF16 or F16; `None` for any other.
 pub fn kernel(dtype: Dtype) -> Option<Kernel> {
     let product = match dtype {
-        Dtype::F32 => include_str!("shared/product_long.wgsl"),
-        Dtype::Bf16 | Dtype::F16 => include_str!("shared/product_short.wgsl"),
+        Dtype::F32 => wgsl!("shared/product_long.wgsl"),
+        Dtype::Bf16 | Dtype::F16 => wgsl!("shared/product_short.wgsl"),
         _ => return None,
     };
     Some(Kernel {
         name: "slerp_sums",
         parts: vec![
             weights::wgsl(dtype, Decoder::Safe)?,
-            include_str!("shared/opaque.wgsl"),
-            include_str!("shared/two_sum.wgsl"),
+            wgsl!("shared/opaque.wgsl"),
+            wgsl!("shared/two_sum.wgsl"),
             product,
-            include_str!("slerp_sums.wgsl"),
+            wgsl!("slerp_sums.wgsl"),
         ],
         constants: vec![("BLOCK_LOADS", f64::from(BLOCK / per_load(dtype)))],
         bindings: BINDINGS,

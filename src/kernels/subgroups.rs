@@ -13,7 +13,7 @@ pub fn kernel(workgroup: u32, fold: u32) -> Kernel {
     let numbers = [("WG", workgroup), ("FOLD", fold)];
     Kernel {
         name: "subgroups",
-        parts: vec![include_str!("subgroups.wgsl")],
+        parts: vec![wgsl!("subgroups.wgsl")],
         constants: numbers.map(|(name, value)| (name, f64::from(value))).to_vec(),
         bindings: BINDINGS,
     }

@@ -28,14 +28,14 @@ pub const DTYPES: [Dtype; 5] = [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F8E4
 /// for a dtype that shaders do not read.
 pub fn wgsl(dtype: Dtype, decoder: Decoder) -> Option<&'static str> {
     Some(match (dtype, decoder) {
-        (Dtype::F32, _) => include_str!("shared/weights_f32.wgsl"),
-        (Dtype::Bf16, _) => include_str!("shared/weights_bf16.wgsl"),
-        (Dtype::F16, Decoder::Safe) => include_str!("shared/weights_f16_safe.wgsl"),
-        (Dtype::F16, Decoder::Fast) => include_str!("shared/weights_f16_fast.wgsl"),
-        (Dtype::F8E4m3, Decoder::Safe) => include_str!("shared/weights_e4m3_safe.wgsl"),
-        (Dtype::F8E4m3, Decoder::Fast) => include_str!("shared/weights_e4m3_fast.wgsl"),
-        (Dtype::F8E5m2, Decoder::Safe) => include_str!("shared/weights_e5m2_safe.wgsl"),
-        (Dtype::F8E5m2, Decoder::Fast) => include_str!("shared/weights_e5m2_fast.wgsl"),
+        (Dtype::F32, _) => wgsl!("shared/weights_f32.wgsl"),
+        (Dtype::Bf16, _) => wgsl!("shared/weights_bf16.wgsl"),
+        (Dtype::F16, Decoder::Safe) => wgsl!("shared/weights_f16_safe.wgsl"),
+        (Dtype::F16, Decoder::Fast) => wgsl!("shared/weights_f16_fast.wgsl"),
+        (Dtype::F8E4m3, Decoder::Safe) => wgsl!("shared/weights_e4m3_safe.wgsl"),
+        (Dtype::F8E4m3, Decoder::Fast) => wgsl!("shared/weights_e4m3_fast.wgsl"),
+        (Dtype::F8E5m2, Decoder::Safe) => wgsl!("shared/weights_e5m2_safe.wgsl"),
+        (Dtype::F8E5m2, Decoder::Fast) => wgsl!("shared/weights_e5m2_fast.wgsl"),
         _ => return None,
     })
 }

@@ -240,6 +240,7 @@ impl WebGpu {
     }
 
     /// Threads whose sums may meet by exchange within a subgroup; 0: none.
+    #[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
     pub(in crate::kernels) fn subgroup(&self) -> u32 {
         self.subgroup
     }

@@ -27,7 +27,7 @@ fn streams() -> impl Iterator<Item = (Kernel, u64)> {
     [64_u32, 256].into_iter().map(|wg| {
         let kernel = Kernel {
             name: "stream_read",
-            parts: vec![include_str!("../shared/stream_read.wgsl")],
+            parts: vec![wgsl!("../shared/stream_read.wgsl")],
             constants: vec![("WG", f64::from(wg))],
             bindings: STREAM_BINDINGS,
         };
@@ -42,9 +42,9 @@ fn plain_products() -> impl Iterator<Item = (Kernel, [u32; 2])> {
         constants.extend(wg.map(|wg| ("WG", f64::from(wg))));
         (Kernel { name, parts: vec![text], constants, bindings: PRODUCT_BINDINGS }, tile)
     };
-    let rows = include_str!("../shared/product_rows.wgsl");
+    let rows = wgsl!("../shared/product_rows.wgsl");
     [
-        product("product_tiles", include_str!("../shared/product_tiles.wgsl"), None, [64, 64]),
+        product("product_tiles", wgsl!("../shared/product_tiles.wgsl"), None, [64, 64]),
         product("product_rows", rows, Some(8), [64, 8]),
         product("product_rows", rows, Some(32), [256, 8]),
     ]
