@@ -71,7 +71,7 @@ impl OneTiling {
             let [parts, lanes] = walkers(units);
             let workgroup = parts * lanes;
             // Vectors of three lie as far apart as those of four.
-            let words = rows.next_power_of_two() * (units * 8 + walk_room(workgroup) + 2 * workgroup);
+            let words = rows.next_power_of_two() * (units * 8 + walk_room(workgroup) + workgroup);
             if words * 4 <= WORKGROUP_BYTES {
                 // No more keys to a split, however many splits that makes.
                 let (keys, keys_per_split, limit) = (WALK_TILE, WALK_KEYS, u32::MAX);

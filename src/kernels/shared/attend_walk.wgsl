@@ -90,8 +90,8 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
         o2 = plus(o2, w, value_load(row + unit2));
         o3 = plus(o3, w, value_load(row + unit3));
     }
-    norms[thread] = norm;
-    workgroupBarrier();  // scores have been read
+    workgroupBarrier();  // scores have been read, and the largest of them
+    tops[thread] = norm;
     keep(thread * 32u, o0);
     keep(thread * 32u + 8u, o1);
     keep(thread * 32u + 16u, o2);
@@ -99,7 +99,7 @@ fn attend_one(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
     workgroupBarrier();
     norm = Rows();
     for (var i = 0u; i < LANES; i++) {
-        norm += norms[i];
+        norm += tops[i];
     }
     let some = max(norm, Rows(1e-30));  // a split that sees no key weighs nothing in the reduction
     let whole = batch.splits == 1u;

@@ -10,8 +10,7 @@ const HIDDEN: f32 = -1e30;    // stands for minus infinity, which WGSL may assum
 
 var<workgroup> query: array<Rows, WIDTH>;
 var<workgroup> scores: array<Rows, ROOM>;   // of a key; in the end, what each thread adds to the output
-var<workgroup> tops: array<Rows, THREADS>;  // largest score among a thread's keys
-var<workgroup> norms: array<Rows, THREADS>;
+var<workgroup> tops: array<Rows, THREADS>;  // largest score among a thread's keys; in the end, its norm
 
 // Eight neighbouring elements of the queries, or of the output, each with a name of its own.
 struct Unit {
