@@ -6,7 +6,7 @@ use super::sizes::{Sizes, Threads};
 use super::trial;
 
 /// Group 0, in order.
-pub const BINDINGS: &[Binding] = &[Binding::read("values"), Binding::write("sums")];
+pub const BINDINGS: &[Binding] = &[Binding::read("values"), Binding::write("found")];
 
 /// The kernel for a workgroup, sums being of `fold` neighbours.
 pub fn kernel(workgroup: u32, fold: u32) -> Kernel {
@@ -37,7 +37,8 @@ pub async fn choose(gpu: &Gpu, kernels: &mut Kernels) -> Result<u32, GpuError> {
     }
 }
 
-/// Whether sums of so many neighbours are right on this device, in every size of workgroup in use.
+/// Whether so many neighbours exchange what they should on this device, in every size of workgroup in use; as many
+/// as there are in smaller workgroups.
 ///
 /// # Errors
 /// What the compiler or the device says.
@@ -46,18 +47,30 @@ pub async fn holds(gpu: &Gpu, kernels: &mut Kernels, fold: u32) -> Result<bool, 
         Threads::candidates(Sizes::of(gpu.tier())).iter().map(|threads| threads.workgroup).collect();
     workgroups.sort_unstable();
     workgroups.dedup();
-    workgroups.retain(|workgroup| workgroup.is_multiple_of(fold));
-    let pipelines: Vec<_> =
-        workgroups.iter().map(|workgroup| kernels.start(gpu, kernel(*workgroup, fold))).collect();
-    for (workgroup, pipeline) in workgroups.iter().zip(pipelines) {
+    let trials: Vec<_> = workgroups
+        .into_iter()
+        .map(|workgroup| (workgroup, fold.min(workgroup)))
+        .map(|(workgroup, fold)| (workgroup, fold, kernels.start(gpu, kernel(workgroup, fold))))
+        .collect();
+    for (workgroup, fold, pipeline) in trials {
         // Sums of different threads are different ones, and none is rounded.
-        let values: Vec<f32> = (0..*workgroup).map(|thread| (thread * thread + 1) as f32).collect();
-        let got = trial::output(gpu, kernels, pipeline, bytemuck::cast_slice(&values), *workgroup, 1).await?;
-        let wanted = values.chunks(fold as usize);
-        let wanted = wanted.flat_map(|chunk| chunk.iter().map(move |_| chunk.iter().sum::<f32>()));
-        if !got.iter().copied().eq(wanted) {
+        let values: Vec<f32> = (0..workgroup).map(|thread| (thread * thread + 1) as f32).collect();
+        let words = workgroup * (1 + fold.ilog2());
+        let found = trial::output(gpu, kernels, pipeline, bytemuck::cast_slice(&values), words, 1).await?;
+        if !are_neighbours(fold, &values, &found) {
             return Ok(false);
         }
     }
-    Ok(!workgroups.is_empty())
+    Ok(true)
+}
+
+/// Whether `found` is what the kernel finds where `fold` neighbours in a workgroup are neighbours in a subgroup, in
+/// the same order.
+pub fn are_neighbours(fold: u32, values: &[f32], found: &[f32]) -> bool {
+    let sums = values.chunks(fold.max(1) as usize);
+    let sums = sums.flat_map(|chunk| chunk.iter().map(move |_| Some(chunk.iter().sum::<f32>())));
+    let steps = (0..fold.max(1).ilog2()).map(|step| 1_usize << step);
+    let others =
+        steps.flat_map(|step| (0..values.len()).map(move |thread| values.get(thread ^ step).copied()));
+    found.iter().map(|value| Some(*value)).eq(sums.chain(others))
 }
