@@ -1,8 +1,10 @@
 //! The decoder's steps on WebGPU: one compute pass and one submit per forward pass, bind
 //! groups made once per step and matrix.
 
+mod attention;
 mod buffers;
 mod cache;
+mod norm;
 #[cfg(any(feature = "bench", not(target_arch = "wasm32")))]
 mod profile;
 mod sample;

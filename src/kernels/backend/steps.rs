@@ -1,13 +1,13 @@
 //! The steps of a layer as dispatches of one compute pass.
 
-use super::{Activations, Bound, Dispatch, Gain, GpuBufferRef, GpuVector, Stage, StepKey, WebGpu};
+use super::{Bound, Dispatch, Gain, GpuBufferRef, GpuVector, Stage, StepKey, WebGpu};
 use crate::gpu::{GpuError, GpuMatrix, read_buffer};
 use crate::kernels::attend::Tiling;
 use crate::kernels::attend_many::ManyTiling;
 use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
-    BatchUniform, Choice, Sizes, attend, attend_reduce, embed, gain, matmul_gated, matvec_gated, rms_norm,
-    rope_store, silu_mul,
+    BatchUniform, Choice, Sizes, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm, rope_store,
+    silu_mul,
 };
 use crate::steps::sampling::{Past, Rules, Sampled};
 use crate::steps::{Batch, Slot, Steps, Write};
@@ -351,30 +351,6 @@ impl Steps for WebGpu {
 }
 
 impl WebGpu {
-    /// A norm whose readers take in x with its gain and squares of x: left by the product that wrote x, or made
-    /// here.
-    fn norm_for_readers(&mut self, x: Slot, weight: &GpuVector, y: Slot) -> Result<(), GpuError> {
-        let last = y == Slot::LastNormed;
-        self.normed = Some(y);
-        // The last of several rows is to be the first.
-        if self.gained == Some(weight.id) && !(last && self.batch.tokens > 1) {
-            return Ok(());
-        }
-        self.gained = Some(weight.id).filter(|_| !last);
-        let (pitch, rows) = (self.pitch(x), if last { 1 } else { self.batch.tokens });
-        let bind = |this: &mut Self| {
-            let Some(pipeline) = this.pipeline("gain", Some(gain::kernel()))? else {
-                return Ok(None);
-            };
-            let params = gain::Params { pitch: pitch / 4, last: u32::from(last), padding: [0; 2] };
-            let params = this.uniform(&params)?;
-            let Activations { batch, gained, squares, .. } = &this.activations;
-            let buffers = [batch, this.params(&params)?, this.slot(x)?, &weight.buffer, gained, squares];
-            Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
-        };
-        self.record(StepKey::Gain { weight: weight.id, last }, bind, [gain::grid(pitch, rows)])
-    }
-
     /// Gate, up and activation of many tokens.
     fn gated_product(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
         let (tokens, tile) = (self.batch.tokens, self.choice.tile);
@@ -401,35 +377,6 @@ impl WebGpu {
             Ok(Some(bound))
         };
         self.record(StepKey::Gated { gate: gate.id, prompt: true }, bind, grids)
-    }
-
-    fn attend_params(&self) -> attend::Params {
-        let shape = &self.shape;
-        attend::Params {
-            kv_heads: shape.kv_heads,
-            group: shape.heads / shape.kv_heads.max(1),
-            half: shape.head_dim / 2,
-            qkv_pitch: self.pitch(Slot::Qkv),
-            out_pitch: self.pitch(Slot::AttnOut),
-            slots: shape.cache_slots(),
-            window: shape.window.unwrap_or(u32::MAX),
-            scale: (shape.head_dim as f32).powf(-0.5),
-        }
-    }
-
-    /// Attention of a prompt's batch.
-    fn attend_prompt(&mut self, layer: u32, many: ManyTiling) -> Result<(), GpuError> {
-        let grid = many.grid(&self.shape, self.batch.tokens);
-        let bind = |this: &mut Self| {
-            let kernel = this.over_cache(many.kernel());
-            let Some(pipeline) = this.pipeline("attend_many", Some(kernel))? else { return Ok(None) };
-            let params = this.uniform(&this.attend_params())?;
-            let [keys, values] = this.cache(layer)?;
-            let (qkv, out) = (this.slot(Slot::Qkv)?, this.slot(Slot::AttnOut)?);
-            let buffers = [&this.activations.batch, this.params(&params)?, qkv, keys, values, out];
-            Ok(Some(vec![Bound { pipeline, group: this.kernels.bind(&this.gpu, pipeline, &buffers)? }]))
-        };
-        self.record(StepKey::Attend { layer, prompt: true }, bind, [grid])
     }
 
     /// Begins a pass whose ids are in place, or will be by then.
