@@ -21,6 +21,7 @@ mod gpu {
     mod cache_f8;
     mod decoder;
     mod fp8;
+    mod gated;
     mod merge;
     mod merge_kernels;
     mod model;
@@ -28,5 +29,6 @@ mod gpu {
     mod rows;
     mod sample;
     mod split;
+    mod subgroups;
     mod wgsl;
 }

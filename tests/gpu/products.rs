@@ -14,18 +14,18 @@ use super::common::{
 use crate::common::Random;
 
 #[derive(Clone, Copy, Debug)]
-struct Case {
-    rows: u32,
-    cols: u32,
-    tokens: u32,
+pub(super) struct Case {
+    pub(super) rows: u32,
+    pub(super) cols: u32,
+    pub(super) tokens: u32,
     /// Columns per scale; 0: none.
-    scale_cols: u32,
-    write: Write,
+    pub(super) scale_cols: u32,
+    pub(super) write: Write,
     /// Row of the whole matrix at which this part starts.
-    first_row: u32,
+    pub(super) first_row: u32,
 }
 
-const fn case(rows: u32, cols: u32, tokens: u32, scale_cols: u32, write: Write) -> Case {
+pub(super) const fn case(rows: u32, cols: u32, tokens: u32, scale_cols: u32, write: Write) -> Case {
     Case { rows, cols, tokens, scale_cols, write, first_row: 0 }
 }
 
@@ -50,19 +50,19 @@ const CASES: [Case; 14] = [
 
 /// All cases with every choice of threads that tuning may make. Where the device has subgroups of `fold` threads or
 /// more, every second of them meets there; which ones, is for `turn` to say.
-fn cases(fold: u32, turn: usize) -> impl Iterator<Item = (&'static Case, Threads)> {
+pub(super) fn cases(fold: u32, turn: usize) -> impl Iterator<Item = (&'static Case, Threads)> {
     let threads = Sizes::ALL.into_iter().flat_map(|sizes| Threads::candidates(sizes).iter().copied());
     let pairs = threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)));
     pairs.enumerate().map(move |(index, (case, threads))| {
         // A row of cases is even: the next one begins with the other kind.
-        let folds = (index + index / CASES.len() + turn) % 2 == 0;
+        let folds = (index + index / CASES.len() + turn).is_multiple_of(2);
         (case, threads.folding(if folds { fold } else { 0 }))
     })
 }
 
 /// All cases: with every tile for one decoder, with what an untuned device gets for the others. A tile walks
 /// all dtypes alike, and compiling takes longer than running.
-fn tiled_cases(dtype: Dtype, decoder: Decoder) -> impl Iterator<Item = (&'static Case, Tile)> {
+pub(super) fn tiled_cases(dtype: Dtype, decoder: Decoder) -> impl Iterator<Item = (&'static Case, Tile)> {
     let every = (dtype, decoder) == (Dtype::F8E4m3, Decoder::Safe);
     let tiles = Sizes::ALL.into_iter().flat_map(move |sizes| {
         let count = if every { usize::MAX } else { 1 };
@@ -71,27 +71,27 @@ fn tiled_cases(dtype: Dtype, decoder: Decoder) -> impl Iterator<Item = (&'static
     tiles.flat_map(|tile| CASES.iter().map(move |case| (case, tile)))
 }
 
-struct Inputs {
-    spec: MatrixSpec,
-    batch: BatchUniform,
-    params: linear::Params,
-    x: Vec<f32>,
-    weights: Vec<u8>,
-    scales: Vec<f32>,
-    y: Vec<f32>,
+pub(super) struct Inputs {
+    pub(super) spec: MatrixSpec,
+    pub(super) batch: BatchUniform,
+    pub(super) params: linear::Params,
+    pub(super) x: Vec<f32>,
+    pub(super) weights: Vec<u8>,
+    pub(super) scales: Vec<f32>,
+    pub(super) y: Vec<f32>,
 }
 
-fn scale_blocks(case: &Case) -> u32 {
+pub(super) fn scale_blocks(case: &Case) -> u32 {
     if case.scale_cols == 0 { 0 } else { case.cols.div_ceil(case.scale_cols) }
 }
 
-fn scales(random: &mut Random, case: &Case) -> Vec<f32> {
+pub(super) fn scales(random: &mut Random, case: &Case) -> Vec<f32> {
     // Even without scales something must be bound.
     let count = (case.rows * scale_blocks(case)).max(4);
     (0..count).map(|_| 1.5 + random.weight()).collect()
 }
 
-fn inputs(random: &mut Random, dtype: Dtype, case: &Case) -> Inputs {
+pub(super) fn inputs(random: &mut Random, dtype: Dtype, case: &Case) -> Inputs {
     let spec = MatrixSpec {
         label: "w".into(),
         rows: case.rows,
@@ -127,12 +127,12 @@ fn inputs(random: &mut Random, dtype: Dtype, case: &Case) -> Inputs {
 }
 
 /// Sums of `cols` products of magnitude 1 in f32.
-fn tolerance(cols: u32) -> Tolerance {
+pub(super) fn tolerance(cols: u32) -> Tolerance {
     Tolerance { abs: 1e-6 * (cols as f32).sqrt() + 1e-6, rel: 1e-5 }
 }
 
 impl Inputs {
-    fn contents(&self) -> [&[u8]; 6] {
+    pub(super) fn contents(&self) -> [&[u8]; 6] {
         let [batch, params] = [uniform(&self.batch), uniform(&self.params)];
         [batch, params, bytes(&self.x), &self.weights, bytes(&self.scales), bytes(&self.y)]
     }
@@ -159,7 +159,13 @@ fn matvec() {
 }
 
 /// Rows of x, 16 columns wide or more, as a norm's readers take them in; `gained`, `squares`.
-fn for_readers(batch: &BatchUniform, x_pitch: u32, last: u32, x: &[f32], weight: &[f32]) -> [Vec<f32>; 2] {
+pub(super) fn for_readers(
+    batch: &BatchUniform,
+    x_pitch: u32,
+    last: u32,
+    x: &[f32],
+    weight: &[f32],
+) -> [Vec<f32>; 2] {
     let params = kernels::gain::Params { pitch: x_pitch, last, padding: [0; 2] };
     let rows = if last == 1 { 1 } else { batch.tokens };
     // What must not be written shows.
@@ -293,76 +299,6 @@ fn matvec_gaining() {
     }
 }
 
-/// Sums of neighbours are what the twin says, where the device has subgroups; and a device whose subgroups are
-/// smaller than it says is found out.
-#[test]
-fn subgroups() {
-    let Some(mut runner) = Runner::open() else { return };
-    let fold = runner.fold();
-    if fold == 0 {
-        let chosen = kernels::subgroups::choose(&runner.gpu, &mut runner.kernels);
-        assert_eq!(pollster::block_on(chosen).unwrap(), 0, "sums meet in workgroup memory");
-        return;
-    }
-    let values: Vec<f32> = (0..64).map(|thread| (thread * 37 % 64) as f32).collect();
-    for fold in [4, fold].into_iter().filter(|each| *each <= fold) {
-        let mut want = vec![0.0; 64 * (1 + fold.ilog2() as usize)];
-        let contents = [bytes(&values), bytes(&want)];
-        let got = runner.run(kernels::subgroups::kernel(64, fold), &contents, [1, 1, 1]);
-        reference::subgroups::subgroups(fold, &values, &mut want);
-        assert_eq!(got[0], want, "{fold}");
-        let mut off = want.clone();
-        reference::subgroups::subgroups(2 * fold, &values, &mut off);
-        assert_ne!(got[0], off, "{fold}");
-    }
-    let mut kernels = bise::gpu::Kernels::default();
-    let holds = |kernels: &mut _, fold| {
-        pollster::block_on(kernels::subgroups::holds(&runner.gpu, kernels, fold)).unwrap()
-    };
-    assert!(holds(&mut kernels, fold));
-    assert_eq!(pollster::block_on(kernels::subgroups::choose(&runner.gpu, &mut kernels)).unwrap(), fold);
-    // Software adapters have subgroups of one size: twice as many threads are not in one.
-    if runner.gpu.tier().software {
-        assert!(!holds(&mut kernels, 2 * fold));
-    }
-}
-
-/// What devices would find that lay threads out in subgroups of eight in another way than one after the other.
-#[test]
-fn other_layouts_of_subgroups_are_refused() {
-    let fold = 8;
-    let values: Vec<f32> = (0..32).map(|thread| (thread * thread + 1) as f32).collect();
-    // `place`: where a thread lies, as number of its subgroup times eight and number within it.
-    let found = |place: &dyn Fn(usize) -> usize| {
-        let mut at = [0; 32];
-        (0..32).for_each(|thread| at[place(thread)] = thread);
-        let from = |values: &[f32], step: usize| -> Vec<f32> {
-            (0..32).map(|thread| values[at[place(thread) ^ step]]).collect()
-        };
-        let mut sums = values.clone();
-        for step in [4, 2, 1] {
-            let others = from(&sums, step);
-            sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
-        }
-        [sums, from(&values, 1), from(&values, 2), from(&values, 4)].concat()
-    };
-    let holds = |found: &[f32]| kernels::subgroups::are_neighbours(fold, &values, found);
-    let right = found(&|thread| thread);
-    let mut twin = vec![0.0; right.len()];
-    reference::subgroups::subgroups(fold, &values, &mut twin);
-    assert_eq!(right, twin);
-    assert!(holds(&right));
-    // Bits the other way round, where the sums of all eight are right; every fourth thread; two fours laid into one
-    // another; a value that is missing.
-    let reversed = found(&|thread| thread & !7 | (thread & 1) << 2 | thread & 2 | (thread & 4) >> 2);
-    assert_eq!(reversed[..32], right[..32]);
-    let strided = found(&|thread| thread % 4 * 8 + thread / 4);
-    let halves = found(&|thread| thread & !7 | (thread & 3) << 1 | (thread & 4) >> 2);
-    for wrong in [&reversed, &strided, &halves, &right[..96].to_vec()] {
-        assert!(!holds(wrong), "{wrong:?}");
-    }
-}
-
 #[test]
 fn matmul() {
     let Some(mut runner) = Runner::open() else { return };
@@ -389,144 +325,6 @@ fn matmul() {
             assert_eq!(alone[0], together, "{:?}", (seed, dtype, decoder, case, tile));
         }
     }
-}
-
-#[test]
-fn matmul_gated() {
-    let Some(mut runner) = Runner::open() else { return };
-    let seed = 5;
-    let mut random = Random::new(seed);
-    for (dtype, decoder) in runner.decoders() {
-        for (case, tile) in tiled_cases(dtype, decoder) {
-            let mut i = inputs(&mut random, dtype, case);
-            let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
-            let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
-            let up_scales = scales(&mut random, case);
-            let p = i.params;
-            let params = kernels::matmul_gated::Params {
-                first_row: p.first_row,
-                rows: p.rows,
-                loads: p.loads,
-                x_pitch: p.x_pitch,
-                y_pitch: p.y_pitch,
-                scale_blocks: p.scale_blocks,
-                loads_per_block: p.loads_per_block,
-                padding: 0,
-            };
-            let kernel = kernels::matmul_gated::kernel(&i.spec, decoder, tile).unwrap();
-            let mut run = |i: &Inputs| {
-                let [batch, _, x, gate, gate_scales, y] = i.contents();
-                let contents =
-                    [batch, uniform(&params), x, gate, gate_scales, &up_weights, bytes(&up_scales), y];
-                let grid = kernels::matmul_gated::grid(case.rows, i.batch.tokens, tile);
-                runner.run(kernel.clone(), &contents, grid).swap_remove(0)
-            };
-            let got = run(&i);
-            let mut want = i.y.clone();
-            reference::matmul_gated::matmul_gated(
-                &i.batch,
-                &params,
-                &i.x,
-                Weights::new(dtype, &i.weights).unwrap(),
-                &i.scales,
-                Weights::new(dtype, &up_weights).unwrap(),
-                &up_scales,
-                &mut want,
-            );
-            let tolerance =
-                Tolerance { abs: 8.0 * tolerance(case.cols).abs * (case.cols as f32).sqrt(), rel: 3e-5 };
-            check(&(seed, dtype, decoder, case, tile), &got, &want, tolerance);
-
-            // A token's result does not depend on those beside it.
-            let last = case.tokens - 1;
-            i.batch.tokens = 1;
-            i.x.drain(..(last * params.x_pitch * 4) as usize);
-            i.y.drain(..(last * params.y_pitch) as usize);
-            let together = &got[(last * params.y_pitch) as usize..];
-            assert_eq!(run(&i), together, "{:?}", (seed, dtype, decoder, case, tile));
-        }
-    }
-}
-
-#[test]
-fn matvec_gated() {
-    let Some(mut runner) = Runner::open() else { return };
-    let seed = 3;
-    let mut random = Random::new(seed);
-    let fold = runner.fold();
-    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, threads) in cases(fold, turn) {
-            let i = inputs(&mut random, dtype, case);
-            let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
-            let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
-            let up_scales = scales(&mut random, case);
-            let p = i.params;
-            let params = kernels::matvec_gated::Params {
-                first_row: p.first_row,
-                rows: p.rows,
-                loads: p.loads,
-                x_pitch: p.x_pitch,
-                y_pitch: p.y_pitch,
-                scale_blocks: p.scale_blocks,
-                loads_per_block: p.loads_per_block,
-                padding: 0,
-            };
-            let epsilon = 1e-5;
-            let weight = vec![1.0; i.x.len()];
-            let [_, squares] = for_readers(&i.batch, p.x_pitch, 0, &i.x, &weight);
-            let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, threads, epsilon).unwrap();
-            let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens, threads);
-            let [_, _, x, gate, gate_scales, y] = i.contents();
-            let up = [&up_weights, bytes(&up_scales)];
-            let contents = [uniform(&params), x, gate, gate_scales, up[0], up[1], bytes(&squares), y];
-            let got = runner.run(kernel, &contents, grid);
-            let mut want = i.y.clone();
-            reference::matvec_gated::matvec_gated(
-                case.tokens,
-                &params,
-                (case.cols, epsilon),
-                &i.x,
-                Weights::new(dtype, &i.weights).unwrap(),
-                &i.scales,
-                Weights::new(dtype, &up_weights).unwrap(),
-                &up_scales,
-                &squares,
-                &mut want,
-            );
-            // A product of two sums: the error of each counts as often as the other is large.
-            let tolerance =
-                Tolerance { abs: 8.0 * tolerance(case.cols).abs * (case.cols as f32).sqrt(), rel: 3e-5 };
-            check(&(seed, dtype, decoder, case, threads), &got[0], &want, tolerance);
-        }
-    }
-}
-
-#[test]
-fn matvec_gated_survives_extreme_gates() {
-    let Some(mut runner) = Runner::open() else { return };
-    let spec = MatrixSpec { label: "w".into(), rows: 4, cols: 4, dtype: Dtype::F32, scale_cols: 0 };
-    let gates = [-1e30_f32, -200.0, 200.0, 1e30];
-    let weights: Vec<f32> = gates.iter().flat_map(|gate| [*gate, 0.0, 0.0, 0.0]).collect();
-    let ups = [1.0_f32; 16];
-    let params = kernels::matvec_gated::Params {
-        rows: 4,
-        loads: 1,
-        x_pitch: 4,
-        y_pitch: 16,
-        loads_per_block: 1,
-        ..Default::default()
-    };
-    let mut x = vec![0.0_f32; 16];
-    x[0] = 1.0;
-    let y = vec![0.0_f32; 16];
-    // A mean square of one in four columns.
-    let squares = [4.0_f32, 0.0, 0.0, 0.0];
-    let [x, weights, ups, squares, y] = [&x, &weights, &ups[..], &squares[..], &y].map(bytes);
-    let contents = [uniform(&params), x, weights, y, ups, y, squares, y];
-    let threads = Threads::of(Sizes::Cpu);
-    let kernel = kernels::matvec_gated::kernel(&spec, Decoder::Safe, threads, 0.0).unwrap();
-    let got = runner.run(kernel, &contents, kernels::matvec_gated::grid(&spec, 4, 1, threads));
-    check(&gates, &got[0][..4], &[0.0, 0.0, 200.0, 1e30], Tolerance { abs: 1e-4, rel: 1e-5 });
 }
 
 #[test]
