@@ -132,7 +132,7 @@ impl Backend {
                     backend.gpu().tier().clone();
                 let fp8_decoder = backend.info().fp8_decoder.name().into();
                 let Threads { workgroup, lanes, .. } = backend.choice().threads;
-                let (threads, subgroup) = (Some([workgroup, lanes]), backend.threads().fold);
+                let (threads, subgroup) = (Some([workgroup, lanes]), backend.threads().subgroup);
                 AdapterInfo { name, driver, software, max_binding_bytes, fp8_decoder, threads, subgroup }
             }
             Backend::Cpu(_) => AdapterInfo {

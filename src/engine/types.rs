@@ -310,7 +310,7 @@ pub struct AdapterInfo {
     /// Of a matrix-vector product, the threads of a workgroup and those that share a row, at most; on the CPU
     /// none.
     pub threads: Option<[u32; 2]>,
-    /// Threads whose sums meet by exchange within a subgroup, at most; 0: subgroups are not used.
+    /// Threads whose sums meet by exchange within a subgroup, at most, in a decoded token's products; 0: none do.
     pub subgroup: u32,
 }
 
@@ -383,9 +383,9 @@ pub struct TuningReport {
     pub key: String,
     /// The choice, as [`LoadOptions::tunings`] takes it: threads of a matrix-vector product's workgroup and of a
     /// row; of a matrix-matrix product's tile the threads along rows and tokens, rows and tokens of a thread, and
-    /// depth; 1 for the fast decoder of weights where it is exact; 1 for
-    /// exchange within subgroups where there is such a thing; most tokens of a prompt's end that are computed
-    /// by matrix-vector products, where it need not be exact to the bit. Empty on the CPU.
+    /// depth; 1 for the fast decoder of weights where it is exact; 1 for sums within subgroups where there are such;
+    /// most tokens of a prompt's end that are computed by matrix-vector products, where it need not be exact to the
+    /// bit. Empty on the CPU.
     pub choice: Vec<u32>,
 }
 

@@ -44,7 +44,7 @@ impl Choice {
     pub fn from_numbers(numbers: Numbers, sizes: Sizes) -> Option<Choice> {
         let [workgroup, lanes, across, down, rows, tokens, depth, fast, subgroups, short] = numbers;
         let choice = Choice {
-            threads: Threads { workgroup, lanes, fold: 0 },
+            threads: Threads { workgroup, lanes, subgroup: 0 },
             tile: Tile { across, down, rows, tokens, depth },
             fast: fast == 1,
             subgroups: subgroups == 1,

@@ -125,7 +125,7 @@ pub fn compositions() -> Vec<Kernel> {
                 for sizes in Sizes::ALL {
                     let folds = [0, 4, 32].into_iter();
                     let threads = folds.flat_map(|fold| {
-                        Threads::candidates(sizes).iter().map(move |threads| threads.folding(fold))
+                        Threads::candidates(sizes).iter().map(move |threads| threads.within(fold))
                     });
                     for threads in threads {
                         all.extend(matvec::kernel(&spec, decoder, threads));

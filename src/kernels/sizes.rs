@@ -37,16 +37,16 @@ pub struct Threads {
     pub workgroup: u32,
     /// Most threads that share a group of rows, a power of two, at least 4: as many finish its rows.
     pub lanes: u32,
-    /// Lanes whose sums meet by exchange within a subgroup, if they are so many: threads that every subgroup of the
-    /// device has. 0: sums meet in workgroup memory alone.
-    pub fold: u32,
+    /// Threads that every subgroup has, where the sums of lanes meet by exchange within one; 0: they meet in
+    /// workgroup memory alone.
+    pub subgroup: u32,
 }
 
 impl Threads {
     /// What is worth trying on a device of that kind; the first is what an untuned one gets.
     pub fn candidates(sizes: Sizes) -> &'static [Threads] {
         const fn threads(workgroup: u32, lanes: u32) -> Threads {
-            Threads { workgroup, lanes, fold: 0 }
+            Threads { workgroup, lanes, subgroup: 0 }
         }
         const GPU: [Threads; 6] = [
             threads(64, 64),
@@ -65,14 +65,18 @@ impl Threads {
 
     /// What a device of that kind gets untuned.
     pub fn of(sizes: Sizes) -> Threads {
-        Threads::candidates(sizes).first().copied().unwrap_or(Threads { workgroup: 64, lanes: 32, fold: 0 })
+        Threads::candidates(sizes).first().copied().unwrap_or(Threads {
+            workgroup: 64,
+            lanes: 32,
+            subgroup: 0,
+        })
     }
 
-    /// The same with that `fold`. Where lanes are few, on adapters that compute on the CPU, a subgroup is a vector
+    /// The same with subgroups of at least so many threads. Where lanes are few, on adapters that compute on the CPU, a subgroup is a vector
     /// of the CPU, and has its rows for itself: two in one group would take longer than a turn more of each.
-    pub fn folding(self, fold: u32) -> Threads {
-        let is_vector = self.lanes <= MIN_LANES && fold > 0;
-        Threads { fold, lanes: if is_vector { self.lanes.min(fold) } else { self.lanes }, ..self }
+    pub fn within(self, subgroup: u32) -> Threads {
+        let is_vector = self.lanes <= MIN_LANES && subgroup > 0;
+        Threads { subgroup, lanes: if is_vector { self.lanes.min(subgroup) } else { self.lanes }, ..self }
     }
 
     /// Threads that share a group of rows of this matrix: at least two loads for each, so that
@@ -90,7 +94,7 @@ impl Threads {
 
     /// The part of WGSL that joins the sums of lanes.
     pub(super) fn reduce(self) -> &'static str {
-        match self.fold {
+        match self.subgroup {
             0 => wgsl!("shared/reduce_plain.wgsl"),
             _ => wgsl!("shared/reduce_subgroup.wgsl"),
         }
@@ -98,10 +102,10 @@ impl Threads {
 
     /// Partial sums of a workgroup that meet in its memory, of each kind.
     pub(super) fn partials(self, spec: &MatrixSpec) -> u32 {
-        match self.fold {
+        match self.subgroup {
             0 => self.workgroup,
-            fold if fold >= self.lanes(spec) => 1,
-            fold => self.workgroup / fold,
+            least if least >= self.lanes(spec) => 1,
+            least => self.workgroup / least,
         }
     }
 
@@ -116,8 +120,8 @@ impl Threads {
         let number = |(name, value)| (name, f64::from(value));
         let mut constants = [("WG", self.workgroup), ("LANES", lanes)].map(number).to_vec();
         constants.push(linear::constant(spec));
-        if self.fold > 0 {
-            constants.extend([("FOLD", self.fold.min(lanes)), ("SUMS", self.partials(spec))].map(number));
+        if self.subgroup > 0 {
+            constants.extend([("FOLD", self.subgroup.min(lanes)), ("SUMS", self.partials(spec))].map(number));
         }
         constants
     }

@@ -1,6 +1,6 @@
 //! The start-up test of exchange within subgroups. See subgroups.wgsl.
 
-use crate::gpu::{Binding, Gpu, GpuError, Kernel, Kernels};
+use crate::gpu::{Binding, Gpu, GpuError, Kernel, Kernels, Pipeline};
 
 use super::sizes::{Sizes, Threads};
 use super::trial;
@@ -19,6 +19,26 @@ pub fn kernel(workgroup: u32, fold: u32) -> Kernel {
     }
 }
 
+/// Starts to compile what [`choose`] tries.
+pub fn start(gpu: &Gpu, kernels: &mut Kernels) {
+    if gpu.tier().subgroup > 0 {
+        trials(gpu, kernels, gpu.tier().subgroup);
+    }
+}
+
+/// A kernel for each size of workgroup in use, with as many neighbours as there are in smaller ones.
+fn trials(gpu: &Gpu, kernels: &mut Kernels, fold: u32) -> Vec<(u32, u32, Pipeline)> {
+    let mut workgroups: Vec<u32> =
+        Threads::candidates(Sizes::of(gpu.tier())).iter().map(|threads| threads.workgroup).collect();
+    workgroups.sort_unstable();
+    workgroups.dedup();
+    workgroups
+        .into_iter()
+        .map(|workgroup| (workgroup, fold.clamp(1, workgroup)))
+        .map(|(workgroup, fold)| (workgroup, fold, kernels.start(gpu, kernel(workgroup, fold))))
+        .collect()
+}
+
 /// Threads whose sums may meet by exchange within a subgroup: what the device says, if neighbours are found to
 /// be neighbours there in every size of workgroup; else 0, as where there are no subgroups or no shader with them
 /// compiles.
@@ -33,7 +53,11 @@ pub async fn choose(gpu: &Gpu, kernels: &mut Kernels) -> Result<u32, GpuError> {
     match holds(gpu, kernels, fold).await {
         Ok(true) => Ok(fold),
         Err(lost @ GpuError::Lost { .. }) => Err(lost),
-        Ok(false) | Err(_) => Ok(0),
+        // What the device has to say of it is heard here, and by nobody else.
+        Ok(false) | Err(_) => match gpu.idle().await {
+            Err(lost @ GpuError::Lost { .. }) => Err(lost),
+            _ => Ok(0),
+        },
     }
 }
 
@@ -43,16 +67,7 @@ pub async fn choose(gpu: &Gpu, kernels: &mut Kernels) -> Result<u32, GpuError> {
 /// # Errors
 /// What the compiler or the device says.
 pub async fn holds(gpu: &Gpu, kernels: &mut Kernels, fold: u32) -> Result<bool, GpuError> {
-    let mut workgroups: Vec<u32> =
-        Threads::candidates(Sizes::of(gpu.tier())).iter().map(|threads| threads.workgroup).collect();
-    workgroups.sort_unstable();
-    workgroups.dedup();
-    let trials: Vec<_> = workgroups
-        .into_iter()
-        .map(|workgroup| (workgroup, fold.min(workgroup)))
-        .map(|(workgroup, fold)| (workgroup, fold, kernels.start(gpu, kernel(workgroup, fold))))
-        .collect();
-    for (workgroup, fold, pipeline) in trials {
+    for (workgroup, fold, pipeline) in trials(gpu, kernels, fold) {
         // Sums of different threads are different ones, and none is rounded.
         let values: Vec<f32> = (0..workgroup).map(|thread| (thread * thread + 1) as f32).collect();
         let words = workgroup * (1 + fold.ilog2());

@@ -14,7 +14,7 @@ pub(super) async fn output(
     words: u32,
     groups: u32,
 ) -> Result<Vec<f32>, GpuError> {
-    kernels.finish(&mut |_, _| ()).await?;
+    kernels.wait(&[pipeline], &mut |_, _| ()).await?;
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
     let bytes = u64::from(words) * 4;
     let from = gpu.buffer("trial", input.len() as u64, usage, Purpose::Activations)?;

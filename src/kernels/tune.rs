@@ -171,7 +171,7 @@ impl Tuner {
             for each in &bound {
                 let spec = &each.matrix.spec;
                 let decoder = if choice.fast { decoder(spec) } else { Decoder::Safe };
-                let threads = choice.threads.folding(if choice.subgroups { subgroup } else { 0 });
+                let threads = choice.threads.within(if choice.subgroups { subgroup } else { 0 });
                 let kernel = matvec::kernel(spec, decoder, threads);
                 runs.extend(each.run(gpu, &mut bench, kernel, How::Vector(threads))?);
             }

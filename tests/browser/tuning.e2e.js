@@ -59,3 +59,17 @@ test("the kernels that were timed are remembered for the next load", async (t) =
   assert.equal(again.tuning.state, "timed", about);
   assert.deepEqual(loads.heldAgain, { [key]: again.tuning.choice });
 });
+
+test("an adapter that promises subgroups and gives none computes without them", async (t) => {
+  const { page } = await openClient(t);
+  const { subgroup, backend, text } = await page.evaluate(async () => {
+    const { Engine, proof } = /** @type {any} */ (globalThis).bise;
+    /** @type {any} */ (globalThis).useWorker("/pages/promising-worker.js");
+    const engine = await Engine.load("/models/tale/", { backend: "webgpu" });
+    const { adapter, backend } = engine.info;
+    const text = await proof(engine);
+    await engine.dispose();
+    return { subgroup: adapter.subgroup, backend, text };
+  });
+  assert.deepEqual({ subgroup, backend, text }, { subgroup: 0, backend: "webgpu", text: TALE_PROOF });
+});

@@ -1,7 +1,7 @@
 //! The whole decoder: against the reference, and prompts cut in different ways.
 
 use bise::dtype::Dtype;
-use bise::gpu::GpuError;
+use bise::gpu::{GpuError, LimitChoice};
 use bise::kernels::weights::Decoder as WeightDecoder;
 use bise::kernels::{Choice, Sizes, Threads, WebGpu};
 use bise::reference::{Reference, ReferenceError};
@@ -24,6 +24,7 @@ pub const MODEL: Model = Model {
     window: None,
     kv_cache: CacheForm::F16,
     hidden: 36,
+    intermediate: 70,
     head_dim: 10,
     context: 60,
     max_batch: 8,
@@ -82,6 +83,25 @@ fn decoder_agrees_with_the_reference() {
             let got = pollster::block_on(on_gpu.backend().read(slot, 1)).unwrap();
             check(&(&model, slot), &got, &reference.backend().read(slot, 1), tolerance);
         }
+    }
+}
+
+/// Where a binding holds three rows of a matrix, its parts begin within the fours of rows whose squares products leave
+/// for the norm behind them: that norm is made by a dispatch of its own.
+#[test]
+fn parts_of_three_rows_leave_no_squares() {
+    let most = 9500;
+    let Some(gpu) = open(LimitChoice::Binding(most)) else { return };
+    let f32s = (Dtype::F32, 0);
+    let model = Model { linear: f32s, up: f32s, intermediate: 600, context: 20, max_batch: 2, ..MODEL };
+    assert_eq!(most / (u64::from(model.intermediate) * 4), 3);
+    let mut on_gpu = model.decoder(pollster::block_on(WebGpu::new(gpu, model.shape())).unwrap());
+    let mut reference = model.decoder(Reference::new(model.shape()));
+    for (step, id) in ids(model.seed, 8).into_iter().enumerate() {
+        let prompt = step < 2;
+        let got = pollster::block_on(on_gpu.forward(&[id], prompt, true)).unwrap().unwrap();
+        let want = pollster::block_on(reference.forward(&[id], prompt, true)).unwrap().unwrap();
+        check(&("step", step), &got, &want, Tolerance { abs: 5e-3, rel: 5e-3 });
     }
 }
 

@@ -22,6 +22,7 @@ pub struct Model {
     pub window: Option<u32>,
     pub kv_cache: CacheForm,
     pub hidden: u32,
+    pub intermediate: u32,
     pub head_dim: u32,
     pub context: u32,
     pub max_batch: u32,
@@ -34,7 +35,7 @@ impl Model {
         let head_dim = self.head_dim;
         DecoderShape {
             hidden: self.hidden,
-            intermediate: 70,
+            intermediate: self.intermediate,
             layers: 2,
             heads: 6,
             kv_heads: 2,

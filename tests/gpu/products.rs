@@ -56,7 +56,7 @@ pub(super) fn cases(fold: u32, turn: usize) -> impl Iterator<Item = (&'static Ca
     pairs.enumerate().map(move |(index, (case, threads))| {
         // A row of cases is even: the next one begins with the other kind.
         let folds = (index + index / CASES.len() + turn).is_multiple_of(2);
-        (case, threads.folding(if folds { fold } else { 0 }))
+        (case, threads.within(if folds { fold } else { 0 }))
     })
 }
 

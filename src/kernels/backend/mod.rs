@@ -65,9 +65,9 @@ enum StepKey {
     Embed { table: u32 },
     RmsNorm { x: Slot, weight: u32, y: Slot },
     Gain { weight: u32, last: bool },
-    Linear { x: Slot, weight: u32, y: Slot, write: Write, gain: u32, prompt: bool },
+    Linear { x: Slot, scaled: bool, weight: u32, y: Slot, write: Write, gain: Option<u32>, prompt: bool },
     Gated { gate: u32, prompt: bool },
-    Up { up: u32, prompt: bool },
+    Up { scaled: bool, up: u32, prompt: bool },
     Silu,
     RopeStore { layer: u32 },
     Attend { layer: u32, prompt: bool },
@@ -84,8 +84,10 @@ enum Stage {
     Prompt,
     /// The second.
     Decode,
-    /// Nothing: until then the host chooses.
-    Choice,
+    /// Nothing: until then the host chooses the best token.
+    Best,
+    /// Nothing: until then the host draws.
+    Draw,
 }
 
 /// A dispatch ready to run but for its grid.
@@ -121,18 +123,19 @@ pub struct WebGpu {
     planned: Vec<(Stage, Kernel)>,
     /// Kernels of the stages, compiled or on the way.
     stages: Vec<(Stage, Pipeline)>,
-    choosing: bool,
+    /// What the kernels that are planned now are for, where that is a choice.
+    choosing: Option<Stage>,
     /// Products of a decoded token, as they were planned.
     products: Vec<Product>,
     pass: Vec<Dispatch>,
     batch: BatchUniform,
     prompt: bool,
     /// The norm that will follow the next step, by its weight.
-    expected: Option<Gain>,
+    next_norm: Option<Gain>,
     /// The norm whose gain the activations `gained` and `squares` have, if they are of what X holds.
-    gained: Option<u32>,
-    /// What the latest norm made, where its readers take in these instead.
-    normed: Option<Slot>,
+    gained_by: Option<u32>,
+    /// The slot whose readers bind `gained` and `squares` instead of it.
+    scaled_slot: Option<Slot>,
     /// How the attention of this pass is cut, where it is one decoded token's.
     one: Option<OneTiling>,
     next_id: u32,
@@ -182,6 +185,7 @@ impl WebGpu {
         let mut kernels = Kernels::default();
         let mut decoders = HashMap::new();
         decode_fp8::start(&gpu, &mut kernels);
+        subgroups::start(&gpu, &mut kernels);
         for dtype in super::weights::DTYPES {
             decoders.insert(dtype, decode_fp8::choose(&gpu, &mut kernels, dtype).await?);
         }
@@ -206,14 +210,14 @@ impl WebGpu {
             planning: false,
             planned: Vec::new(),
             stages: Vec::new(),
-            choosing: false,
+            choosing: None,
             products: Vec::new(),
             pass: Vec::new(),
             batch: BatchUniform::default(),
             prompt: false,
-            expected: None,
-            gained: None,
-            normed: None,
+            next_norm: None,
+            gained_by: None,
+            scaled_slot: None,
             one: None,
             next_id: 0,
             latest: Vec::new(),
@@ -333,11 +337,8 @@ impl WebGpu {
         };
         if self.planning {
             if !self.planned.iter().any(|(_, planned)| *planned == kernel) {
-                let stage = match (self.choosing, self.prompt) {
-                    (true, _) => Stage::Choice,
-                    (_, true) => Stage::Prompt,
-                    (_, false) => Stage::Decode,
-                };
+                let of_pass = if self.prompt { Stage::Prompt } else { Stage::Decode };
+                let stage = self.choosing.unwrap_or(of_pass);
                 self.planned.push((stage, kernel));
             }
             return Ok(None);
@@ -409,7 +410,7 @@ impl WebGpu {
 
     /// Whether this slot is a norm's whose readers take in `gained` and `squares` instead.
     fn is_scaled(&self, slot: Slot) -> bool {
-        self.normed == Some(slot)
+        self.scaled_slot == Some(slot)
     }
 
     fn linear_to(

@@ -10,12 +10,12 @@ impl WebGpu {
     /// here.
     pub(super) fn norm_for_readers(&mut self, x: Slot, weight: &GpuVector, y: Slot) -> Result<(), GpuError> {
         let last = y == Slot::LastNormed;
-        self.normed = Some(y);
+        self.scaled_slot = Some(y);
         // The last of several rows is to be the first.
-        if self.gained == Some(weight.id) && !(last && self.batch.tokens > 1) {
+        if self.gained_by == Some(weight.id) && !(last && self.batch.tokens > 1) {
             return Ok(());
         }
-        self.gained = Some(weight.id).filter(|_| !last);
+        self.gained_by = Some(weight.id).filter(|_| !last);
         let (pitch, rows) = (self.pitch(x), if last { 1 } else { self.batch.tokens });
         let bind = |this: &mut Self| {
             let Some(pipeline) = this.pipeline("gain", Some(gain::kernel()))? else {

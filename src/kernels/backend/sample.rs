@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Bound, Dispatch, StepKey, WebGpu};
+use super::{Bound, Dispatch, Stage, StepKey, WebGpu};
 use crate::gpu::{Arriving, Gpu, GpuBuffer, GpuError, Purpose, buffer_bytes};
 use crate::kernels::sample_adjust::{self, Choice};
 use crate::kernels::sample_pick::{self, CHOSEN_WORDS};
@@ -100,7 +100,7 @@ impl WebGpu {
     /// Records the choice from the pass's logits.
     pub(super) fn record_choice(&mut self, draw: u64) -> Result<(), GpuError> {
         let vocab = self.shape.vocab;
-        self.choosing = self.planning;
+        self.choosing = self.planning.then_some(Stage::Best);
         if !self.planning {
             let choice = Choice::new(&self.sampling.rules, vocab, draw);
             self.gpu.queue().write_buffer(self.sampling.choice.raw(), 0, bytemuck::bytes_of(&choice));
@@ -116,6 +116,7 @@ impl WebGpu {
         // Planned are both.
         for greedy in [true, false] {
             if self.planning || greedy == (self.sampling.rules.greedy == 1) {
+                self.choosing = self.planning.then_some(if greedy { Stage::Best } else { Stage::Draw });
                 self.record_pick(greedy)?;
             }
         }

@@ -25,7 +25,8 @@ impl WebGpu {
     /// # Errors
     /// What the compiler says.
     pub async fn choosable(&mut self) -> Result<(), GpuError> {
-        let wanted: Vec<_> = [Stage::Decode, Stage::Choice].into_iter().flat_map(|s| self.stage(s)).collect();
+        let all = [Stage::Decode, Stage::Best, Stage::Draw];
+        let wanted: Vec<_> = all.into_iter().flat_map(|s| self.stage(s)).collect();
         self.kernels.wait(&wanted, &mut |_, _| ()).await
     }
 }

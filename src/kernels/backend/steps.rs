@@ -36,7 +36,7 @@ impl Steps for WebGpu {
     fn plan(&mut self) {
         self.planning = true;
         // As the plan before may have left it, where it was not compiled.
-        self.choosing = false;
+        self.choosing = None;
         self.planned.clear();
         self.stages.clear();
         self.products.clear();
@@ -44,7 +44,7 @@ impl Steps for WebGpu {
 
     fn compile(&mut self) {
         self.planning = false;
-        self.choosing = false;
+        self.choosing = None;
         // An adapter that computes on the CPU compiles there as well: first what the first token waits for.
         self.start_stages(self.sizes == Sizes::Cpu);
     }
@@ -74,6 +74,7 @@ impl Steps for WebGpu {
     }
 
     fn embed(&mut self, table: &GpuMatrix) -> Result<(), GpuError> {
+        self.gained_by = None;
         let tokens = self.batch.tokens;
         let grids = table.parts.iter().map(|_| embed::grid(table.loads_per_row(), tokens));
         let bind = |this: &mut Self| {
@@ -98,13 +99,13 @@ impl Steps for WebGpu {
     }
 
     fn expect_norm(&mut self, weight: &GpuVector) -> Result<(), GpuError> {
-        self.expected = Some(Gain { id: weight.id, buffer: weight.buffer.clone() });
+        self.next_norm = Some(Gain { id: weight.id, buffer: weight.buffer.clone() });
         Ok(())
     }
 
     fn rms_norm(&mut self, x: Slot, weight: &GpuVector, y: Slot) -> Result<(), GpuError> {
-        self.normed = None;
-        if !self.prompt || y == Slot::LastNormed {
+        self.scaled_slot = None;
+        if x == Slot::X && (!self.prompt || y == Slot::LastNormed) {
             return self.norm_for_readers(x, weight, y);
         }
         let rows = self.batch.tokens;
@@ -139,16 +140,16 @@ impl Steps for WebGpu {
         first: u32,
         write: Write,
     ) -> Result<(), GpuError> {
-        let expected = self.expected.take();
-        // Squares are of four rows each: parts of whole fours lie in order.
+        let (next_norm, prompt, scaled) = (self.next_norm.take(), self.prompt, self.is_scaled(x));
+        // It writes all of X, from what is no norm's, and parts of whole fours of rows: their squares lie in order.
         let in_order = weight.parts.iter().all(|part| part.first_row.is_multiple_of(4));
-        let gain = expected.filter(|_| !self.prompt && y == Slot::X && in_order);
+        let is_whole = y == Slot::X && first == 0 && weight.spec.rows == self.shape.width(y);
+        let gain = next_norm.filter(|_| is_whole && in_order && !prompt && !scaled);
         let id = gain.as_ref().map(|gain| gain.id);
-        let key =
-            StepKey::Linear { x, weight: weight.id, y, write, gain: id.unwrap_or(0), prompt: self.prompt };
+        let key = StepKey::Linear { x, scaled, weight: weight.id, y, write, gain: id, prompt };
         self.linear_to(key, x, weight, (GpuBufferRef::Slot(y), first), write, gain.as_ref())?;
         if y == Slot::X {
-            self.gained = id;
+            self.gained_by = id;
         }
         Ok(())
     }
@@ -156,15 +157,16 @@ impl Steps for WebGpu {
     fn gated_linear(&mut self, x: Slot, gate: &GpuMatrix, up: &GpuMatrix) -> Result<(), GpuError> {
         let (tokens, threads) = (self.batch.tokens, self.pass_threads());
         let alike = gate.spec.dtype == up.spec.dtype && gate.spec.scale_cols == up.spec.scale_cols;
-        let prompt = self.prompt;
+        let (prompt, scaled) = (self.prompt, self.is_scaled(x));
         if prompt && alike {
             return self.gated_product(x, gate, up);
         }
-        if !self.is_scaled(x) || !alike {
+        if !scaled || !alike {
             let (mlp, write) = (GpuBufferRef::Slot(Slot::Mlp), Write::Set);
-            let key = StepKey::Linear { x, weight: gate.id, y: Slot::Mlp, write, gain: 0, prompt };
+            let (y, weight) = (Slot::Mlp, gate.id);
+            let key = StepKey::Linear { x, scaled, weight, y, write, gain: None, prompt };
             self.linear_to(key, x, gate, (mlp, 0), write, None)?;
-            let key = StepKey::Up { up: up.id, prompt };
+            let key = StepKey::Up { scaled, up: up.id, prompt };
             self.linear_to(key, x, up, (GpuBufferRef::Up, 0), Write::Set, None)?;
             let pitch = self.pitch(Slot::Mlp) / 4;
             let bind = |this: &mut Self| {
@@ -326,7 +328,10 @@ impl Steps for WebGpu {
         past: Past,
     ) -> Result<Option<usize>, GpuError> {
         let mut wanted = self.stage(Stage::Decode);
-        wanted.extend(self.stage(Stage::Choice));
+        wanted.extend(self.stage(Stage::Best));
+        if rules.greedy == 0 {
+            wanted.extend(self.stage(Stage::Draw));
+        }
         match self.kernels.are_ready(&wanted)? {
             true => self.prepare_sampling(rules, bias, past).map(Some),
             false => Ok(None),
@@ -395,7 +400,7 @@ impl WebGpu {
         let (splits, tiles_per_split) = tiling.splits(&self.shape, position, tokens, many);
         self.batch = BatchUniform { tokens, position, splits, tiles_per_split };
         self.prompt = prompt;
-        (self.expected, self.gained, self.normed) = (None, None, None);
+        (self.next_norm, self.gained_by, self.scaled_slot) = (None, None, None);
         self.pass.clear();
         if !self.planning {
             let rope = self.shape.rope_table(position, tokens);

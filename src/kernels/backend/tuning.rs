@@ -22,6 +22,9 @@ impl WebGpu {
     pub fn tuning_key(&self) -> String {
         let tier = self.gpu.tier();
         let mut key = format!("bise {}; {}", env!("CARGO_PKG_VERSION"), tier.identity);
+        if self.subgroup > 0 {
+            key += &format!("; subgroups of {}", self.subgroup);
+        }
         for Product { spec, tiled, .. } in shapes(&self.products, tier.max_binding_bytes) {
             let MatrixSpec { rows, cols, dtype, scale_cols, .. } = spec;
             let tiled = if tiled { "tiled " } else { "" };
@@ -67,11 +70,11 @@ impl WebGpu {
 
     /// Threads of a decoded token's products.
     pub fn threads(&self) -> Threads {
-        self.choice.threads.folding(if self.choice.subgroups { self.subgroup } else { 0 })
+        self.choice.threads.within(if self.choice.subgroups { self.subgroup } else { 0 })
     }
 
     /// Threads of the pass being recorded. The last product of a prompt does not depend on tuning.
     pub(super) fn pass_threads(&self) -> Threads {
-        if self.prompt { Threads::of(self.sizes).folding(self.subgroup) } else { self.threads() }
+        if self.prompt { Threads::of(self.sizes).within(self.subgroup) } else { self.threads() }
     }
 }

@@ -214,15 +214,14 @@ impl Builder<'_> {
         for &decoder in decoders {
             // Without subgroups the usual ones, besides.
             let usual = Some(Threads::of(sizes)).filter(|_| backend.subgroup() > 0);
-            let folding =
-                Threads::candidates(sizes).iter().map(|threads| threads.folding(backend.subgroup()));
+            let folding = Threads::candidates(sizes).iter().map(|threads| threads.within(backend.subgroup()));
             for threads in folding.take(most).chain(usual) {
                 let name = format!(
                     "{} threads, {} a row, {}{}",
                     threads.workgroup,
                     threads.lanes(spec),
                     decoder.name(),
-                    if threads.fold > 0 { ", subgroups" } else { "" }
+                    if threads.subgroup > 0 { ", subgroups" } else { "" }
                 );
                 let kernel = matvec::kernel(spec, decoder, threads);
                 let work = work * spec.dtype.size_bytes() as f64;

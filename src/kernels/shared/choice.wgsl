@@ -1,7 +1,7 @@
 // Options of a request and the draw of a step, for the kernels that choose a token; the arithmetic of
 // src/steps/sampling.rs. A key orders as the logits do: greater for greater ones; 0: no token.
 struct Choice {
-    greedy: u32,       // 1: the largest logit
+    greedy: u32,       // 1: the largest logit; which of two kernels that takes, the host decides
     top_k: u32,        // 0: all
     top_p_low: u32,    // top_p in 2^-64, less one; all bits set: 1
     top_p_high: u32,
