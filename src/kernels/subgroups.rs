@@ -19,13 +19,6 @@ pub fn kernel(workgroup: u32, fold: u32) -> Kernel {
     }
 }
 
-/// Starts to compile what [`choose`] tries.
-pub fn start(gpu: &Gpu, kernels: &mut Kernels) {
-    if gpu.tier().subgroup > 0 {
-        trials(gpu, kernels, gpu.tier().subgroup);
-    }
-}
-
 /// A kernel for each size of workgroup in use, with as many neighbours as there are in smaller ones.
 fn trials(gpu: &Gpu, kernels: &mut Kernels, fold: u32) -> Vec<(u32, u32, Pipeline)> {
     let mut workgroups: Vec<u32> =
@@ -53,7 +46,7 @@ pub async fn choose(gpu: &Gpu, kernels: &mut Kernels) -> Result<u32, GpuError> {
     match holds(gpu, kernels, fold).await {
         Ok(true) => Ok(fold),
         Err(lost @ GpuError::Lost { .. }) => Err(lost),
-        // What the device has to say of it is heard here, and by nobody else.
+        // What the device has to say of it is heard here, and by nobody else: nothing else is under way.
         Ok(false) | Err(_) => match gpu.idle().await {
             Err(lost @ GpuError::Lost { .. }) => Err(lost),
             _ => Ok(0),

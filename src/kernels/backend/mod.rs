@@ -185,10 +185,10 @@ impl WebGpu {
         let mut kernels = Kernels::default();
         let mut decoders = HashMap::new();
         decode_fp8::start(&gpu, &mut kernels);
-        subgroups::start(&gpu, &mut kernels);
         for dtype in super::weights::DTYPES {
             decoders.insert(dtype, decode_fp8::choose(&gpu, &mut kernels, dtype).await?);
         }
+        // Behind the decoders, and not beside them: what a device refuses here is no fault of theirs.
         let subgroup = subgroups::choose(&gpu, &mut kernels).await?;
         let sizes = Sizes::of(gpu.tier());
         let activations = gpu.guarded("activations", || allocate_activations(&gpu, &shape)).await?;
