@@ -72,8 +72,8 @@ impl Threads {
         })
     }
 
-    /// The same with subgroups of at least so many threads. Where lanes are few, on adapters that compute on the CPU, a subgroup is a vector
-    /// of the CPU, and has its rows for itself: two in one group would take longer than a turn more of each.
+    /// The same with subgroups of at least so many threads. Where lanes are few, on adapters that compute on the
+    /// CPU, a subgroup is a vector of the CPU, and has its rows for itself.
     pub fn within(self, subgroup: u32) -> Threads {
         let is_vector = self.lanes <= MIN_LANES && subgroup > 0;
         Threads { subgroup, lanes: if is_vector { self.lanes.min(subgroup) } else { self.lanes }, ..self }

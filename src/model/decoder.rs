@@ -182,8 +182,7 @@ pub fn plan<B: Steps>(backend: &mut B, weights: &Weights<B>) -> Result<(), B::Er
 /// One pass over the layers.
 fn record<B: Steps>(b: &mut B, weights: &Weights<B>, logits: bool) -> Result<(), B::Error> {
     b.embed(&weights.embed)?;
-    let next = weights.layers.iter().skip(1).map(|layer| &layer.input_norm).chain([&weights.norm]);
-    for (index, (layer, next)) in (0..).zip(weights.layers.iter().zip(next)) {
+    for (index, layer) in (0..).zip(&weights.layers) {
         b.rms_norm(Slot::X, &layer.input_norm, Slot::Normed)?;
         for (first, part) in &layer.qkv {
             b.linear(Slot::Normed, part, Slot::Qkv, *first, Write::Set)?;
@@ -195,7 +194,8 @@ fn record<B: Steps>(b: &mut B, weights: &Weights<B>, logits: bool) -> Result<(),
 
         b.rms_norm(Slot::X, &layer.post_norm, Slot::Normed)?;
         b.gated_linear(Slot::Normed, &layer.gate, &layer.up)?;
-        b.expect_norm(next)?;
+        let following = weights.layers.get(index as usize + 1).map(|following| &following.input_norm);
+        b.expect_norm(following.unwrap_or(&weights.norm))?;
         b.linear(Slot::Mlp, &layer.down, Slot::X, 0, Write::Add)?;
     }
     if logits {

@@ -2,7 +2,7 @@
 
 use bise::dtype::Dtype;
 use bise::kernels::weights::Decoder;
-use bise::kernels::{self, Sizes, Threads};
+use bise::kernels::{self, Sizes, Threads, linear};
 use bise::reference;
 use bise::reference::weights::Weights;
 use bise::steps::MatrixSpec;
@@ -10,6 +10,20 @@ use bise::steps::MatrixSpec;
 use super::common::{Runner, Tolerance, bytes, check, padded_weights, random_weights, uniform};
 use super::products::{Inputs, cases, for_readers, inputs, scales, tiled_cases, tolerance};
 use crate::common::Random;
+
+/// What two matrices like this one have for parameters together.
+fn of_pair(p: &linear::Params) -> kernels::matvec_gated::Params {
+    kernels::matvec_gated::Params {
+        first_row: p.first_row,
+        rows: p.rows,
+        loads: p.loads,
+        x_pitch: p.x_pitch,
+        y_pitch: p.y_pitch,
+        scale_blocks: p.scale_blocks,
+        loads_per_block: p.loads_per_block,
+        padding: 0,
+    }
+}
 
 #[test]
 fn matmul_gated() {
@@ -22,17 +36,7 @@ fn matmul_gated() {
             let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
             let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
             let up_scales = scales(&mut random, case);
-            let p = i.params;
-            let params = kernels::matmul_gated::Params {
-                first_row: p.first_row,
-                rows: p.rows,
-                loads: p.loads,
-                x_pitch: p.x_pitch,
-                y_pitch: p.y_pitch,
-                scale_blocks: p.scale_blocks,
-                loads_per_block: p.loads_per_block,
-                padding: 0,
-            };
+            let params = of_pair(&i.params);
             let kernel = kernels::matmul_gated::kernel(&i.spec, decoder, tile).unwrap();
             let mut run = |i: &Inputs| {
                 let [batch, _, x, gate, gate_scales, y] = i.contents();
@@ -80,20 +84,10 @@ fn matvec_gated() {
             let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
             let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
             let up_scales = scales(&mut random, case);
-            let p = i.params;
-            let params = kernels::matvec_gated::Params {
-                first_row: p.first_row,
-                rows: p.rows,
-                loads: p.loads,
-                x_pitch: p.x_pitch,
-                y_pitch: p.y_pitch,
-                scale_blocks: p.scale_blocks,
-                loads_per_block: p.loads_per_block,
-                padding: 0,
-            };
+            let params = of_pair(&i.params);
             let epsilon = 1e-5;
             let weight = vec![1.0; i.x.len()];
-            let [_, squares] = for_readers(&i.batch, p.x_pitch, 0, &i.x, &weight);
+            let [_, squares] = for_readers(&i.batch, params.x_pitch, 0, &i.x, &weight);
             let kernel = kernels::matvec_gated::kernel(&i.spec, decoder, threads, epsilon).unwrap();
             let grid = kernels::matvec_gated::grid(&i.spec, case.rows, case.tokens, threads);
             let [_, _, x, gate, gate_scales, y] = i.contents();

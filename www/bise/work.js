@@ -58,7 +58,10 @@ function check() {
   throw new BiseError("no-webgpu", `This browser offers no WebGPU here. ${remedy}`);
 }
 
-/** Browsers tell little, and not all of it to the library below: a description, or maker and family. */
+/**
+ * Browsers tell little, and not all of it to the library below: a description, or maker and family. From here on
+ * devices get subgroups, where there are any.
+ */
 async function adapter() {
   // TypeScript's own declarations do not know WebGPU in every version.
   const { gpu } = /** @type {{ gpu?: { requestAdapter(options: object): Promise<any> } }} */ (/** @type {unknown} */ (navigator));

@@ -1,4 +1,4 @@
-//! Attention of prompts.
+//! Parameters of attention, and that of prompts.
 
 use super::{Bound, StepKey, WebGpu};
 use crate::gpu::GpuError;
