@@ -60,7 +60,15 @@ pub async fn choose(gpu: &Gpu, kernels: &mut Kernels) -> Result<u32, GpuError> {
 /// # Errors
 /// What the compiler or the device says.
 pub async fn holds(gpu: &Gpu, kernels: &mut Kernels, fold: u32) -> Result<bool, GpuError> {
-    for (workgroup, fold, pipeline) in trials(gpu, kernels, fold) {
+    let trials = trials(gpu, kernels, fold);
+    let pipelines: Vec<Pipeline> = trials.iter().map(|(_, _, pipeline)| *pipeline).collect();
+    let mut refused = None;
+    for pipeline in &pipelines {
+        // All of them, so that none is left to be waited for, or heard of, later.
+        refused = kernels.wait(&[*pipeline], &mut |_, _| ()).await.err().or(refused);
+    }
+    refused.map_or(Ok(()), Err)?;
+    for (workgroup, fold, pipeline) in trials {
         // Sums of different threads are different ones, and none is rounded.
         let values: Vec<f32> = (0..workgroup).map(|thread| (thread * thread + 1) as f32).collect();
         let words = workgroup * (1 + fold.ilog2());

@@ -22,6 +22,10 @@ extern "C" {
     fn create_bind_group_layout(this: &Device, descriptor: &JsValue) -> JsValue;
     #[wasm_bindgen(method, js_name = createPipelineLayout)]
     fn create_pipeline_layout(this: &Device, descriptor: &JsValue) -> JsValue;
+    #[wasm_bindgen(method, js_name = pushErrorScope)]
+    fn push_error_scope(this: &Device, filter: &str);
+    #[wasm_bindgen(method, js_name = popErrorScope)]
+    fn pop_error_scope(this: &Device) -> Promise;
     #[wasm_bindgen(method, catch, js_name = createComputePipelineAsync)]
     fn create_compute_pipeline_async(this: &Device, descriptor: &JsValue) -> Result<Promise, JsValue>;
 }
@@ -31,12 +35,22 @@ pub fn ahead(gpu: &Gpu, kernel: &Kernel) -> Pin<Box<dyn Future<Output = Result<H
     let device = gpu.device().as_webgpu().map(|device| JsValue::from(device.clone()));
     let started = device.ok_or(JsValue::UNDEFINED).and_then(|device| {
         let device = device.unchecked_into::<Device>();
+        // What is refused on the way is this kernel's own, told by nobody else, and no fault of what the device does
+        // beside it.
+        device.push_error_scope("validation");
+        let compiling = start(&device, kernel);
+        let refused = device.pop_error_scope();
         // Listening from now on: where nobody does, a rejection counts as a crash of the worker.
-        Ok((JsFuture::from(start(&device, kernel)?), device))
+        Ok((JsFuture::from(compiling?), JsFuture::from(refused), device))
     });
     Box::pin(async move {
-        let (compiling, device) = started.map_err(|error| describe(&error))?;
-        let pipeline = compiling.await.map_err(|error| describe(&error))?;
+        let (compiling, refused, device) = started.map_err(|error| describe(&error))?;
+        let (compiled, refused) = (compiling.await, refused.await);
+        // A pipeline of a module that was refused says no more than that; the first refusal says why.
+        let refused = refused.ok().filter(JsValue::is_object);
+        let message = |error: &JsValue| Reflect::get(error, &"message".into()).ok()?.as_string();
+        let pipeline = compiled
+            .map_err(|error| refused.as_ref().and_then(message).unwrap_or_else(|| describe(&error)))?;
         let hand_over: HandOver = Box::new(move || hand_over(device, pipeline));
         Ok(hand_over)
     })
