@@ -4,6 +4,7 @@
 //! reference that logits are compared with, the merge on this machine's processor, and the text.
 
 mod merge;
+mod threads;
 
 use std::error::Error;
 use std::io::Write;
@@ -70,9 +71,15 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     say("the reference");
     let expected = block_on(expected(&args.model, &load))?;
     let mut engine = load_engine(&args.model, load)?;
+    let apart = if engine.info().adapter.software { threads::keep_apart() } else { Ok(0) };
     let mut report =
         block_on(engine.bench(&expected, options, &mut |what, at| say(&format!("{what} {at}")), &|| false))?;
     drop(engine);
+    report.notes.extend(match apart {
+        Ok(0) => None,
+        Ok(count) => Some(format!("the adapter's {count} threads kept to a processor each, in turn")),
+        Err(error) => Some(format!("the adapter's threads ran on any processor: {error}")),
+    });
     say("the merge");
     merge::measure(&args.model, options, &mut report)?;
     if args.json {
