@@ -101,6 +101,13 @@ impl DeviceTier {
         }
     }
 
+    /// Whether integer products are faster than shifts, and than the shader's own conversion of f16. Adapters that
+    /// compute on the CPU in vectors of four, which is SwiftShader, shift lane by lane and convert in some twenty
+    /// instructions.
+    pub fn slow_shifts(&self) -> bool {
+        self.software && self.subgroup == 4
+    }
+
     /// A device of WebGPU's default limits that nothing else is known of.
     pub fn at_default_limits() -> DeviceTier {
         DeviceTier {

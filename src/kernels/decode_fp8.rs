@@ -9,9 +9,6 @@ use super::weights::{self, Decoder};
 /// Group 0, in order.
 pub const BINDINGS: &[Binding] = &[Binding::read("codes"), Binding::write("values")];
 
-/// The dtypes with two decoders.
-const TESTED: [Dtype; 3] = [Dtype::F16, Dtype::F8E4m3, Dtype::F8E5m2];
-
 /// The kernel for a decoder; `None` for a dtype that shaders do not read.
 pub fn kernel(dtype: Dtype, decoder: Decoder) -> Option<Kernel> {
     Some(Kernel {
@@ -22,10 +19,25 @@ pub fn kernel(dtype: Dtype, decoder: Decoder) -> Option<Kernel> {
     })
 }
 
+/// The decoders of a dtype on this adapter, the one that should be fastest first; one alone needs no test.
+fn in_turn(gpu: &Gpu, dtype: Dtype) -> &'static [Decoder] {
+    match (dtype, gpu.tier().slow_shifts()) {
+        (Dtype::F16 | Dtype::F8E4m3 | Dtype::F8E5m2, false) => &[Decoder::Fast, Decoder::Safe],
+        (Dtype::F16 | Dtype::F8E4m3 | Dtype::F8E5m2 | Dtype::Bf16, true) => {
+            &[Decoder::Products, Decoder::Safe]
+        }
+        _ => &[Decoder::Safe],
+    }
+}
+
 /// Starts to compile what [`choose`] asks first for, all at once.
 pub fn start(gpu: &Gpu, kernels: &mut Kernels) {
-    for kernel in TESTED.into_iter().filter_map(|dtype| kernel(dtype, Decoder::Fast)) {
-        kernels.start(gpu, kernel);
+    for dtype in weights::DTYPES {
+        if let [first, _] = in_turn(gpu, dtype)
+            && let Some(kernel) = kernel(dtype, *first)
+        {
+            kernels.start(gpu, kernel);
+        }
     }
 }
 
@@ -50,29 +62,40 @@ pub async fn run(
     trial::output(gpu, kernels, pipeline, bytes, words, loads.div_ceil(64)).await
 }
 
-/// The fast decoder of `dtype` if it is exact on this adapter for every finite code, else the
-/// safe one. Both FP8 formats have all their codes tested; F16, whose fast decoder is the same
-/// instruction, the values of the E5M2 codes and every subnormal.
+/// The decoder of `dtype` for this adapter, of those that are exact there: the one that should be faster.
 ///
 /// # Errors
 /// [`GpuError::Rejected`] if even the safe decoder is wrong: such an adapter computes nonsense.
 pub async fn choose(gpu: &Gpu, kernels: &mut Kernels, dtype: Dtype) -> Result<Decoder, GpuError> {
-    if !TESTED.contains(&dtype) {
-        return Ok(Decoder::Safe);
+    if let [only] = in_turn(gpu, dtype) {
+        return Ok(*only);
     }
-    let codes = test_codes(dtype);
-    let mut expected = Vec::new();
-    if crate::dtype::widen(dtype, &codes, &mut expected).is_err() {
-        return Ok(Decoder::Safe);
-    }
-    for decoder in [Decoder::Fast, Decoder::Safe] {
-        let values = run(gpu, kernels, dtype, decoder, &codes).await?;
-        if exact(&values, &expected) {
-            return Ok(decoder);
+    for decoder in in_turn(gpu, dtype) {
+        if is_exact(gpu, kernels, dtype, *decoder).await? {
+            return Ok(*decoder);
         }
     }
     let detail = format!("this adapter decodes {dtype:?} wrongly even in integer arithmetic");
     Err(GpuError::Rejected { label: "decode_fp8".into(), detail })
+}
+
+/// Whether a decoder is exact on this adapter for every finite code. Both FP8 formats have all their codes tested;
+/// F16, whose fast decoder is one instruction, the values of the E5M2 codes and every subnormal.
+///
+/// # Errors
+/// Whatever the compiler and the device report.
+pub async fn is_exact(
+    gpu: &Gpu,
+    kernels: &mut Kernels,
+    dtype: Dtype,
+    decoder: Decoder,
+) -> Result<bool, GpuError> {
+    let codes = test_codes(dtype);
+    let mut expected = Vec::new();
+    if crate::dtype::widen(dtype, &codes, &mut expected).is_err() {
+        return Ok(false);
+    }
+    Ok(exact(&run(gpu, kernels, dtype, decoder, &codes).await?, &expected))
 }
 
 /// Whether decoded values have the bits of the expected ones, wherever those are finite.

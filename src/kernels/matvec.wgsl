@@ -7,6 +7,12 @@ override LANES: u32 = 32u;  // threads per four rows; divides WG; 4, 8 or a mult
 
 const PAIR: u32 = 0u;  // 1: of two matrices
 
+// Of a quarter of a load of each row. Called with constants: not every compiler unrolls a loop, and an index that is
+// none takes the word from memory.
+fn products(w0: vec4<u32>, w1: vec4<u32>, w2: vec4<u32>, w3: vec4<u32>, q: u32, v: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(dot(unpack4(w0, q), v), dot(unpack4(w1, q), v), dot(unpack4(w2, q), v), dot(unpack4(w3, q), v));
+}
+
 @compute @workgroup_size(WG)
 fn matvec(
     @builtin(workgroup_id) wid: vec3<u32>,
@@ -26,10 +32,14 @@ fn matvec(
         let w1 = weights[base.y + load];
         let w2 = weights[base.z + load];
         let w3 = weights[base.w + load];
-        var part = vec4<f32>();
-        for (var q = 0u; q < QUARTERS; q++) {
-            let v = x[x0 + load * QUARTERS + q];
-            part += vec4<f32>(dot(unpack4(w0, q), v), dot(unpack4(w1, q), v), dot(unpack4(w2, q), v), dot(unpack4(w3, q), v));
+        let at = x0 + load * QUARTERS;
+        var part = products(w0, w1, w2, w3, 0u, x[at]);
+        if (QUARTERS > 1u) {
+            part += products(w0, w1, w2, w3, 1u, x[at + 1u]);
+        }
+        if (QUARTERS > 2u) {
+            part += products(w0, w1, w2, w3, 2u, x[at + 2u]);
+            part += products(w0, w1, w2, w3, 3u, x[at + 3u]);
         }
         if (BLOCKS == 1u) {
             let at = rows * params.scale_blocks + load / params.loads_per_block;

@@ -27,6 +27,15 @@ override BLOCKS: u32 = 0u;  // 1: several scales per row
 
 const PAIR: u32 = 1u;  // two matrices
 
+// Of a quarter of a load of each row; as in matvec.
+fn products(w0: vec4<u32>, w1: vec4<u32>, w2: vec4<u32>, w3: vec4<u32>, q: u32, v: vec4<f32>) -> vec4<f32> {
+    let two = vec4<f32>(dot(unpack4(w0, q), v), dot(unpack4(w1, q), v), 0.0, 0.0);
+    if (ROWS == 2u) {
+        return two;
+    }
+    return two + vec4<f32>(0.0, 0.0, dot(unpack4(w2, q), v), dot(unpack4(w3, q), v));
+}
+
 @compute @workgroup_size(WG)
 fn matvec_gated(
     @builtin(workgroup_id) wid: vec3<u32>,
@@ -57,16 +66,22 @@ fn matvec_gated(
             u2 = up_weights[base.z + load];
             u3 = up_weights[base.w + load];
         }
-        var gate = vec4<f32>();
-        var up = vec4<f32>();
-        for (var q = 0u; q < QUARTERS; q++) {
-            let v = x[x0 + load * QUARTERS + q];
-            gate += vec4<f32>(dot(unpack4(g0, q), v), dot(unpack4(g1, q), v), 0.0, 0.0);
-            up += vec4<f32>(dot(unpack4(u0, q), v), dot(unpack4(u1, q), v), 0.0, 0.0);
-            if (ROWS == 4u) {
-                gate += vec4<f32>(0.0, 0.0, dot(unpack4(g2, q), v), dot(unpack4(g3, q), v));
-                up += vec4<f32>(0.0, 0.0, dot(unpack4(u2, q), v), dot(unpack4(u3, q), v));
-            }
+        let at = x0 + load * QUARTERS;
+        let v = x[at];
+        var gate = products(g0, g1, g2, g3, 0u, v);
+        var up = products(u0, u1, u2, u3, 0u, v);
+        if (QUARTERS > 1u) {
+            let v1 = x[at + 1u];
+            gate += products(g0, g1, g2, g3, 1u, v1);
+            up += products(u0, u1, u2, u3, 1u, v1);
+        }
+        if (QUARTERS > 2u) {
+            let v2 = x[at + 2u];
+            gate += products(g0, g1, g2, g3, 2u, v2);
+            up += products(u0, u1, u2, u3, 2u, v2);
+            let v3 = x[at + 3u];
+            gate += products(g0, g1, g2, g3, 3u, v3);
+            up += products(u0, u1, u2, u3, 3u, v3);
         }
         if (BLOCKS == 1u) {
             let at = rows * params.scale_blocks + load / params.loads_per_block;

@@ -106,7 +106,7 @@ pub fn compositions() -> Vec<Kernel> {
                 .collect();
             attends.extend(attend_many::ManyTiling::new(&shape, sizes).map(|tiling| tiling.kernel()));
             attends.extend(attend_one::OneTiling::new(&shape, sizes).map(|tiling| tiling.kernel(&shape)));
-            for decoder in [weights::Decoder::Safe, weights::Decoder::Fast] {
+            for decoder in weights::Decoder::ALL {
                 all.extend(attends.iter().map(|kernel| cache_form::in_f8(kernel.clone(), decoder)));
             }
             all.extend(attends);
@@ -117,7 +117,7 @@ pub fn compositions() -> Vec<Kernel> {
         for tiny in blend::Tiny::ALL {
             all.extend(weights::DTYPES.into_iter().filter_map(|out| blend::kernel(dtype, out, tiny)));
         }
-        for decoder in [weights::Decoder::Safe, weights::Decoder::Fast] {
+        for decoder in weights::Decoder::ALL {
             all.extend(decode_fp8::kernel(dtype, decoder));
             for scale_cols in [0, 16] {
                 let spec = MatrixSpec { label: String::new(), rows: 4, cols: 64, dtype, scale_cols };

@@ -39,18 +39,20 @@ pub fn ahead(gpu: &Gpu, kernel: &Kernel) -> Pin<Box<dyn Future<Output = Result<H
         // beside it.
         device.push_error_scope("validation");
         let compiling = start(&device, kernel);
-        let refused = device.pop_error_scope();
         // Listening from now on: where nobody does, a rejection counts as a crash of the worker.
-        Ok((JsFuture::from(compiling?), JsFuture::from(refused), device))
+        let refused = JsFuture::from(device.pop_error_scope());
+        Ok((JsFuture::from(compiling?), refused, device))
     });
     Box::pin(async move {
         let (compiling, refused, device) = started.map_err(|error| describe(&error))?;
-        let (compiled, refused) = (compiling.await, refused.await);
-        // A pipeline of a module that was refused says no more than that; the first refusal says why.
-        let refused = refused.ok().filter(JsValue::is_object);
-        let message = |error: &JsValue| Reflect::get(error, &"message".into()).ok()?.as_string();
-        let pipeline = compiled
-            .map_err(|error| refused.as_ref().and_then(message).unwrap_or_else(|| describe(&error)))?;
+        let pipeline = match compiling.await {
+            Ok(pipeline) => pipeline,
+            Err(error) => {
+                // A pipeline of a module that was refused says no more than that; the first refusal says why.
+                let refused = refused.await.ok().filter(JsValue::is_object);
+                return Err(describe(&refused.unwrap_or(error)));
+            }
+        };
         let hand_over: HandOver = Box::new(move || hand_over(device, pipeline));
         Ok(hand_over)
     })

@@ -23,7 +23,8 @@ pub async fn decode_codes(format: String, decoder: String, codes: Vec<u8>) -> Re
     let decoder = match decoder.as_str() {
         "fast" => Decoder::Fast,
         "safe" => Decoder::Safe,
-        other => return Err(bad_request(&format!("decoder is {other:?}, not fast or safe"))),
+        "products" => Decoder::Products,
+        other => return Err(bad_request(&format!("decoder is {other:?}, not fast, products or safe"))),
     };
     if codes.is_empty() || !codes.len().is_multiple_of(16) {
         return Err(bad_request("the codes must be a multiple of 16"));

@@ -1,7 +1,7 @@
 //! Errors as JavaScript sees them: an `Error` with a stable `code`.
 
 use js_sys::{Error, Reflect};
-use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen::JsValue;
 
 use crate::checkpoint::SourceError;
 use crate::engine::EngineError;
@@ -29,15 +29,20 @@ pub fn from_engine(error: EngineError) -> JsValue {
 
 /// What was thrown, in words.
 pub fn describe(thrown: &JsValue) -> String {
-    match thrown.dyn_ref::<Error>() {
-        Some(error) => String::from(error.message()),
-        None => name_of(thrown).unwrap_or_else(|| format!("{thrown:?}")),
-    }
+    // Errors and DOMExceptions have one, and so has GPUError, which is neither.
+    text(thrown, "message")
+        .filter(|message| !message.is_empty())
+        .or_else(|| name_of(thrown))
+        .unwrap_or_else(|| format!("{thrown:?}"))
+}
+
+fn text(object: &JsValue, key: &str) -> Option<String> {
+    Reflect::get(object, &key.into()).ok()?.as_string()
 }
 
 /// The `name` of a thrown Error or DOMException, such as `NotFoundError`.
 pub fn name_of(thrown: &JsValue) -> Option<String> {
-    Reflect::get(thrown, &"name".into()).ok()?.as_string()
+    text(thrown, "name")
 }
 
 /// A rejected read of a file on this computer.

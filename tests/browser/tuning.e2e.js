@@ -74,3 +74,31 @@ test("an adapter that promises subgroups and gives none computes without them", 
   });
   assert.deepEqual({ subgroup, backend, text }, { subgroup: 0, backend: "webgpu", text: TALE_PROOF });
 });
+
+test("a kernel that a compiler refuses is named, with the compiler's words", async (t) => {
+  const { page } = await openClient(t, { expectErrors: browserName() === "firefox" ? [/^(?!nobody's)[^]*(no_such_thing|shader)/i] : [] });
+  const ends = await page.evaluate(async () => {
+    const { Engine, outcome, proof } = /** @type {any} */ (globalThis).bise;
+    const { useWorker } = /** @type {any} */ (globalThis);
+    const ends = [];
+    for (const kernel of ["matmul", "attend_one"]) {
+      useWorker(`/pages/refusing-worker.js?kernel=${kernel}`);
+      // Kernels compile beside the load, and a load need not wait for those of decoding.
+      const { code, message } = await outcome(Engine.load("/models/tale/", { backend: "webgpu" }).then(proof));
+      ends.push([kernel, code, message]);
+    }
+    useWorker(null);
+    const engine = await Engine.load("/models/tale/", { backend: "webgpu" });
+    const text = await proof(engine);
+    await engine.dispose();
+    return { ends, text };
+  });
+  for (const [kernel, code, message] of ends.ends) {
+    console.log(`    ${kernel}: ${code}: ${message.split("\n")[0]}`);
+    assert.equal(code, "device-lost", message);
+    assert.ok(message.includes(kernel), message);
+    // Firefox says no more than that parsing failed.
+    assert.match(message, browserName() === "firefox" ? /no_such_thing|pars/i : /no_such_thing/);
+  }
+  assert.equal(ends.text, TALE_PROOF);
+});

@@ -204,9 +204,10 @@ impl Builder<'_> {
 
         let mut kernels = Vec::new();
         let used = backend.decoder(spec.dtype);
-        // The fast decoder is right where it passed its test, the safe one everywhere.
+        // The one in use is right where it passed its test, the safe one everywhere.
         let decoders: &[Decoder] = match used {
             Decoder::Fast if !quick => &[Decoder::Fast, Decoder::Safe],
+            Decoder::Products if !quick => &[Decoder::Products, Decoder::Safe],
             _ => &[used],
         };
         let work = f64::from(rows) * f64::from(spec.cols);

@@ -5,11 +5,11 @@ const UNPACK_SCALE: f32 = 1.0;   // what an unpacked value is still to be multip
 
 fn unpack4(load: vec4<u32>, quarter: u32) -> vec4<f32> {
     let words = select(load.xy, load.zw, quarter == 1u);
-    let h = vec4<u32>(words.x & 0xffffu, words.x >> 16u, words.y & 0xffffu, words.y >> 16u);
-    let magnitude = h & vec4<u32>(0x7fffu);
-    // Rebias the exponent from 15 to 127; below 2^-14 the mantissa counts 2^-24.
-    let normal = bitcast<vec4<f32>>((magnitude << vec4<u32>(13u)) + vec4<u32>(0x38000000u));
-    let subnormal = vec4<f32>(magnitude) * 5.9604644775390625e-8;
-    let value = select(normal, subnormal, magnitude < vec4<u32>(0x400u));
-    return select(value, -value, h >= vec4<u32>(0x8000u));
+    let upper = vec4<u32>(words.x << 16u, words.x, words.y << 16u, words.y);
+    let bits = (upper >> vec4<u32>(3u)) & vec4<u32>(0x0fffe000u);
+    // The exponent's bias, from 15 to 127. Below 2^-14 there is no leading one: taken away again, from twice as
+    // much, it leaves less than the first, elsewhere as much or more.
+    let normal = bitcast<vec4<f32>>(bits + vec4<u32>(0x38000000u));
+    let subnormal = bitcast<vec4<f32>>(bits + vec4<u32>(0x38800000u)) - vec4<f32>(6.103515625e-5);
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(min(normal, subnormal)) | (upper & vec4<u32>(0x80000000u)));
 }
