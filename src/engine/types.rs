@@ -305,7 +305,7 @@ pub struct AdapterInfo {
     pub software: bool,
     /// Largest storage binding in bytes: larger tensors are split.
     pub max_binding_bytes: u64,
-    /// Which FP8 decoder is in use: `fast`, if its self-test allows it, or `safe`.
+    /// Which FP8 decoder is in use, of those that pass their test: `fast`, `products` (SwiftShader) or `safe`.
     pub fp8_decoder: String,
     /// Of a matrix-vector product, the threads of a workgroup and those that share a row, at most; on the CPU
     /// none.

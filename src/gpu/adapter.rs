@@ -101,11 +101,10 @@ impl DeviceTier {
         }
     }
 
-    /// Whether integer products are faster than shifts, and than the shader's own conversion of f16. Adapters that
-    /// compute on the CPU in vectors of four, which is SwiftShader, shift lane by lane and convert in some twenty
-    /// instructions.
+    /// Whether integer products are faster than shifts, and than the shader's own conversion of f16: SwiftShader shifts
+    /// vectors lane by lane and converts in some twenty instructions.
     pub fn slow_shifts(&self) -> bool {
-        self.software && self.subgroup == 4
+        self.software && self.name.to_lowercase().contains("swiftshader")
     }
 
     /// A device of WebGPU's default limits that nothing else is known of.
@@ -249,6 +248,18 @@ mod tests {
         assert_eq!(with("", "intel gen-12lp", "mesa"), "intel gen-12lp");
         assert_eq!(with("", "", "mesa"), "mesa");
         assert_eq!(with(" ", "", ""), "not told by the browser");
+    }
+
+    #[test]
+    fn one_adapter_shifts_slowly() {
+        let slow = |name: &str, software| {
+            DeviceTier { name: name.into(), software, subgroup: 4, ..DeviceTier::at_default_limits() }
+                .slow_shifts()
+        };
+        assert!(slow("google swiftshader", true) && slow("SwiftShader Device (LLVM 10.0.0)", true));
+        assert!(!slow("llvmpipe (LLVM 15.0.6, 128 bits)", true));
+        assert!(!slow("Microsoft Basic Render Driver", true));
+        assert!(!slow("Apple M2", false));
     }
 
     /// As Chromium and Firefox were seen to describe theirs, and as older ones do, without the flag.

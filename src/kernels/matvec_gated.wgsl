@@ -29,11 +29,11 @@ const PAIR: u32 = 1u;  // two matrices
 
 // Of a quarter of a load of each row; as in matvec.
 fn products(w0: vec4<u32>, w1: vec4<u32>, w2: vec4<u32>, w3: vec4<u32>, q: u32, v: vec4<f32>) -> vec4<f32> {
-    let two = vec4<f32>(dot(unpack4(w0, q), v), dot(unpack4(w1, q), v), 0.0, 0.0);
-    if (ROWS == 2u) {
-        return two;
+    var rest = vec2<f32>();
+    if (ROWS == 4u) {
+        rest = vec2<f32>(dot(unpack4(w2, q), v), dot(unpack4(w3, q), v));
     }
-    return two + vec4<f32>(0.0, 0.0, dot(unpack4(w2, q), v), dot(unpack4(w3, q), v));
+    return vec4<f32>(dot(unpack4(w0, q), v), dot(unpack4(w1, q), v), rest);
 }
 
 @compute @workgroup_size(WG)

@@ -65,7 +65,11 @@ pub async fn holds(gpu: &Gpu, kernels: &mut Kernels, fold: u32) -> Result<bool, 
     let mut refused = None;
     for pipeline in &pipelines {
         // All of them, so that none is left to be waited for, or heard of, later.
-        refused = kernels.wait(&[*pipeline], &mut |_, _| ()).await.err().or(refused);
+        let ended = kernels.wait(&[*pipeline], &mut |_, _| ()).await;
+        refused = match refused {
+            Some(lost @ GpuError::Lost { .. }) => Some(lost),
+            earlier => ended.err().or(earlier),
+        };
     }
     refused.map_or(Ok(()), Err)?;
     for (workgroup, fold, pipeline) in trials {

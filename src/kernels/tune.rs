@@ -161,8 +161,8 @@ impl Tuner {
 
         let mut choices: Vec<Choice> =
             Threads::candidates(sizes).iter().map(|threads| Choice { threads: *threads, ..usual }).collect();
-        // Against the usual threads with the fast decoder and with subgroups, where those are allowed.
-        let is_fast = bound.iter().any(|each| decoder(&each.matrix.spec) == Decoder::Fast);
+        // Against the usual threads with the usual decoder and with subgroups, where there are others.
+        let is_fast = bound.iter().any(|each| decoder(&each.matrix.spec) != Decoder::Safe);
         choices.extend(is_fast.then_some(Choice { fast: false, ..usual }));
         choices.extend((subgroup > 0).then_some(Choice { subgroups: false, ..usual }));
         let mut vectors = Vec::new();

@@ -45,13 +45,12 @@ pub fn ahead(gpu: &Gpu, kernel: &Kernel) -> Pin<Box<dyn Future<Output = Result<H
     });
     Box::pin(async move {
         let (compiling, refused, device) = started.map_err(|error| describe(&error))?;
-        let pipeline = match compiling.await {
-            Ok(pipeline) => pipeline,
-            Err(error) => {
-                // A pipeline of a module that was refused says no more than that; the first refusal says why.
-                let refused = refused.await.ok().filter(JsValue::is_object);
-                return Err(describe(&refused.unwrap_or(error)));
-            }
+        let (compiled, refused) = (compiling.await, refused.await);
+        // A pipeline of a module that was refused says no more than that, or comes all the same; the first refusal
+        // says why.
+        let pipeline = match refused.ok().filter(JsValue::is_object) {
+            Some(refused) => return Err(describe(&refused)),
+            None => compiled.map_err(|error| describe(&error))?,
         };
         let hand_over: HandOver = Box::new(move || hand_over(device, pipeline));
         Ok(hand_over)

@@ -9,7 +9,7 @@ use crate::kernels::decode_fp8;
 use crate::kernels::weights::Decoder;
 
 /// What this browser's adapter makes of FP8 codes, whole multiples of 16 of them. `format` is
-/// `e4m3` or `e5m2`, `decoder` `fast` or `safe`.
+/// `e4m3` or `e5m2`, `decoder` `fast`, `products` or `safe`.
 ///
 /// # Errors
 /// A JavaScript `Error` with a `code`.

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 import { openClient } from "./client.js";
+import { browserName } from "./launch.js";
 import { fromTop } from "./paths.js";
 
 /** @type {Record<string, string[]>} */
@@ -31,7 +32,8 @@ test("every FP8 code decodes to its value", async (t) => {
     await engine.dispose();
     return engine.info.adapter.fp8Decoder;
   });
-  assert.match(chosen, /^(fast|products|safe)$/);
+  // SwiftShader, on which Chromium runs here, shifts lane by lane.
+  assert.equal(chosen, browserName() === "chromium" ? "products" : "fast");
   for (const [format, key] of Object.entries(FORMATS)) {
     const expected = numbers(key);
     assert.ok(expected.length > 240, `${expected.length} codes`);
@@ -48,7 +50,7 @@ test("every FP8 code decodes to its value", async (t) => {
       const got = expected.map(({ code }) => all[code] ?? NaN);
       const codes = wrong(expected, got);
       console.log(`    ${format}, ${decoder}: ${codes.length} of ${expected.length} codes differ; the engine chose ${chosen}`);
-      if (decoder !== "fast" || chosen !== "safe") assert.deepEqual(codes, [], `${format}, ${decoder}`);
+      if (decoder !== "fast" || chosen === "fast") assert.deepEqual(codes, [], `${format}, ${decoder}`);
     }
     // The comparison sees a single bit.
     assert.deepEqual(wrong(expected, expected.map(({ bits }, i) => (i === 9 ? bits ^ 1 : bits))), [expected[9]?.code]);

@@ -1,8 +1,8 @@
 //! Every code of every weight decoder, on the adapter.
 
 use bise::dtype::{Dtype, widen};
-use bise::kernels::decode_fp8::{exact, run};
-use bise::kernels::weights::Decoder;
+use bise::kernels::decode_fp8::{all_exact, choose, exact, run};
+use bise::kernels::weights::{DTYPES, Decoder};
 use bise::reference::decode_fp8::decode_fp8 as twin;
 use bise::reference::weights::Weights;
 
@@ -72,6 +72,46 @@ fn every_dtype_decodes_finite_values() {
         let mut want = Vec::new();
         widen(dtype, &codes, &mut want).unwrap();
         assert_eq!(wrong(&got, &want), None, "{dtype} {decoder:?}");
+    }
+}
+
+#[test]
+fn decode_bf16() {
+    let Some(mut runner) = Runner::open() else { return };
+    // Subnormal f32 are as the adapter has them.
+    let normal = |code: &u16| (code >> 7) & 0xff != 0;
+    let codes: Vec<u8> = (0..=u16::MAX).filter(normal).flat_map(u16::to_le_bytes).collect();
+    let mut want = Vec::new();
+    widen(Dtype::Bf16, &codes, &mut want).unwrap();
+    for (dtype, decoder) in runner.decoders() {
+        if dtype == Dtype::Bf16 {
+            let got =
+                pollster::block_on(run(&runner.gpu, &mut runner.kernels, dtype, decoder, &codes)).unwrap();
+            assert_eq!(wrong(&got, &want), None, "{decoder:?}: the first wrong code");
+        }
+    }
+    assert_eq!(want.len(), 65_280);
+    want[77] = -want[77];
+    let got =
+        pollster::block_on(run(&runner.gpu, &mut runner.kernels, Dtype::Bf16, Decoder::Products, &codes));
+    assert_eq!(wrong(&got.unwrap(), &want), Some(77), "a lost sign is seen");
+}
+
+#[test]
+fn decoders_that_are_exact_are_found() {
+    let Some(mut runner) = Runner::open() else { return };
+    let mut exact = |dtype| pollster::block_on(all_exact(&runner.gpu, &mut runner.kernels, dtype)).unwrap();
+    assert_eq!(exact(Dtype::F32), [Decoder::Safe], "there is one");
+    assert_eq!(exact(Dtype::Bf16), [Decoder::Safe, Decoder::Products]);
+    for dtype in [Dtype::F16, Dtype::F8E4m3, Dtype::F8E5m2] {
+        assert_eq!(exact(dtype)[..2], [Decoder::Safe, Decoder::Products], "{dtype}");
+    }
+    for dtype in DTYPES {
+        let chosen = pollster::block_on(choose(&runner.gpu, &mut runner.kernels, dtype)).unwrap();
+        let slow = runner.gpu.tier().slow_shifts();
+        let usual = if slow { Decoder::Products } else { Decoder::Fast };
+        let exact = pollster::block_on(all_exact(&runner.gpu, &mut runner.kernels, dtype)).unwrap();
+        assert_eq!(chosen, if exact.contains(&usual) { usual } else { Decoder::Safe }, "{dtype}");
     }
 }
 

@@ -42,6 +42,9 @@ pub struct Args {
     /// Fewer kernels, shorter prompts and samples.
     #[arg(long)]
     quick: bool,
+    /// Leave the threads of an adapter that computes on the CPU to the scheduler.
+    #[arg(long)]
+    unpinned: bool,
     /// Print exactly one JSON object.
     #[arg(long)]
     json: bool,
@@ -71,14 +74,14 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     say("the reference");
     let expected = block_on(expected(&args.model, &load))?;
     let mut engine = load_engine(&args.model, load)?;
-    let apart = if engine.info().adapter.software { threads::keep_apart() } else { Ok(0) };
+    let apart = if engine.info().adapter.software && !args.unpinned { threads::keep_apart() } else { Ok(0) };
     let mut report =
         block_on(engine.bench(&expected, options, &mut |what, at| say(&format!("{what} {at}")), &|| false))?;
     drop(engine);
     report.notes.extend(match apart {
         Ok(0) => None,
-        Ok(count) => Some(format!("the adapter's {count} threads kept to a processor each, in turn")),
-        Err(error) => Some(format!("the adapter's threads ran on any processor: {error}")),
+        Ok(count) => Some(format!("{count} threads beside the main one kept to a processor each, in turn")),
+        Err(error) => Some(format!("not all of the adapter's threads kept to one processor: {error}")),
     });
     say("the merge");
     merge::measure(&args.model, options, &mut report)?;

@@ -1,7 +1,7 @@
 //! Threads of an adapter that computes on the CPU, kept apart while it is timed.
 
 /// Gives each thread of this process but the caller's a processor of its own, in turn, as long as it lives; returns
-/// how many there are. A driver's workers are woken for each dispatch, and Linux now and then wakes two of them on
+/// how many there are. Which of them compute nothing says: drivers do not name them all. A driver's workers are woken for each dispatch, and Linux now and then wakes two of them on
 /// one processor, where one waits for the other: single kernels take twice their time then, limits as well as
 /// decoding, a token of many short ones most.
 #[cfg(target_os = "linux")]

@@ -160,11 +160,12 @@ impl Builder<'_> {
         added
     }
 
-    /// Products with one matrix of the model's.
+    /// Products with one matrix of the model's, by each of these decoders.
     pub(super) fn products(
         &mut self,
         backend: &WebGpu,
         spec: &MatrixSpec,
+        decoders: &[Decoder],
         quick: bool,
     ) -> Result<Vec<GpuMatrix>, GpuError> {
         let (gpu, sizes) = (self.gpu, Sizes::of(self.gpu.tier()));
@@ -203,13 +204,6 @@ impl Builder<'_> {
         }
 
         let mut kernels = Vec::new();
-        let used = backend.decoder(spec.dtype);
-        // The one in use is right where it passed its test, the safe one everywhere.
-        let decoders: &[Decoder] = match used {
-            Decoder::Fast if !quick => &[Decoder::Fast, Decoder::Safe],
-            Decoder::Products if !quick => &[Decoder::Products, Decoder::Safe],
-            _ => &[used],
-        };
         let work = f64::from(rows) * f64::from(spec.cols);
         let most = if quick { 2 } else { usize::MAX };
         for &decoder in decoders {

@@ -5,7 +5,7 @@ mod build;
 
 use web_time::Instant;
 
-use super::{Grid, WebGpu};
+use super::{Grid, WebGpu, decode_fp8};
 use crate::dtype::Dtype;
 use crate::gpu::{Gpu, GpuBuffer, GpuError, GpuMatrix, Kernels, Pipeline, Purpose, read_buffer};
 use crate::steps::MatrixSpec;
@@ -120,7 +120,11 @@ impl Limits {
                 continue;
             }
             seen.push(shape);
-            held.extend(b.products(backend, spec, quick)?);
+            let decoders = match quick {
+                true => vec![backend.decoder(spec.dtype)],
+                false => decode_fp8::all_exact(gpu, &mut b.kernels, spec.dtype).await?,
+            };
+            held.extend(b.products(backend, spec, &decoders, quick)?);
             gpu.idle().await?;
         }
         b.rest()?;
