@@ -1,9 +1,9 @@
 //! Threads of an adapter that computes on the CPU, kept apart while it is timed.
 
 /// Gives each thread of this process but the caller's a processor of its own, in turn, as long as it lives; returns
-/// how many there are. Which of them compute nothing says: drivers do not name them all. A driver's workers are woken for each dispatch, and Linux now and then wakes two of them on
-/// one processor, where one waits for the other: single kernels take twice their time then, limits as well as
-/// decoding, a token of many short ones most.
+/// how many there are. All of them, since drivers do not name those that compute. Workers are woken for each
+/// dispatch, and Linux now and then wakes two of them on one processor, where one waits for the other: kernels take
+/// twice their time then, in the limits as well as in decoding, a token of many short ones most.
 #[cfg(target_os = "linux")]
 pub fn keep_apart() -> std::io::Result<usize> {
     use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
