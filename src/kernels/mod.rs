@@ -113,7 +113,7 @@ pub fn compositions() -> Vec<Kernel> {
         }
     }
     for dtype in weights::DTYPES {
-        all.extend(slerp_sums::kernel(dtype));
+        all.extend(slerp_sums::Opaque::ALL.into_iter().filter_map(|o| slerp_sums::kernel(dtype, o)));
         for tiny in blend::Tiny::ALL {
             all.extend(weights::DTYPES.into_iter().filter_map(|out| blend::kernel(dtype, out, tiny)));
         }

@@ -37,8 +37,30 @@ pub const BINDINGS: &[Binding] = &[
     Binding::write("sums"),
 ];
 
+/// Which steps of a sum compilers must not see through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Opaque {
+    /// Sums alone, which is enough where floats are no real numbers to a compiler: a third fewer operations.
+    Sums,
+    /// Each step.
+    Each,
+}
+
+impl Opaque {
+    /// Both, the faster one first.
+    pub const ALL: [Opaque; 2] = [Opaque::Sums, Opaque::Each];
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Opaque::Sums => "sums opaque",
+            Opaque::Each => "each step opaque",
+        }
+    }
+}
+
 /// The kernel for tensors of `dtype`: F32, BF16 or F16; `None` for any other.
-pub fn kernel(dtype: Dtype) -> Option<Kernel> {
+pub fn kernel(dtype: Dtype, opaque: Opaque) -> Option<Kernel> {
     let product = match dtype {
         Dtype::F32 => wgsl!("shared/product_long.wgsl"),
         Dtype::Bf16 | Dtype::F16 => wgsl!("shared/product_short.wgsl"),
@@ -53,7 +75,10 @@ pub fn kernel(dtype: Dtype) -> Option<Kernel> {
             product,
             wgsl!("slerp_sums.wgsl"),
         ],
-        constants: vec![("BLOCK_LOADS", f64::from(BLOCK / per_load(dtype)))],
+        constants: vec![
+            ("BLOCK_LOADS", f64::from(BLOCK / per_load(dtype))),
+            ("EACH", if opaque == Opaque::Each { 1.0 } else { 0.0 }),
+        ],
         bindings: BINDINGS,
     })
 }

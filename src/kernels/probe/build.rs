@@ -270,8 +270,8 @@ impl Builder<'_> {
         Ok(matrices)
     }
 
-    /// Reads, merges, dispatches.
-    pub(super) fn rest(&mut self) -> Result<(), GpuError> {
+    /// Reads, merges by the kernels that a merge would choose, dispatches.
+    pub(super) fn rest(&mut self, opaque: slerp_sums::Opaque, tiny: blend::Tiny) -> Result<(), GpuError> {
         let block = block();
         // What one workgroup of the least of both reads, so that a binding of any size is read as a whole.
         let bytes = self.walk_bytes / (1 << 14) * (1 << 14);
@@ -301,9 +301,9 @@ impl Builder<'_> {
         let params = self.uniform(bytemuck::bytes_of(&params))?;
         let sums =
             self.storage(u64::from(elements.div_ceil(slerp_sums::BLOCK) * slerp_sums::WORDS_PER_BLOCK) * 4)?;
-        let (kernel, grid) = (slerp_sums::kernel(Dtype::Bf16), slerp_sums::grid(elements));
+        let (kernel, grid) = (slerp_sums::kernel(Dtype::Bf16, opaque), slerp_sums::grid(elements));
         self.add_one(
-            (Kind::Reduce, "BF16", "slerp_sums".into()),
+            (Kind::Reduce, "BF16", format!("slerp_sums, {}", opaque.name())),
             kernel,
             &[params, a, b, sums],
             grid,
@@ -312,10 +312,15 @@ impl Builder<'_> {
         let params =
             blend::Params { groups: elements / blend::GROUP, c0: 0.5, c1: 0.5, ..Default::default() };
         let params = self.uniform(bytemuck::bytes_of(&params))?;
-        let (kernel, grid) =
-            (blend::kernel(Dtype::Bf16, Dtype::Bf16, blend::Tiny::Counted), blend::grid(elements));
+        let (kernel, grid) = (blend::kernel(Dtype::Bf16, Dtype::Bf16, tiny), blend::grid(elements));
         let buffers = [params, a, b, merged, small];
-        self.add_one((Kind::Blend, "BF16", "blend".into()), kernel, &buffers, grid, 3.0 * bytes as f64)?;
+        self.add_one(
+            (Kind::Blend, "BF16", format!("blend, {}", tiny.name())),
+            kernel,
+            &buffers,
+            grid,
+            3.0 * bytes as f64,
+        )?;
 
         let params = self.uniform(bytemuck::bytes_of(&silu_mul::Params { pitch: 1, padding: [0; 3] }))?;
         let (up, mlp) = (self.storage(16)?, self.storage(16)?);

@@ -1,5 +1,10 @@
 // F32: stays what it is.
-const EXPONENT: u32 = 0x7f800000u;  // all ones in what is not finite
+const EXPONENT: u32 = 0x7f800000u;        // all ones in what is not finite
+const LEAST_INFINITE: u32 = 0x7f800000u;  // bits of the least magnitude that is
+
+fn narrow_number(bits: vec4<u32>) -> vec4<u32> {
+    return bits;
+}
 
 fn narrow(bits: vec4<u32>) -> vec4<u32> {
     return bits;
