@@ -10,7 +10,7 @@ use crate::gpu::{DeviceTier, Gpu, GpuError, GpuOptions, PieceReader, Purpose, Re
 
 use super::blend;
 use super::blend::Tiny;
-pub(super) use tested::Tests;
+pub(super) use tested::MergeKernels;
 
 /// A blended tensor.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Blended {
 /// [`SlerpGpu::blend`] have the same bits on every adapter.
 pub struct SlerpGpu {
     // Fields drop in order: buffers before the device.
-    tests: Tests,
+    kernels: MergeKernels,
     gpu: Gpu,
 }
 
@@ -39,12 +39,12 @@ impl SlerpGpu {
     /// do not merge; whatever the device reports.
     pub async fn open(options: &GpuOptions, dtypes: &[Dtype]) -> Result<SlerpGpu, GpuError> {
         let gpu = Gpu::open(options).await?;
-        let mut this = SlerpGpu { tests: Tests::default(), gpu };
-        this.tests.start(&this.gpu, dtypes)?;
+        let mut this = SlerpGpu { kernels: MergeKernels::default(), gpu };
+        this.kernels.start(&this.gpu, dtypes)?;
         for &dtype in dtypes {
-            this.tests.fastest_sums(&this.gpu, dtype).await?;
+            this.kernels.fastest_sums(&this.gpu, dtype).await?;
             for &out in dtypes {
-                this.tests.fastest_blend(&this.gpu, dtype, out).await?;
+                this.kernels.fastest_blend(&this.gpu, dtype, out).await?;
             }
         }
         Ok(this)
@@ -63,13 +63,13 @@ impl SlerpGpu {
     /// Whether sums are as good as f64's here, for every dtype tested so far. Where not,
     /// [`SlerpGpu::sums`] gives none.
     pub fn exact_sums(&self) -> bool {
-        self.tests.exact_sums()
+        self.kernels.exact_sums()
     }
 
     /// Whether blends have the bits of plain f32 arithmetic here, for every pair of dtypes tested so
     /// far. Where not, [`SlerpGpu::blend`] refuses: blend on the CPU.
     pub fn exact_blend(&self) -> bool {
-        self.tests.exact_blends()
+        self.kernels.exact_blends()
     }
 
     /// Bytes that tensors and readbacks occupy now.
@@ -83,7 +83,7 @@ impl SlerpGpu {
     /// [`GpuError::Shape`] for a dtype other than F32, BF16 and F16, [`GpuError::OutOfMemory`],
     /// [`GpuError::TooLarge`] if the device binds not even one block.
     pub async fn tensor(&self, label: &str, dtype: Dtype, elements: u64) -> Result<Resident, GpuError> {
-        Tests::tensor(&self.gpu, label, dtype, elements).await
+        MergeKernels::tensor(&self.gpu, label, dtype, elements).await
     }
 
     /// Writes packed elements from `first` on, waiting where much is on its way. Chunks may come in
@@ -93,7 +93,7 @@ impl SlerpGpu {
     /// [`GpuError::Shape`] if `bytes` is no whole number of elements or exceeds the tensor;
     /// whatever the device reports.
     pub async fn write(&mut self, tensor: &mut Resident, first: u64, bytes: &[u8]) -> Result<(), GpuError> {
-        self.tests.write(&self.gpu, tensor, first, bytes).await
+        self.kernels.write(&self.gpu, tensor, first, bytes).await
     }
 
     /// Sums of a\*a, b\*b and a\*b, as good as f64's, with the same bits for the same elements
@@ -106,7 +106,7 @@ impl SlerpGpu {
     /// the device reports.
     pub async fn sums(&mut self, a: &Resident, b: &Resident) -> Result<Option<[f64; 3]>, GpuError> {
         check_pair(a, b)?;
-        self.tests.sums(&self.gpu, a, b).await
+        self.kernels.sums(&self.gpu, a, b).await
     }
 
     /// `round(c0 * a + c1 * b)` in a new tensor of dtype `out`: both products and their sum are
@@ -132,14 +132,14 @@ impl SlerpGpu {
         }
         // An adapter may flush subnormals; for a coefficient all must do the same.
         let coefficients = coefficients.map(|c| if c.is_subnormal() { 0.0 } else { c });
-        let first = self.tests.fastest_blend(&self.gpu, a.dtype(), out).await?;
-        let blended = self.tests.blend(&self.gpu, first, [a, b], coefficients, out).await?;
+        let first = self.kernels.fastest_blend(&self.gpu, a.dtype(), out).await?;
+        let blended = self.kernels.blend(&self.gpu, first, [a, b], coefficients, out).await?;
         if blended.non_finite == 0 {
             return Ok(blended);
         }
         // What was counted may be tiny, or groups.
         drop(blended);
-        self.tests.blend(&self.gpu, Tiny::Exact, [a, b], coefficients, out).await
+        self.kernels.blend(&self.gpu, Tiny::Exact, [a, b], coefficients, out).await
     }
 
     /// Reads elements back, packed, all at once.

@@ -25,14 +25,14 @@ struct Tested {
 
 /// The kernels that a device has compiled and tested, by what they are for.
 #[derive(Default)]
-pub(in crate::kernels) struct Tests {
+pub(in crate::kernels) struct MergeKernels {
     kernels: Kernels,
     sums: HashMap<(Dtype, Opaque), Tested>,
     blends: HashMap<(Dtype, Dtype, Tiny), Tested>,
     uploader: Uploader,
 }
 
-impl Tests {
+impl MergeKernels {
     /// Starts to compile what tensors of `dtypes` take at least, side by side.
     ///
     /// # Errors
@@ -50,8 +50,7 @@ impl Tests {
     /// Whether sums are as good as f64's for every dtype that was tested.
     pub(super) fn exact_sums(&self) -> bool {
         // Where fewer opaque steps are too few there is the other kernel.
-        let is_last = |opaque| opaque == Opaque::Each;
-        self.sums.iter().all(|((_, opaque), tested)| tested.exact || !is_last(*opaque))
+        self.sums.iter().all(|((_, opaque), tested)| tested.exact || *opaque == Opaque::Sums)
     }
 
     /// Whether blends have the bits of plain f32 arithmetic for every pair of dtypes that was tested.
@@ -80,7 +79,7 @@ impl Tests {
     /// where the adapter does not keep what is tiny.
     ///
     /// # Errors
-    /// As [`Tests::fastest_sums`].
+    /// As [`MergeKernels::fastest_sums`].
     pub(in crate::kernels) async fn fastest_blend(
         &mut self,
         gpu: &Gpu,
@@ -215,8 +214,8 @@ impl Tests {
     ) -> Result<[Resident; 2], GpuError> {
         let [first, second] = packed;
         let mut tensors = [
-            Tests::tensor(gpu, "test a", dtype, first.len() as u64 / dtype.size_bytes()).await?,
-            Tests::tensor(gpu, "test b", dtype, second.len() as u64 / dtype.size_bytes()).await?,
+            MergeKernels::tensor(gpu, "test a", dtype, first.len() as u64 / dtype.size_bytes()).await?,
+            MergeKernels::tensor(gpu, "test b", dtype, second.len() as u64 / dtype.size_bytes()).await?,
         ];
         for (tensor, bytes) in tensors.iter_mut().zip(packed) {
             self.write(gpu, tensor, 0, bytes).await?;
@@ -268,7 +267,7 @@ impl Tests {
         [c0, c1]: [f32; 2],
         out: Dtype,
     ) -> Result<Blended, GpuError> {
-        let tensor = Tests::tensor(gpu, a.label(), out, a.elements()).await?;
+        let tensor = MergeKernels::tensor(gpu, a.label(), out, a.elements()).await?;
         if tensor.elements() == 0 {
             return Ok(Blended { tensor, non_finite: 0 });
         }

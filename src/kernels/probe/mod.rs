@@ -5,7 +5,7 @@ mod build;
 
 use web_time::Instant;
 
-use super::merge::Tests;
+use super::merge::MergeKernels;
 use super::{Grid, WebGpu, decode_fp8};
 use crate::dtype::Dtype;
 use crate::gpu::{Gpu, GpuBuffer, GpuError, GpuMatrix, Kernels, Pipeline, Purpose, read_buffer};
@@ -128,9 +128,9 @@ impl Limits {
             held.extend(b.products(backend, spec, &decoders, quick)?);
             gpu.idle().await?;
         }
-        let mut tests = Tests::default();
-        let opaque = tests.fastest_sums(gpu, Dtype::Bf16).await?;
-        let tiny = tests.fastest_blend(gpu, Dtype::Bf16, Dtype::Bf16).await?;
+        let mut merge = MergeKernels::default();
+        let opaque = merge.fastest_sums(gpu, Dtype::Bf16).await?;
+        let tiny = merge.fastest_blend(gpu, Dtype::Bf16, Dtype::Bf16).await?;
         b.rest(opaque, tiny)?;
         b.kernels.finish(&mut |_, _| ()).await?;
         gpu.idle().await?;
