@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 import { openClient } from "./client.js";
+import { browserName } from "./launch.js";
 import { fromTop } from "./paths.js";
 
 const RECIPE = readFileSync(fromTop("tests/fixtures/recipes/tale-x-case.yml"), "utf8");
@@ -43,7 +44,9 @@ function isTheSameMerge({ fault, apart: { elements, different, ulps } }) {
 }
 
 test("a device that is lost during a merge leaves the rest to the CPU", async (t) => {
-  // The start-up tests read three results back, and every tensor its sums, a count, and itself.
+  // The start-up tests read back sums and, of a blend, a count and itself: of a second one, too, on Chromium's
+  // SwiftShader, which flushes subnormals where Firefox's lavapipe keeps them. Every tensor its sums, a count, itself.
+  const startUp = browserName() === "firefox" ? 3 : 5;
   const { ends, names } = await mergeWith(t, ["", ...[13, 14, 15, 18].map((n) => `lost=${n}`)]);
   for (const end of ends) {
     isTheSameMerge(end);
@@ -56,7 +59,7 @@ test("a device that is lost during a merge leaves the rest to the CPU", async (t
       continue;
     }
     // Before it was lost, and no later tensor tried again.
-    assert.equal(onGpu, Math.ceil(Number(end.fault.slice(5)) / 3) - 2, end.fault);
+    assert.equal(onGpu, Math.floor((Number(end.fault.slice(5)) - startUp - 1) / 3), end.fault);
     assert.equal(end.warnings.length, 1, end.warnings.join("\n"));
     assert.match(end.warnings[0] ?? "", /^model\..*: .*; it and all that follow were merged on the CPU$/);
     const named = (end.warnings[0] ?? "").split(":")[0];
