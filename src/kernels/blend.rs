@@ -12,11 +12,19 @@ pub const GROUP: u32 = 8;
 /// 2^-60: products below are tiny.
 const SMALL: f32 = 8.673_617_4e-19;
 
+/// Whether the start-up test of [`Tiny::Kept`] speaks for a blend with these coefficients. Products of F16 are no
+/// subnormal f32 but with coefficients far below those of the test, so that it does not show who flushes them.
+pub fn may_keep(dtype: Dtype, coefficients: [f32; 2]) -> bool {
+    dtype != Dtype::F16 || coefficients.iter().all(|c| *c == 0.0 || c.abs() >= SMALL)
+}
+
 /// Threads per workgroup.
 const WORKGROUP: u32 = 64;
 
-/// Larger coefficients are refused; a blend has none, and the treatment of subnormals relies on it.
-pub const LARGEST_COEFFICIENT: f32 = 1e18;
+/// Larger coefficients are refused; a blend has none, and the treatment of subnormals relies on it: a value below
+/// 2^-126 that an adapter takes for zero must be lost in the last place of what counts as not tiny, 2^-60, even when
+/// multiplied; up to 2^41 it is.
+pub const LARGEST_COEFFICIENT: f32 = 1e12;
 
 /// Layout of `Params` in blend.wgsl.
 #[repr(C)]
@@ -53,8 +61,8 @@ pub enum Tiny {
     /// Counts them as it counts what is not finite, and leaves anything in their place: faster, and weights
     /// hardly ever have any.
     Counted,
-    /// Leaves them to an adapter that keeps subnormals: fastest. Groups of [`GROUP`] elements with something that is
-    /// not finite are counted, not elements, and NaN may become anything.
+    /// Leaves them to an adapter that keeps subnormals: fastest, where [`may_keep`] allows it. Groups of [`GROUP`]
+    /// elements with something that is not finite are counted, not elements, and NaN may become anything.
     Kept,
 }
 
@@ -133,11 +141,17 @@ pub fn flagged_groups(out: Dtype, merged: &[u8]) -> u64 {
 
 /// Whether a kernel has passed the start-up test: `got` and how many elements or groups it `counted`, of what
 /// [`plain_blend`] wants.
-pub fn passes(tiny: Tiny, out: Dtype, got: &[u8], counted: u64, (want, non_finite): (&[u8], u64)) -> bool {
+pub fn passes(
+    tiny: Tiny,
+    out: Dtype,
+    got: &[u8],
+    counted: u64,
+    (want, non_finite_elements): (&[u8], u64),
+) -> bool {
     match tiny {
         // What an adapter does itself is not put right afterwards: signs of zeros count.
         Tiny::Kept => got == want && counted == flagged_groups(out, want),
-        Tiny::Exact | Tiny::Counted => exact(out, got, want) && counted == non_finite,
+        Tiny::Exact | Tiny::Counted => exact(out, got, want) && counted == non_finite_elements,
     }
 }
 

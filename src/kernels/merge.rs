@@ -10,6 +10,7 @@ use crate::gpu::{DeviceTier, Gpu, GpuError, GpuOptions, PieceReader, Purpose, Re
 
 use super::blend;
 use super::blend::Tiny;
+use super::slerp_sums::Opaque;
 pub(super) use tested::MergeKernels;
 
 /// A blended tensor.
@@ -72,6 +73,16 @@ impl SlerpGpu {
         self.kernels.exact_blends()
     }
 
+    /// The kernels of this device for sums of `dtype` and, with coefficients of usual size, for blends from it to
+    /// `out`: the fastest ones that passed their start-up tests.
+    ///
+    /// # Errors
+    /// [`GpuError::Shape`] for a dtype that shaders do not merge; whatever the device reports.
+    pub async fn chosen(&mut self, dtype: Dtype, out: Dtype) -> Result<(Opaque, Tiny), GpuError> {
+        let opaque = self.kernels.fastest_sums(&self.gpu, dtype).await?;
+        Ok((opaque, self.kernels.fastest_blend(&self.gpu, dtype, out).await?))
+    }
+
     /// Bytes that tensors and readbacks occupy now.
     pub fn allocated_bytes(&self) -> u64 {
         self.gpu.allocated_bytes(Purpose::Merge)
@@ -132,7 +143,10 @@ impl SlerpGpu {
         }
         // An adapter may flush subnormals; for a coefficient all must do the same.
         let coefficients = coefficients.map(|c| if c.is_subnormal() { 0.0 } else { c });
-        let first = self.kernels.fastest_blend(&self.gpu, a.dtype(), out).await?;
+        let first = match blend::may_keep(a.dtype(), coefficients) {
+            true => self.kernels.fastest_blend(&self.gpu, a.dtype(), out).await?,
+            false => Tiny::Counted,
+        };
         let blended = self.kernels.blend(&self.gpu, first, [a, b], coefficients, out).await?;
         if blended.non_finite == 0 {
             return Ok(blended);

@@ -40,7 +40,7 @@ pub const BINDINGS: &[Binding] = &[
 /// Which steps of a sum compilers must not see through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Opaque {
-    /// Sums alone, which is enough where floats are no real numbers to a compiler: a third fewer operations.
+    /// Sums alone, which is enough where compilers do not reassociate floats: of BF16 and F16 24 operations for 33.
     Sums,
     /// Each step.
     Each,

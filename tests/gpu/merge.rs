@@ -2,9 +2,9 @@
 
 use bise::dtype::{Dtype, narrow};
 use bise::gpu::{GpuError, GpuOptions, LimitChoice};
-use bise::kernels::blend::plain_blend;
+use bise::kernels::blend::{Tiny, plain_blend};
 use bise::kernels::merge::SlerpGpu;
-use bise::kernels::slerp_sums::{BLOCK, exact, plain_sums};
+use bise::kernels::slerp_sums::{BLOCK, Opaque, exact, plain_sums};
 use pollster::block_on;
 
 use super::common::{limits, random_weights};
@@ -242,6 +242,44 @@ fn cases() -> Vec<Case> {
         outputs: [(Dtype::F32, read(case, "out_f32", 0)), (Dtype::Bf16, read(case, "out_bf16", 16))],
     };
     json["cases"].as_array().unwrap().iter().map(case).collect()
+}
+
+#[test]
+fn the_fastest_kernels_that_are_exact_are_chosen() {
+    let Some(mut slerp) = open(limits(), &[]) else { return };
+    let name = slerp.tier().name.to_lowercase();
+    for dtype in DTYPES {
+        for out in DTYPES {
+            let chosen = block_on(slerp.chosen(dtype, out)).unwrap();
+            println!("{name}: {dtype} -> {out}: {chosen:?}");
+            // SwiftShader flushes subnormals, which F16 has none of.
+            let keeps = name.contains("llvmpipe") || dtype == Dtype::F16;
+            if name.contains("llvmpipe") || name.contains("swiftshader") {
+                assert_eq!(chosen, (Opaque::Sums, if keeps { Tiny::Kept } else { Tiny::Counted }));
+            }
+        }
+    }
+    assert!(slerp.exact_sums() && slerp.exact_blend());
+}
+
+/// Products of F16 that are subnormal in f32, which its start-up test does not have: no bit differs on any adapter.
+#[test]
+fn f16_with_tiny_coefficients() {
+    let Some(mut slerp) = open(limits(), &[]) else { return };
+    let data = bise::kernels::blend::test_data(Dtype::F16);
+    let zeros = vec![0; data[0].len()];
+    for (coefficients, other) in
+        [([1e-37, 1.0], &zeros), ([1e-37, 0.0], &data[1]), ([3e-34, -2e-36], &data[1])]
+    {
+        let [a, b] = [&data[0], other].map(|packed| upload(&mut slerp, Dtype::F16, packed, &[1000], false));
+        for out in DTYPES {
+            let blended = block_on(slerp.blend(&a, &b, coefficients, out)).unwrap();
+            let (want, _) = plain_blend(Dtype::F16, [&data[0], other], coefficients, out).unwrap();
+            let got = all(&slerp, &blended.tensor);
+            assert!(got == want, "{out}, {coefficients:?}");
+            assert!(want.iter().any(|byte| *byte & 0x7f != 0) || out == Dtype::F16);
+        }
+    }
 }
 
 /// The definition, in f64 from the sums on: dot and coefficients.

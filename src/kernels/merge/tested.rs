@@ -67,16 +67,15 @@ impl MergeKernels {
         gpu: &Gpu,
         dtype: Dtype,
     ) -> Result<Opaque, GpuError> {
-        let exact = self.tested_sums(gpu, dtype, Opaque::Sums).await?.exact;
-        if exact {
+        if self.tested_sums(gpu, dtype, Opaque::Sums).await?.exact {
             return Ok(Opaque::Sums);
         }
         self.tested_sums(gpu, dtype, Opaque::Each).await?;
         Ok(Opaque::Each)
     }
 
-    /// The fastest kernel for a first blend that is exact on this device; the one that any adapter should have right
-    /// where the adapter does not keep what is tiny.
+    /// The fastest kernel for a first blend that is exact on this device; [`Tiny::Counted`] where the adapter does not
+    /// keep what is tiny.
     ///
     /// # Errors
     /// As [`MergeKernels::fastest_sums`].
@@ -86,8 +85,7 @@ impl MergeKernels {
         dtype: Dtype,
         out: Dtype,
     ) -> Result<Tiny, GpuError> {
-        let exact = self.tested_blend(gpu, dtype, out, Tiny::Kept).await?.exact;
-        if exact {
+        if self.tested_blend(gpu, dtype, out, Tiny::Kept).await?.exact {
             return Ok(Tiny::Kept);
         }
         self.tested_blend(gpu, dtype, out, Tiny::Counted).await?;
@@ -110,7 +108,7 @@ impl MergeKernels {
         Ok(totals.usable(a.dtype(), a.elements()))
     }
 
-    /// A blend by one kernel, if that is exact here.
+    /// A blend by one kernel, if that is exact here; of what is not finite it tells what that kernel counts.
     pub(super) async fn blend(
         &mut self,
         gpu: &Gpu,
@@ -164,15 +162,24 @@ impl MergeKernels {
             return Ok(*tested);
         }
         let pipeline = self.kernels.start(gpu, sums_kernel(dtype, opaque)?);
-        self.kernels.finish(&mut |_, _| ()).await?;
+        let exact = match self.kernels.wait(&[pipeline], &mut |_, _| ()).await {
+            Ok(()) => self.sums_pass(gpu, pipeline, dtype).await?,
+            // A compiler may take the other one.
+            Err(GpuError::Rejected { .. }) if opaque == Opaque::Sums => false,
+            Err(error) => return Err(error),
+        };
+        let tested = Tested { pipeline, exact };
+        self.sums.insert((dtype, opaque), tested);
+        Ok(tested)
+    }
+
+    async fn sums_pass(&mut self, gpu: &Gpu, pipeline: Pipeline, dtype: Dtype) -> Result<bool, GpuError> {
         let data = slerp_sums::test_data(dtype);
         let [a, b] = self.upload(gpu, dtype, &data).await?;
         let totals = self.run_sums(gpu, pipeline, &a, &b).await?;
         let want = slerp_sums::plain_sums(dtype, [&data[0], &data[1]]);
         let usable = totals.usable(dtype, a.elements());
-        let tested = Tested { pipeline, exact: usable.is_some_and(|got| slerp_sums::exact(got, want)) };
-        self.sums.insert((dtype, opaque), tested);
-        Ok(tested)
+        Ok(usable.is_some_and(|got| slerp_sums::exact(got, want)))
     }
 
     /// Compiles and tests a blend between two dtypes, once.
@@ -187,7 +194,24 @@ impl MergeKernels {
             return Ok(*tested);
         }
         let pipeline = self.kernels.start(gpu, blend_kernel(dtype, out, tiny)?);
-        self.kernels.finish(&mut |_, _| ()).await?;
+        let exact = match self.kernels.wait(&[pipeline], &mut |_, _| ()).await {
+            Ok(()) => self.blend_passes(gpu, pipeline, (dtype, out), tiny).await?,
+            // A compiler may take the other one.
+            Err(GpuError::Rejected { .. }) if tiny == Tiny::Kept => false,
+            Err(error) => return Err(error),
+        };
+        let tested = Tested { pipeline, exact };
+        self.blends.insert((dtype, out, tiny), tested);
+        Ok(tested)
+    }
+
+    async fn blend_passes(
+        &mut self,
+        gpu: &Gpu,
+        pipeline: Pipeline,
+        (dtype, out): (Dtype, Dtype),
+        tiny: Tiny,
+    ) -> Result<bool, GpuError> {
         let mut data = blend::test_data(dtype);
         if tiny == Tiny::Counted {
             data = blend::without_tiny(dtype, &data, blend::TEST_COEFFICIENTS);
@@ -198,12 +222,9 @@ impl MergeKernels {
         let mut reader = PieceReader::new(gpu, &blended.tensor, 0..a.elements())?;
         while reader.next(gpu, &mut got).await? {}
         let want = blend::plain_blend(dtype, [&data[0], &data[1]], blend::TEST_COEFFICIENTS, out);
-        let exact = want.is_ok_and(|(want, non_finite)| {
+        Ok(want.is_ok_and(|(want, non_finite)| {
             blend::passes(tiny, out, &got, blended.non_finite, (&want, non_finite))
-        });
-        let tested = Tested { pipeline, exact };
-        self.blends.insert((dtype, out, tiny), tested);
-        Ok(tested)
+        }))
     }
 
     async fn upload(

@@ -1,4 +1,5 @@
 // A blend on any adapter: what is tiny, which adapters may flush, is computed in integers or counted.
+
 // Whether what is tiny is computed. If not, it is counted as what is not finite is: the code for it takes a third
 // of the time on adapters that compute on the CPU, which do not jump over it, and registers elsewhere.
 override TINY: bool = true;

@@ -2,7 +2,7 @@
 const EXPONENT: u32 = 0x7f80u;            // all ones in what is not finite
 const LEAST_INFINITE: u32 = 0x7f7f8000u;  // f32 bits of the least magnitude that becomes infinite
 
-// Of anything but NaN.
+// Of anything but NaN, which may come out as a number.
 fn narrow_number(bits: vec4<u32>) -> vec4<u32> {
     return (bits + vec4<u32>(0x7fffu) + ((bits >> vec4<u32>(16u)) & vec4<u32>(1u))) >> vec4<u32>(16u);
 }

@@ -2,7 +2,7 @@
 const EXPONENT: u32 = 0x7c00u;            // all ones in what is not finite
 const LEAST_INFINITE: u32 = 0x477ff000u;  // f32 bits of the least magnitude that becomes infinite: 65520
 
-// Of anything but NaN.
+// Of anything but NaN, which may come out as a number.
 fn narrow_number(bits: vec4<u32>) -> vec4<u32> {
     let magnitude = bits & vec4<u32>(0x7fffffffu);
     // 2^-14 and more: rebias the exponent from 127 to 15.

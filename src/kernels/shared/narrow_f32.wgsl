@@ -1,6 +1,6 @@
 // F32: stays what it is.
 const EXPONENT: u32 = 0x7f800000u;        // all ones in what is not finite
-const LEAST_INFINITE: u32 = 0x7f800000u;  // bits of the least magnitude that is
+const LEAST_INFINITE: u32 = 0x7f800000u;  // bits of the least magnitude that is infinite
 
 fn narrow_number(bits: vec4<u32>) -> vec4<u32> {
     return bits;

@@ -1,6 +1,7 @@
 // Sums in twice f32's precision, four side by side: a sum and what its roundings lost. Sums are opaque: algebra
-// would find that nothing is ever lost. Where a compiler takes floats for real numbers, each step has to be.
-override EACH: bool = true;  // whether each step is opaque
+// would find that nothing is ever lost. Where a compiler takes floats for real numbers, each step has to be; in joins,
+// which are few, each step is.
+override EACH: bool = true;  // whether each step of add_below and add_product is opaque
 
 struct Sum {
     high: vec4<f32>,
