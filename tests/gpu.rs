@@ -23,6 +23,7 @@ mod gpu {
     mod fp8;
     mod gated;
     mod merge;
+    mod merge_blend;
     mod merge_counts;
     mod merge_kernels;
     mod model;

@@ -4,7 +4,8 @@ use bise::dtype::{Dtype, narrow};
 use bise::kernels::blend::{self, Tiny};
 
 use super::common::Runner;
-use super::merge_kernels::{run_blend, sabotaged};
+use super::merge_blend::run_blend;
+use super::merge_kernels::sabotaged;
 
 /// A pair whose sum is the least that becomes infinite, and one whose sum is still finite.
 struct Edge {
