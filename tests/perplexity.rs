@@ -48,7 +48,7 @@ fn with_a_cache_of_fp8() {
     let mut models = vec![("www/models/tale", 300)];
     match std::env::var("BISE_NO_SMOLLM2").as_deref() {
         Ok("1") => println!("BISE_NO_SMOLLM2=1: SmolLM2 is not tested"),
-        _ => models.push(("target/models/smollm2-135m", 64)),
+        _ => models.push(("target/models/smollm2-135m", 160)),
     }
     for (model, tokens) in models {
         let ids = held_out(model, "heldout-tale.txt", tokens);

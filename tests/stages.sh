@@ -166,7 +166,8 @@ stage_native-lavapipe() {
 }
 
 # The GPU's tests at WebGPU's default limits; then, with the smallest storage binding that they fit, those of what is
-# split over bindings, and whole models with one that splits every matrix of theirs.
+# split over bindings, and whole models with one that splits every matrix of theirs. Single kernels get buffers of the
+# test's own sizes whatever the limit, so that they would only be compiled once more.
 stage_native-limits() {
     need_browsers
     local driver
