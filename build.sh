@@ -97,7 +97,9 @@ need_wasm_bindgen() {
         [ "$("$WASM_BINDGEN" --version 2>/dev/null)" = "wasm-bindgen $version" ] && return
     done
     say "installing wasm-bindgen $version (some minutes, once)"
-    cargo install wasm-bindgen-cli --version "$version" --root .tools --force --quiet
+    # It runs a few times, for a second: at the level that releases have, building it takes twice as long.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        cargo install wasm-bindgen-cli --version "$version" --root .tools --force --quiet
 }
 
 # A wasm-opt of binaryen 120 or newer, in $WASM_OPT.
@@ -135,8 +137,12 @@ build_wasm() {
         rustc -vV
     } | hash_stdin)
     if ! is_fresh wasm "$state" || [ ! -f pkg/wasm/bise_bg.wasm ] || [ ! -f pkg/wasm-bench/bise_bg.wasm ]; then
-        pack_wasm wasm
-        pack_wasm wasm-bench --features bench
+        compile_wasm wasm
+        # rustc links the second one on one processor: the other packs the first meanwhile.
+        pack_wasm wasm &
+        compile_wasm wasm-bench --features bench
+        wait "$!"
+        pack_wasm wasm-bench
         mark_fresh wasm "$state"
     fi
     cat target/wasm-size target/wasm-bench-size
@@ -146,13 +152,18 @@ build_wasm() {
         die "pkg/wasm/bise_bg.wasm is $brotli bytes with brotli, more than $BROTLI_LIMIT_BYTES"
 }
 
-# Makes pkg/$1 with what else cargo is told.
+# Compiles target/$1.wasm with what else cargo is told.
+compile_wasm() {
+    cargo build --release --lib --target "$WASM_TARGET" "${@:2}"
+    cp "$TARGET/$WASM_TARGET/release/bise.wasm" "target/$1.wasm"
+}
+
+# Makes pkg/$1 of target/$1.wasm.
 pack_wasm() {
     local name=$1 out=target/$1
-    cargo build --release --lib --target "$WASM_TARGET" "${@:2}"
     say "wasm-bindgen, wasm-opt: $name"
     rm -rf "$out" "pkg/$name"
-    "$WASM_BINDGEN" --target web --out-dir "$out" --out-name bise "$TARGET/$WASM_TARGET/release/bise.wasm"
+    "$WASM_BINDGEN" --target web --out-dir "$out" --out-name bise "target/$name.wasm"
     # shellcheck disable=SC2086 # lists of flags
     "$WASM_OPT" $WASM_OPTIMISE $WASM_FEATURES "$out/bise_bg.wasm" -o "$out/opt.wasm"
     mv "$out/opt.wasm" "$out/bise_bg.wasm"

@@ -25,7 +25,8 @@ use support::{from_top, greedy, ids, json, load, load_on_cpu, logits_agree, run}
 
 const MODEL: &str = "target/models/smollm2-135m";
 
-/// Tokens of a prompt on the CPU: one thread of a test build is slow, and the embedded models have a long one.
+/// Tokens of a prompt on the CPU: one thread of a test build is slow, and the embedded models have a long one. And of
+/// one in BF16 on WebGPU: how long a prompt is makes no difference to how weights are unpacked, and FP8 has them all.
 const SHORT: usize = 100;
 
 fn wanted() -> bool {
@@ -78,7 +79,7 @@ fn check(mut engine: Engine, key: &str, tolerance: f64, most: usize) {
 #[test]
 fn as_stored() {
     if wanted() {
-        check(load(MODEL, WeightMode::Checkpoint, LimitChoice::Adapter), "checkpoint", 5e-3, usize::MAX);
+        check(load(MODEL, WeightMode::Checkpoint, LimitChoice::Adapter), "checkpoint", 5e-3, SHORT);
     }
 }
 
