@@ -97,7 +97,7 @@ need_wasm_bindgen() {
         [ "$("$WASM_BINDGEN" --version 2>/dev/null)" = "wasm-bindgen $version" ] && return
     done
     say "installing wasm-bindgen $version (some minutes, once)"
-    # It runs a few times, for a second: at the level that releases have, building it takes twice as long.
+    # It runs for half a second; the level of releases would take longer to compile, and gain nothing.
     CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
         cargo install wasm-bindgen-cli --version "$version" --root .tools --force --quiet
 }

@@ -199,11 +199,11 @@ stage_tsc() {
     done
 }
 
-node_tests() { node --test --test-reporter=spec "$@"; }
+node_tests() { node --test --test-reporter=spec --test-concurrency=1 "$@"; }
 
 stage_js() {
     need_node
-    node_tests --test-concurrency=1 tests/js/*.test.js
+    node_tests tests/js/*.test.js
 }
 
 browser_tests() {
@@ -232,7 +232,7 @@ stage_seven-billion() {
     need_node
     need_numpy
     site
-    BROWSER=chromium node_tests --test-concurrency=1 tests/browser/seven_billion.js
+    BROWSER=chromium node_tests tests/browser/seven_billion.js
 }
 
 # --- running -----------------------------------------------------------------

@@ -117,10 +117,11 @@ if (browserName() === "chromium") {
     console.log(`    wasm memory in MiB: ${seen.map(({ memory }) => (memory / MIB).toFixed(2)).join(" ")}`);
     for (const [i, { code, tokens }] of seen.entries()) assert.deepEqual([code, tokens], ["aborted", 4], `round ${i}`);
     const [third, last] = [seen[2], seen.at(-1)];
-    // A buffer that each round left would be nine more by then; those for choosing tokens may come after the third.
-    const more = (last?.buffers ?? Infinity) - (third?.buffers ?? 0);
-    assert.ok(more === 0 || more === CHOOSING, `${more} GPU buffers more`);
-    assert.ok((last?.bytes ?? Infinity) - (third?.bytes ?? 0) <= more * 64, `${last?.bytes} bytes of GPU buffers, ${third?.bytes} after the third`);
+    // On a slow machine the buffers that choose tokens, of 16 bytes each, come after the third round. One buffer that
+    // each round left would be nine.
+    const later = last?.buffers === third?.buffers ? 0 : CHOOSING;
+    const expected = [(third?.buffers ?? 0) + later, (third?.bytes ?? 0) + 16 * later];
+    assert.deepEqual([last?.buffers, last?.bytes], expected, "GPU buffers");
     assert.ok((third?.buffers ?? 0) > 20, `${third?.buffers} buffers seen`);
     assert.equal(last?.memory, third?.memory, "wasm memory grew");
   });

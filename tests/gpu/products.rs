@@ -49,23 +49,15 @@ const CASES: [Case; 14] = [
 ];
 
 /// All cases with every choice of threads that tuning may make. Where the device has subgroups of `fold` threads or
-/// more, every second of them meets there; which ones, is for `turn` to say. Decoders differ in how they unpack a load
-/// and in nothing else: with all but one for each dtype it is every fifth pair, which has every case and every choice
-/// of threads still. Compiling takes longer than running.
-pub(super) fn cases(
-    fold: u32,
-    turn: usize,
-    decoder: Decoder,
-) -> impl Iterator<Item = (&'static Case, Threads)> {
+/// more, every second of them meets there; which ones, is for `turn` to say.
+pub(super) fn cases(fold: u32, turn: usize) -> impl Iterator<Item = (&'static Case, Threads)> {
     let threads = Sizes::ALL.into_iter().flat_map(|sizes| Threads::candidates(sizes).iter().copied());
     let pairs = threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)));
-    let pairs = pairs.enumerate().map(move |(index, (case, threads))| {
+    pairs.enumerate().map(move |(index, (case, threads))| {
         // A row of cases is even: the next one begins with the other kind.
         let folds = (index + index / CASES.len() + turn).is_multiple_of(2);
         (case, threads.within(if folds { fold } else { 0 }))
-    });
-    let (first, step) = if decoder == Decoder::Safe { (0, 1) } else { (turn % 5, 5) };
-    pairs.skip(first).step_by(step)
+    })
 }
 
 /// All cases: with every tile for one decoder, with what an untuned device gets for the others. A tile walks
@@ -153,7 +145,7 @@ fn matvec() {
     let mut random = Random::new(seed);
     let fold = runner.fold();
     for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, threads) in cases(fold, turn, decoder) {
+        for (case, threads) in cases(fold, turn) {
             let i = inputs(&mut random, dtype, case);
             let kernel = kernels::matvec::kernel(&i.spec, decoder, threads).unwrap();
             let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads);
@@ -234,8 +226,7 @@ fn matvec_scaled() {
     let fold = runner.fold();
     for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
         // Every third: in the end each case, each choice of threads and each dtype are there.
-        for ((case, threads), single) in cases(fold, turn, decoder).step_by(3).zip([0, 1].into_iter().cycle())
-        {
+        for ((case, threads), single) in cases(fold, turn).step_by(3).zip([0, 1].into_iter().cycle()) {
             let mut i = inputs(&mut random, dtype, case);
             i.params.single = single;
             let magnitude = [1.0, 1e-4, 300.0][case.rows as usize % 3];
@@ -278,7 +269,7 @@ fn matvec_gaining() {
     let mut random = Random::new(seed);
     let fold = runner.fold();
     for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, threads) in cases(fold, turn, decoder).step_by(3) {
+        for (case, threads) in cases(fold, turn).step_by(3) {
             let i = inputs(&mut random, dtype, case);
             let pitch = i.params.y_pitch;
             let gain = random_rows(&mut random, 1, pitch, pitch);
