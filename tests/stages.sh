@@ -167,15 +167,19 @@ stage_native-lavapipe() {
 
 # The GPU's tests at WebGPU's default limits; then, with the smallest storage binding that they fit, those of what is
 # split over bindings, and whole models with one that splits every matrix of theirs. Single kernels get buffers of the
-# test's own sizes whatever the limit, so that they would only be compiled once more.
+# test's own sizes whatever the limit, so that they would only be compiled once more. Of the tests of whole models, those
+# that take BISE_LIMITS: the others say themselves which limits they want, and would only run once more.
 stage_native-limits() {
     need_browsers
-    local driver
+    local driver models=(alike bench choices layouts requests tuning)
     driver=$(lavapipe_driver)
-    BISE_LIMITS=default with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu --test gpu_model
+    BISE_LIMITS=default with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu
     BISE_LIMITS=262144 with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu -- \
         decoder merge rows sample split
-    BISE_LIMITS=22000 with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu_model
+    local limits
+    for limits in default 22000; do
+        BISE_LIMITS=$limits with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu_model -- "${models[@]}"
+    done
 }
 
 # Only the tests that touch a GPU: tests/gpu* and tests/cli*.

@@ -158,12 +158,15 @@ pub fn check_golden(engine: &mut Engine, model: &str) {
 /// share of the largest logit, the root mean square of what log-likelihoods are off, and the perplexity's share.
 #[allow(dead_code, reason = "for some of the tests that share this file")]
 pub fn cost_of_fp8_cache(model: &str, options: &LoadOptions, ids: &[u32]) -> [f64; 3] {
+    let engine = |kv_cache| {
+        let engine = load_with(model, &LoadOptions { kv_cache, ..options.clone() });
+        assert_eq!(engine.info().kv_cache, kv_cache);
+        engine
+    };
     let of = |kv_cache| {
-        let mut engine = load_with(model, &LoadOptions { kv_cache, ..options.clone() });
-        let info = engine.info();
-        assert_eq!(info.kv_cache, kv_cache);
+        let mut engine = engine(kv_cache);
         let likelihoods = block_on(engine.log_likelihoods(ids)).unwrap();
-        (block_on(engine.logits(ids)).unwrap(), likelihoods, info.memory.kv_cache)
+        (block_on(engine.logits(ids)).unwrap(), likelihoods, engine.info().memory.kv_cache)
     };
     let off = |(logits, likelihoods, _): &(Vec<f32>, Vec<f32>, u64), others: &(Vec<f32>, Vec<f32>, u64)| {
         let largest = logits.iter().fold(0_f32, |most, logit| most.max(logit.abs()));
@@ -184,8 +187,10 @@ pub fn cost_of_fp8_cache(model: &str, options: &LoadOptions, ids: &[u32]) -> [f6
         narrow.2 as f64 / wide.2 as f64
     );
     assert!(narrow.2 * 100 <= wide.2 * 63, "{} bytes of {}", narrow.2, wide.2);
-    // Were it stored as F16, nothing would be off.
-    assert_eq!(off(&wide, &of(CacheForm::F16)), [0.0, 0.0, 1.0]);
+    // Were it stored as F16, nothing would be off: another engine says the same of a part, which takes less time.
+    let part = ids.len() / 4;
+    let same = block_on(engine(CacheForm::F16).log_likelihoods(&ids[..part])).unwrap();
+    assert_eq!(same, wide.1[..part - 1]);
     assert!(logit > 1e-3 && likelihood > 1e-3, "this is no FP8: {cost:?}");
     cost
 }
