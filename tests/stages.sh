@@ -183,7 +183,7 @@ stage_native-limits() {
 }
 
 # Only the tests that touch a GPU: tests/gpu* and tests/cli*. FP8 checkpoints in every layout run on this adapter in
-# Chromium (tests/browser/fp8.e2e.js): natively, compiling for each of them once more would take minutes.
+# Chromium (tests/browser/layouts.e2e.js): natively, compiling for each of them once more would take minutes.
 stage_native-swiftshader() {
     need_browsers
     need_smollm2
