@@ -159,10 +159,46 @@ with_adapter() {
     VK_DRIVER_FILES=$driver VK_ICD_FILENAMES=$driver BISE_ADAPTER=$name "$@"
 }
 
+# Runs two functions at a time, each one's output in one piece. A process that compiles for a software adapter does so on
+# one thread (SwiftShader lets in one at a time): alone it leaves a third of two processors idle.
+side_by_side() {
+    local log status beside
+    log=$(mktemp)
+    (
+        set -e
+        "$2"
+    ) >"$log" 2>&1 &
+    beside=$!
+    set +e
+    (
+        set -e
+        "$1"
+    )
+    status=$?
+    wait "$beside" || status=$?
+    set -e
+    cat "$log"
+    rm -f "$log"
+    return "$status"
+}
+
 stage_native-lavapipe() {
     need_browsers
     need_smollm2
-    with_adapter "$(lavapipe_driver)" llvmpipe cargo test --no-fail-fast
+    local file name long=(memory perplexity smollm2) driver
+    driver=$(lavapipe_driver)
+    cargo test --no-run
+    long_tests() { with_adapter "$driver" llvmpipe cargo test --no-fail-fast "${long[@]/#/--test=}"; }
+    other_tests() {
+        local other=(--lib --bins)
+        for file in tests/*.rs; do
+            name=$(basename "$file" .rs)
+            [[ " ${long[*]} " == *" $name "* ]] || other+=("--test=$name")
+        done
+        with_adapter "$driver" llvmpipe cargo test --no-fail-fast "${other[@]}"
+        cargo test --doc
+    }
+    side_by_side other_tests long_tests
 }
 
 # The GPU's tests at WebGPU's default limits; then, with the smallest storage binding that they fit, those of what is
@@ -173,13 +209,19 @@ stage_native-limits() {
     need_browsers
     local driver models=(alike bench choices layouts requests tuning)
     driver=$(lavapipe_driver)
-    BISE_LIMITS=default with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu
-    BISE_LIMITS=262144 with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu -- \
-        decoder merge rows sample split
-    local limits
-    for limits in default 22000; do
-        BISE_LIMITS=$limits with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test gpu_model -- "${models[@]}"
-    done
+    cargo test --no-run --test gpu --test gpu_model
+    limited() {
+        local limits=$1
+        shift
+        BISE_LIMITS=$limits with_adapter "$driver" llvmpipe cargo test --no-fail-fast --test "$@"
+    }
+    small_bindings() { limited 22000 gpu_model -- "${models[@]}"; }
+    other_limits() {
+        limited default gpu
+        limited 262144 gpu -- decoder merge rows sample split
+        limited default gpu_model -- "${models[@]}"
+    }
+    side_by_side other_limits small_bindings
 }
 
 # Only the tests that touch a GPU: tests/gpu* and tests/cli*. FP8 checkpoints in every layout run on this adapter in
@@ -189,8 +231,11 @@ stage_native-swiftshader() {
     need_smollm2
     local driver models=(alike bench choices golden limits merge requests tuning)
     driver=$(swiftshader_driver)
-    with_adapter "$driver" SwiftShader cargo test --no-fail-fast --test 'cli*' --test gpu --test gpu_adapter --test gpu_large
-    with_adapter "$driver" SwiftShader cargo test --no-fail-fast --test gpu_model -- "${models[@]}"
+    cargo test --no-run --test 'cli*' --test 'gpu*'
+    on_swiftshader() { with_adapter "$driver" SwiftShader cargo test --no-fail-fast "$@"; }
+    whole_models() { on_swiftshader --test gpu_model -- "${models[@]}"; }
+    kernels() { on_swiftshader --test 'cli*' --test gpu --test gpu_adapter --test gpu_large; }
+    side_by_side kernels whole_models
 }
 
 stage_build() { site; }

@@ -79,7 +79,7 @@ fn matvec_gated() {
     let mut random = Random::new(seed);
     let fold = runner.fold();
     for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, threads) in cases(fold, turn) {
+        for (case, threads) in cases(dtype, decoder, fold, turn) {
             let i = inputs(&mut random, dtype, case);
             let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
             let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);

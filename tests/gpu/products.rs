@@ -48,10 +48,21 @@ const CASES: [Case; 14] = [
     case(11, 2049, 2, 0, Write::Set),
 ];
 
-/// All cases with every choice of threads that tuning may make. Where the device has subgroups of `fold` threads or
-/// more, every second of them meets there; which ones, is for `turn` to say.
-pub(super) fn cases(fold: u32, turn: usize) -> impl Iterator<Item = (&'static Case, Threads)> {
-    let threads = Sizes::ALL.into_iter().flat_map(|sizes| Threads::candidates(sizes).iter().copied());
+/// All cases: with every choice of threads that tuning may make for one dtype of each size and one decoder, with what an
+/// untuned device gets for the others. How threads share a row depends on how many columns a load has, and on nothing
+/// else of it; compiling takes longer than running. Where the device has subgroups of `fold` threads or more, every
+/// second pair meets there; which ones, is for `turn` to say.
+pub(super) fn cases(
+    dtype: Dtype,
+    decoder: Decoder,
+    fold: u32,
+    turn: usize,
+) -> impl Iterator<Item = (&'static Case, Threads)> {
+    let every = decoder == Decoder::Safe && matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F8E4m3);
+    let threads = Sizes::ALL.into_iter().flat_map(move |sizes| {
+        let count = if every { usize::MAX } else { 1 };
+        Threads::candidates(sizes).iter().copied().take(count)
+    });
     let pairs = threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)));
     pairs.enumerate().map(move |(index, (case, threads))| {
         // A row of cases is even: the next one begins with the other kind.
@@ -145,7 +156,7 @@ fn matvec() {
     let mut random = Random::new(seed);
     let fold = runner.fold();
     for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, threads) in cases(fold, turn) {
+        for (case, threads) in cases(dtype, decoder, fold, turn) {
             let i = inputs(&mut random, dtype, case);
             let kernel = kernels::matvec::kernel(&i.spec, decoder, threads).unwrap();
             let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads);
@@ -226,7 +237,9 @@ fn matvec_scaled() {
     let fold = runner.fold();
     for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
         // Every third: in the end each case, each choice of threads and each dtype are there.
-        for ((case, threads), single) in cases(fold, turn).step_by(3).zip([0, 1].into_iter().cycle()) {
+        for ((case, threads), single) in
+            cases(dtype, decoder, fold, turn).step_by(3).zip([0, 1].into_iter().cycle())
+        {
             let mut i = inputs(&mut random, dtype, case);
             i.params.single = single;
             let magnitude = [1.0, 1e-4, 300.0][case.rows as usize % 3];
@@ -269,7 +282,7 @@ fn matvec_gaining() {
     let mut random = Random::new(seed);
     let fold = runner.fold();
     for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, threads) in cases(fold, turn).step_by(3) {
+        for (case, threads) in cases(dtype, decoder, fold, turn).step_by(3) {
             let i = inputs(&mut random, dtype, case);
             let pitch = i.params.y_pitch;
             let gain = random_rows(&mut random, 1, pitch, pitch);
