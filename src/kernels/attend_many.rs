@@ -43,17 +43,24 @@ impl ManyTiling {
         if units == 0 || !shape.head_dim.is_multiple_of(8) {
             return None;
         }
-        // 128 threads on a GPU, a vector's width on a CPU, where a thread has two loads of a value. vec4 of
-        // weights and largest scores for each thread, and of staged keys.
-        let (sizes, threads, lanes) = match sizes {
-            Sizes::Cpu if units.is_multiple_of(2) => (sizes, 8, units / 2),
-            Sizes::Cpu => (Sizes::Gpu, 8, units),
-            Sizes::Gpu => (sizes, 128, units),
-        };
-        let (queries, of_thread, staged) = match sizes {
-            Sizes::Gpu => (4, 4 + 1, units * 4 * STRIDE),
-            Sizes::Cpu => (8, 32 + 2, 0),
-        };
+        // 128 threads on a GPU, a vector's width on a CPU, where a thread has two loads of a value.
+        match sizes {
+            Sizes::Cpu if units.is_multiple_of(2) => ManyTiling::cut(shape, units, 8, 8, units / 2),
+            Sizes::Cpu => ManyTiling::brief(shape),
+            Sizes::Gpu => ManyTiling::cut(shape, units, 4, 128, units),
+        }
+    }
+
+    /// For an adapter that computes on the CPU, what is compiled sooner than [`ManyTiling::new`] and runs slower.
+    pub fn brief(shape: &DecoderShape) -> Option<ManyTiling> {
+        let units = shape.head_dim / 8;
+        (units > 0 && shape.head_dim.is_multiple_of(8)).then(|| ManyTiling::cut(shape, units, 4, 8, units))?
+    }
+
+    /// That many queries to a thread, about `threads` threads, `lanes` of them along the keys.
+    fn cut(shape: &DecoderShape, units: u32, queries: u32, threads: u32, lanes: u32) -> Option<ManyTiling> {
+        // vec4 of weights and largest scores for each thread, and of staged keys.
+        let (of_thread, staged) = if queries == 4 { (4 + 1, units * 4 * STRIDE) } else { (32 + 2, 0) };
         let fits = |down: &u32| (lanes * down * of_thread + staged) * 16 <= WORKGROUP_BYTES;
         let down = [64, 32, 16, 8, 4, 2, 1].into_iter().find(|down| down * lanes <= threads && fits(down));
         // A head of more units than that has a thread for each all the same.

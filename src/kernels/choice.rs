@@ -1,6 +1,7 @@
 //! What tuning chooses between.
 
 use crate::gpu::DeviceTier;
+use crate::steps::DecoderShape;
 
 use super::{Sizes, Threads, Tile};
 
@@ -30,6 +31,13 @@ impl Choice {
     pub fn usual(tier: &DeviceTier) -> Choice {
         let threads = Threads::of(Sizes::of(tier));
         Choice { threads, tile: Tile::for_device(tier), fast: true, subgroups: true, short: 0 }
+    }
+
+    /// What a device gets untuned for a model of that shape.
+    pub fn of_model(tier: &DeviceTier, shape: &DecoderShape) -> Choice {
+        let usual = Choice::usual(tier);
+        let brief = Tile::candidates(Sizes::Cpu).last().filter(|_| Sizes::is_brief(tier, shape));
+        Choice { tile: brief.copied().unwrap_or(usual.tile), ..usual }
     }
 
     /// As numbers, to be remembered.

@@ -104,7 +104,8 @@ pub fn compositions() -> Vec<Kernel> {
             let mut attends: Vec<_> = prompt_or_not
                 .map(|prompt| attend::Tiling::new(&shape, prompt, sizes).kernel(&shape))
                 .collect();
-            attends.extend(attend_many::ManyTiling::new(&shape, sizes).map(|tiling| tiling.kernel()));
+            let many = [attend_many::ManyTiling::new(&shape, sizes), attend_many::ManyTiling::brief(&shape)];
+            attends.extend(many.into_iter().flatten().map(|tiling| tiling.kernel()));
             attends.extend(attend_one::OneTiling::new(&shape, sizes).map(|tiling| tiling.kernel(&shape)));
             for decoder in weights::Decoder::ALL {
                 all.extend(attends.iter().map(|kernel| cache_form::in_f8(kernel.clone(), decoder)));

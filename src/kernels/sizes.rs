@@ -1,7 +1,7 @@
 //! How large workgroups and their tiles are.
 
 use crate::gpu::DeviceTier;
-use crate::steps::MatrixSpec;
+use crate::steps::{DecoderShape, MatrixSpec};
 
 use super::weights::per_load;
 use super::{Grid, linear};
@@ -25,7 +25,27 @@ impl Sizes {
     pub fn of(tier: &DeviceTier) -> Sizes {
         if tier.software { Sizes::Cpu } else { Sizes::Gpu }
     }
+
+    /// Whether a device that computes on the CPU is done with a model's longest prompt sooner than with compiling what
+    /// would be faster at it.
+    pub fn is_brief(tier: &DeviceTier, shape: &DecoderShape) -> bool {
+        let [hidden, wide, heads, intermediate, layers, context] = [
+            shape.hidden,
+            shape.qkv_width(),
+            shape.q_width(),
+            shape.intermediate,
+            shape.layers,
+            shape.context,
+        ]
+        .map(f64::from);
+        // Scores and values are halves of their square.
+        let of_token = hidden * (wide + heads + 3.0 * intermediate) + heads * context;
+        Sizes::of(tier) == Sizes::Cpu && layers * context * of_token < BRIEF
+    }
 }
+
+/// Multiply-adds that take about a second there.
+const BRIEF: f64 = (1_u64 << 31) as f64;
 
 /// Fewest threads along a row of a matrix-vector product on a GPU.
 const MIN_LANES: u32 = 8;

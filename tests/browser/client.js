@@ -1,9 +1,17 @@
 // A page with the client package loaded, for tests that use it without the page's own interface.
 
 import { openPage } from "./harness.js";
+import { browserName } from "./launch.js";
 
 /** What {@link proof} in pages/client.js answers with the model tale. */
 export const TALE_PROOF = "went to the door.\n";
+
+/**
+ * For tests of what comes over a line, which reaches every backend the same way, with many loads: WebGPU in one browser
+ * and the processor in the other, where each load would compile for seconds (SwiftShader keeps nothing).
+ * @type {"webgpu" | "cpu"}
+ */
+export const EITHER_BACKEND = browserName() === "firefox" ? "webgpu" : "cpu";
 
 /**
  * Opens a page that has the client as `globalThis.bise`. Its engines run on WebGPU, or on the backend that is named:

@@ -61,7 +61,8 @@ export async function launch(name, profile = newProfile(name), { networkEnabled 
   mkdirSync(downloads, { recursive: true });
   const removeProfile = () => rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
   process.once("exit", removeProfile);
-  const common = { headless: true, userDataDir: profile, protocolTimeout: CALL_TIMEOUT_MS, networkEnabled };
+  // A busy machine takes its time to start a browser, too.
+  const common = { headless: true, userDataDir: profile, timeout: 180_000, protocolTimeout: CALL_TIMEOUT_MS, networkEnabled };
   const browser = await puppeteer.launch(
     name === "chromium"
       ? { ...common, browser: "chrome", executablePath: find(["chromium", "chromium-browser", "google-chrome"]), args: [...CHROMIUM_ARGS, ...(adapter ? CHROMIUM_SOFTWARE_ADAPTER : []), ...args] }

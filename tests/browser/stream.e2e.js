@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
-import { openClient } from "./client.js";
+import { EITHER_BACKEND, openClient } from "./client.js";
 import { golden, vocabularyOf, wrongIds, wrongLogprobs } from "./golden.js";
 import { MODELS, fromTop } from "./paths.js";
 import { startServer } from "./server.js";
@@ -85,7 +85,7 @@ const PASSING = [
 ];
 
 test("what passes does not show in the logits", async (t) => {
-  const { page, server } = await openClient(t, { expectErrors: EXPECTED });
+  const { page, server } = await openClient(t, { backend: EITHER_BACKEND, expectErrors: EXPECTED });
   const vocabulary = vocabularyOf("tale");
   const undisturbed = await load(page, "/models/tale/", {}, 48);
   assertTruthful(undisturbed, "undisturbed");
@@ -189,7 +189,7 @@ test("an abort and a failure end all ranges at once", async (t) => {
 });
 
 test("what does not pass says what, where and how often", async (t) => {
-  const { page, server } = await openClient(t, { expectErrors: EXPECTED });
+  const { page, server } = await openClient(t, { backend: EITHER_BACKEND, expectErrors: EXPECTED });
   const network = { attempts: 3, backoffMs: 10, stallMs: 400 };
   for (const [fault, code, said, requests] of /** @type {[string, string, RegExp, number][]} */ ([
     ["503~1-", "network", /answered 503; try again later \(at byte 65536, attempts: 3\)/, 4],

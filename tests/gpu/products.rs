@@ -49,9 +49,9 @@ const CASES: [Case; 14] = [
 ];
 
 /// All cases: with every choice of threads that tuning may make for one dtype of each size and one decoder, with what an
-/// untuned device gets for the others. How threads share a row depends on how many columns a load has, and on nothing
-/// else of it; compiling takes longer than running. Where the device has subgroups of `fold` threads or more, every
-/// second pair meets there; which ones, is for `turn` to say.
+/// untuned device gets for the others, by `turn` a GPU or one that computes on the CPU. How threads share a row depends
+/// on how many columns a load has, and on nothing else of it; compiling takes longer than running. Where the device has
+/// subgroups of `fold` threads or more, sums meet there by turns.
 pub(super) fn cases(
     dtype: Dtype,
     decoder: Decoder,
@@ -59,27 +59,33 @@ pub(super) fn cases(
     turn: usize,
 ) -> impl Iterator<Item = (&'static Case, Threads)> {
     let every = decoder == Decoder::Safe && matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F8E4m3);
-    let threads = Sizes::ALL.into_iter().flat_map(move |sizes| {
-        let count = if every { usize::MAX } else { 1 };
-        Threads::candidates(sizes).iter().copied().take(count)
-    });
-    let pairs = threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)));
-    pairs.enumerate().map(move |(index, (case, threads))| {
-        // A row of cases is even: the next one begins with the other kind.
-        let folds = (index + index / CASES.len() + turn).is_multiple_of(2);
-        (case, threads.within(if folds { fold } else { 0 }))
-    })
+    let threads = if every {
+        Sizes::ALL.iter().flat_map(|sizes| Threads::candidates(*sizes)).copied().collect()
+    } else {
+        vec![Threads::of(Sizes::ALL[turn % 2])]
+    };
+    // The dtypes in the middle fold where the others do not.
+    let first = if every { usize::from(dtype == Dtype::Bf16) } else { turn / 2 };
+    let threads = threads.into_iter().zip(first..);
+    let threads = threads.map(move |(threads, at)| threads.within(if at % 2 == 0 { fold } else { 0 }));
+    threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)))
 }
 
-/// All cases: with every tile for one decoder, with what an untuned device gets for the others. A tile walks
-/// all dtypes alike, and compiling takes longer than running.
-pub(super) fn tiled_cases(dtype: Dtype, decoder: Decoder) -> impl Iterator<Item = (&'static Case, Tile)> {
-    let every = (dtype, decoder) == (Dtype::F8E4m3, Decoder::Safe);
-    let tiles = Sizes::ALL.into_iter().flat_map(move |sizes| {
-        let count = if every { usize::MAX } else { 1 };
-        Tile::candidates(sizes).iter().copied().take(count)
-    });
-    tiles.flat_map(|tile| CASES.iter().map(move |case| (case, tile)))
+/// All cases: with every tile for one dtype and decoder, with what an untuned device gets for the others, as
+/// [`cases`] has it. A tile walks all dtypes alike.
+pub(super) fn tiled_cases(
+    dtype: Dtype,
+    decoder: Decoder,
+    turn: usize,
+) -> impl Iterator<Item = (&'static Case, Tile)> {
+    let tiles = match (dtype, decoder) {
+        (Dtype::F8E4m3, Decoder::Safe) => {
+            Sizes::ALL.iter().flat_map(|sizes| Tile::candidates(*sizes)).copied().collect()
+        }
+        (_, Decoder::Safe) => Sizes::ALL.map(Tile::of).to_vec(),
+        _ => vec![Tile::of(Sizes::ALL[turn % 2])],
+    };
+    tiles.into_iter().flat_map(|tile| CASES.iter().map(move |case| (case, tile)))
 }
 
 pub(super) struct Inputs {
@@ -317,8 +323,8 @@ fn matmul() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 2;
     let mut random = Random::new(seed);
-    for (dtype, decoder) in runner.decoders() {
-        for (case, tile) in tiled_cases(dtype, decoder) {
+    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
+        for (case, tile) in tiled_cases(dtype, decoder, turn) {
             let mut i = inputs(&mut random, dtype, case);
             let kernel = kernels::matmul::kernel(&i.spec, decoder, tile).unwrap();
             let grid = kernels::matmul::grid(case.rows, case.tokens, tile);

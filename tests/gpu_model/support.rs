@@ -73,9 +73,14 @@ pub fn merge(t: Option<f64>) -> Merge<FileSource> {
     })
 }
 
+#[allow(dead_code, reason = "for some of the tests that share this file")]
 pub fn load_merge(merge: &Merge<FileSource>) -> Engine {
     let options = LoadOptions { weights: WeightMode::Checkpoint, ..webgpu(LimitChoice::Adapter) };
-    block_on(Engine::load_known(merge, merge.manifest().ok(), &options, &mut |_| (), &|| false)).unwrap()
+    load_merge_with(merge, &options)
+}
+
+pub fn load_merge_with(merge: &Merge<FileSource>, options: &LoadOptions) -> Engine {
+    block_on(Engine::load_known(merge, merge.manifest().ok(), options, &mut |_| (), &|| false)).unwrap()
 }
 
 /// A greedy request for `max_tokens` tokens that does not stop.

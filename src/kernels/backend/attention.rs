@@ -2,8 +2,8 @@
 
 use super::{Bound, StepKey, WebGpu};
 use crate::gpu::GpuError;
-use crate::kernels::attend;
 use crate::kernels::attend_many::ManyTiling;
+use crate::kernels::{Sizes, attend};
 use crate::steps::Slot;
 
 impl WebGpu {
@@ -19,6 +19,14 @@ impl WebGpu {
             window: shape.window.unwrap_or(u32::MAX),
             scale: (shape.head_dim as f32).powf(-0.5),
         }
+    }
+
+    /// How a prompt's attention is cut, where a kernel of its own serves it.
+    pub(super) fn many(&self) -> Option<ManyTiling> {
+        if Sizes::is_brief(self.gpu.tier(), &self.shape) {
+            return ManyTiling::brief(&self.shape);
+        }
+        ManyTiling::new(&self.shape, self.sizes)
     }
 
     /// Attention of a prompt's batch.

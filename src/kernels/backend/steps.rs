@@ -3,7 +3,6 @@
 use super::{Bound, Dispatch, Gain, GpuBufferRef, GpuVector, Stage, StepKey, WebGpu};
 use crate::gpu::{GpuError, GpuMatrix, read_buffer};
 use crate::kernels::attend::Tiling;
-use crate::kernels::attend_many::ManyTiling;
 use crate::kernels::attend_one::OneTiling;
 use crate::kernels::{
     BatchUniform, Choice, Sizes, attend_reduce, embed, matmul_gated, matvec_gated, rms_norm, rope_store,
@@ -241,8 +240,7 @@ impl Steps for WebGpu {
     fn attend(&mut self, layer: u32) -> Result<(), GpuError> {
         // Of several tokens that are no prompt, too: what a prompt takes is compiled.
         let prompt = self.prompt || self.batch.tokens > 1;
-        let many = ManyTiling::new(&self.shape, self.sizes).filter(|_| prompt);
-        if let Some(many) = many {
+        if let Some(many) = self.many().filter(|_| prompt) {
             return self.attend_prompt(layer, many);
         }
         let (tokens, splits) = (self.batch.tokens, self.batch.splits);
