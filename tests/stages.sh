@@ -159,16 +159,19 @@ with_adapter() {
     VK_DRIVER_FILES=$driver VK_ICD_FILENAMES=$driver BISE_ADAPTER=$name "$@"
 }
 
-# Runs two functions at a time, each one's output in one piece. A process that compiles for a software adapter does so on
-# one thread (SwiftShader lets in one at a time): alone it leaves a third of two processors idle.
+# Runs two functions at a time, the second one's output behind the first one's, until then in target/test-logs/. A process
+# that compiles for SwiftShader, which lets in one thread at a time, leaves a third of two processors idle.
 side_by_side() {
-    local log status beside
-    log=$(mktemp)
+    local log=target/test-logs/$2.log status beside
+    mkdir -p target/test-logs
+    set -m # a group of its own, which an interrupt ends as well
     (
         set -e
         "$2"
-    ) >"$log" 2>&1 &
+    ) >"$log" 2>&1 </dev/null &
     beside=$!
+    set +m
+    trap 'kill -- "-$beside"' INT TERM
     set +e
     (
         set -e
@@ -177,26 +180,29 @@ side_by_side() {
     status=$?
     wait "$beside" || status=$?
     set -e
+    trap - INT TERM
     cat "$log"
-    rm -f "$log"
     return "$status"
 }
 
 stage_native-lavapipe() {
     need_browsers
     need_smollm2
-    local file name long=(memory perplexity smollm2) driver
+    local file name driver long=(memory perplexity smollm2) other=(--lib --bins)
     driver=$(lavapipe_driver)
+    for file in tests/*.rs tests/*/main.rs; do
+        name=${file#tests/}
+        name=${name%/main.rs}
+        name=${name%.rs}
+        [[ " ${long[*]} " == *" $name "* ]] || other+=("--test=$name")
+    done
     cargo test --no-run
     long_tests() { with_adapter "$driver" llvmpipe cargo test --no-fail-fast "${long[@]/#/--test=}"; }
     other_tests() {
-        local other=(--lib --bins)
-        for file in tests/*.rs; do
-            name=$(basename "$file" .rs)
-            [[ " ${long[*]} " == *" $name "* ]] || other+=("--test=$name")
-        done
-        with_adapter "$driver" llvmpipe cargo test --no-fail-fast "${other[@]}"
-        cargo test --doc
+        local status=0
+        cargo test --doc || status=$?
+        with_adapter "$driver" llvmpipe cargo test --no-fail-fast "${other[@]}" || status=$?
+        return "$status"
     }
     side_by_side other_tests long_tests
 }

@@ -39,10 +39,7 @@ impl ManyTiling {
     /// `None` for head shapes that this kernel does not serve: heads of other than whole 16-byte loads of
     /// f16, or more than workgroup memory holds.
     pub fn new(shape: &DecoderShape, sizes: Sizes) -> Option<ManyTiling> {
-        let units = shape.head_dim / 8;
-        if units == 0 || !shape.head_dim.is_multiple_of(8) {
-            return None;
-        }
+        let units = units(shape)?;
         // 128 threads on a GPU, a vector's width on a CPU, where a thread has two loads of a value.
         match sizes {
             Sizes::Cpu if units.is_multiple_of(2) => ManyTiling::cut(shape, units, 8, 8, units / 2),
@@ -53,8 +50,8 @@ impl ManyTiling {
 
     /// For an adapter that computes on the CPU, what is compiled sooner than [`ManyTiling::new`] and runs slower.
     pub fn brief(shape: &DecoderShape) -> Option<ManyTiling> {
-        let units = shape.head_dim / 8;
-        (units > 0 && shape.head_dim.is_multiple_of(8)).then(|| ManyTiling::cut(shape, units, 4, 8, units))?
+        let units = units(shape)?;
+        ManyTiling::cut(shape, units, 4, 8, units)
     }
 
     /// That many queries to a thread, about `threads` threads, `lanes` of them along the keys.
@@ -87,4 +84,9 @@ impl ManyTiling {
         let group = shape.heads / shape.kv_heads.max(1);
         [(tokens * group).div_ceil(self.down * self.queries), shape.kv_heads, 1]
     }
+}
+
+/// 16-byte loads of a key of f16, where it is whole ones.
+fn units(shape: &DecoderShape) -> Option<u32> {
+    Some(shape.head_dim / 8).filter(|units| *units > 0 && shape.head_dim.is_multiple_of(8))
 }

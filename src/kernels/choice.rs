@@ -27,17 +27,10 @@ impl Choice {
     /// Longest end of a prompt that matrix-vector products may compute.
     pub const MOST_SHORT: u32 = 8;
 
-    /// What a device gets untuned.
-    pub fn usual(tier: &DeviceTier) -> Choice {
-        let threads = Threads::of(Sizes::of(tier));
-        Choice { threads, tile: Tile::for_device(tier), fast: true, subgroups: true, short: 0 }
-    }
-
     /// What a device gets untuned for a model of that shape.
-    pub fn of_model(tier: &DeviceTier, shape: &DecoderShape) -> Choice {
-        let usual = Choice::usual(tier);
-        let brief = Tile::candidates(Sizes::Cpu).last().filter(|_| Sizes::is_brief(tier, shape));
-        Choice { tile: brief.copied().unwrap_or(usual.tile), ..usual }
+    pub fn usual(tier: &DeviceTier, shape: &DecoderShape) -> Choice {
+        let threads = Threads::of(Sizes::of(tier));
+        Choice { threads, tile: Tile::for_model(tier, shape), fast: true, subgroups: true, short: 0 }
     }
 
     /// As numbers, to be remembered.

@@ -26,10 +26,10 @@ impl Sizes {
         if tier.software { Sizes::Cpu } else { Sizes::Gpu }
     }
 
-    /// Whether a device that computes on the CPU is done with a model's longest prompt sooner than with compiling what
-    /// would be faster at it.
+    /// Whether a model is so small that a device that computes on the CPU takes what is compiled soonest: what would be
+    /// faster at its longest prompt saves less time there than the compiler takes.
     pub fn is_brief(tier: &DeviceTier, shape: &DecoderShape) -> bool {
-        let [hidden, wide, heads, intermediate, layers, context] = [
+        let [hidden, qkv, heads, intermediate, layers, context] = [
             shape.hidden,
             shape.qkv_width(),
             shape.q_width(),
@@ -38,13 +38,14 @@ impl Sizes {
             shape.context,
         ]
         .map(f64::from);
-        // Scores and values are halves of their square.
-        let of_token = hidden * (wide + heads + 3.0 * intermediate) + heads * context;
+        // Scores and values are each half of a square.
+        let of_token = hidden * (qkv + heads + 3.0 * intermediate) + heads * context;
         Sizes::of(tier) == Sizes::Cpu && layers * context * of_token < BRIEF
     }
 }
 
-/// Multiply-adds that take about a second there.
+/// Multiply-adds: with 8 x 8 sums a thread 1.4 s on SwiftShader, with 4 x 4 a half more; the larger forms take some 2 s
+/// longer to compile. On lavapipe all of it is about half of that.
 const BRIEF: f64 = (1_u64 << 31) as f64;
 
 /// Fewest threads along a row of a matrix-vector product on a GPU.
@@ -163,7 +164,10 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// What is worth trying on a device of that kind; the first is what an untuned one gets.
+    /// What is compiled soonest for a device that computes on the CPU.
+    const BRIEF: Tile = Tile { across: 8, down: 1, rows: 4, tokens: 4, depth: 0 };
+
+    /// What is worth trying on a device of that kind; the first is what an untuned one gets but for small models.
     pub fn candidates(sizes: Sizes) -> &'static [Tile] {
         const fn tile(across: u32, down: u32, rows: u32, tokens: u32, depth: u32) -> Tile {
             Tile { across, down, rows, tokens, depth }
@@ -175,7 +179,7 @@ impl Tile {
             tile(16, 8, 8, 8, 4),
             tile(8, 8, 4, 4, 8),
         ];
-        const CPU: [Tile; 3] = [tile(8, 1, 8, 8, 0), tile(8, 1, 8, 4, 0), tile(8, 1, 4, 4, 0)];
+        const CPU: [Tile; 3] = [tile(8, 1, 8, 8, 0), tile(8, 1, 8, 4, 0), Tile::BRIEF];
         match sizes {
             Sizes::Gpu => &GPU,
             Sizes::Cpu => &CPU,
@@ -185,12 +189,12 @@ impl Tile {
     /// What a device of that kind gets.
     pub fn of(sizes: Sizes) -> Tile {
         let first = Tile::candidates(sizes).first();
-        first.copied().unwrap_or(Tile { across: 8, down: 1, rows: 4, tokens: 4, depth: 0 })
+        first.copied().unwrap_or(Tile::BRIEF)
     }
 
-    /// What a device gets untuned.
-    pub fn for_device(tier: &DeviceTier) -> Tile {
-        Tile::of(Sizes::of(tier))
+    /// What a device gets untuned for a model of that shape.
+    pub fn for_model(tier: &DeviceTier, shape: &DecoderShape) -> Tile {
+        if Sizes::is_brief(tier, shape) { Tile::BRIEF } else { Tile::of(Sizes::of(tier)) }
     }
 
     /// The part of WGSL that walks the columns.
@@ -217,5 +221,39 @@ impl Tile {
     /// matrix has fewer than 32 * 65535 rows, so that no fold is needed.
     pub(super) fn grid(self, rows: u32, of_thread: u32, tokens: u32) -> Grid {
         [rows.div_ceil(self.across * of_thread), tokens.div_ceil(self.down * self.tokens), 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_models_are_brief_on_software_alone() {
+        let tale = DecoderShape {
+            hidden: 192,
+            intermediate: 512,
+            layers: 6,
+            heads: 6,
+            kv_heads: 2,
+            head_dim: 32,
+            context: 512,
+            ..DecoderShape::default()
+        };
+        let smollm2 = DecoderShape {
+            hidden: 576,
+            intermediate: 1536,
+            layers: 30,
+            heads: 9,
+            kv_heads: 3,
+            head_dim: 64,
+            context: 512,
+            ..DecoderShape::default()
+        };
+        let hardware = DeviceTier::at_default_limits();
+        let software = DeviceTier { software: true, ..hardware.clone() };
+        let tiles = [&software, &hardware].map(|tier| [&tale, &smollm2].map(|s| Tile::for_model(tier, s)));
+        assert_eq!(tiles, [[Tile::BRIEF, Tile::of(Sizes::Cpu)], [Tile::of(Sizes::Gpu); 2]]);
+        assert_ne!(Tile::BRIEF, Tile::of(Sizes::Cpu));
     }
 }

@@ -130,21 +130,21 @@ impl Bound {
 
 impl Tuner {
     /// Prepares the comparison for these products and at most `max_batch` tokens, and starts to compile the
-    /// candidates; `subgroup`: threads whose sums may meet within one, or 0. `None` where there is nothing to compare.
+    /// candidates, beside the `usual` choice; `subgroup`: threads whose sums may meet within one, or 0. `None` where
+    /// there is nothing to compare.
     ///
     /// # Errors
     /// What the device says to the memory that it takes.
     pub async fn new(
-        gpu: &Gpu,
+        (gpu, usual, subgroup): (&Gpu, Choice, u32),
         products: &[Product],
         max_batch: u32,
         decoder: impl Fn(&MatrixSpec) -> Decoder,
-        subgroup: u32,
         budget: Duration,
     ) -> Result<Option<Tuner>, GpuError> {
         let shapes = shapes(products, gpu.tier().max_binding_bytes);
         let Some(first) = shapes.first() else { return Ok(None) };
-        let (sizes, usual) = (Sizes::of(gpu.tier()), Choice::usual(gpu.tier()));
+        let sizes = Sizes::of(gpu.tier());
         let most = if sizes == Sizes::Cpu { 32 } else { 128 };
         let tokens = if first.tiled { max_batch.min(most) } else { 1 };
         let make = || {

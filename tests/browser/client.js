@@ -7,8 +7,9 @@ import { browserName } from "./launch.js";
 export const TALE_PROOF = "went to the door.\n";
 
 /**
- * For tests of what comes over a line, which reaches every backend the same way, with many loads: WebGPU in one browser
- * and the processor in the other, where each load would compile for seconds (SwiftShader keeps nothing).
+ * For tests of what comes over a line with many loads: WebGPU in one browser, and the processor in the other, where each
+ * load would compile for seconds, since SwiftShader keeps nothing. Chromium's way to WebGPU is walked by some loads more
+ * in faults.e2e.js, and by those of SmolLM2 in stream.e2e.js.
  * @type {"webgpu" | "cpu"}
  */
 export const EITHER_BACKEND = browserName() === "firefox" ? "webgpu" : "cpu";

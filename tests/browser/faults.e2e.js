@@ -60,6 +60,17 @@ test("every fault gives its error, and then a load works", async (t) => {
   }
 });
 
+if (EITHER_BACKEND !== "webgpu") {
+  test("a load that fails on its way to WebGPU leaves room for the next", async (t) => {
+    const { page } = await openClient(t, { expectErrors: [/Failed to load resource/] });
+    for (const [kind, code] of [["cut.0~1-", "network"], ["nan", "bad-checkpoint"]]) {
+      assert.equal((await tryLoad(page, `/fault/${kind}/${SHARD}/models/tale/`)).code, code, kind);
+    }
+    const good = await tryLoad(page, `/fault/cut.500000~3/${SHARD}/models/tale/`);
+    assert.ok(good.text.startsWith(TALE_PROOF.slice(0, 10)), JSON.stringify(good));
+  });
+}
+
 test("a server without ranges, without lengths or without HEAD serves well enough", async (t) => {
   const { page } = await openClient(t, { backend: EITHER_BACKEND, expectErrors: [/Failed to load resource/] });
   for (const kind of ["norange", "nolength", "nohead"]) {

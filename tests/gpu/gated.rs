@@ -30,8 +30,8 @@ fn matmul_gated() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 5;
     let mut random = Random::new(seed);
-    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, tile) in tiled_cases(dtype, decoder, turn) {
+    for (dtype, decoder) in runner.decoders() {
+        for (case, tile) in tiled_cases(dtype, decoder) {
             let mut i = inputs(&mut random, dtype, case);
             let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
             let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);
@@ -78,8 +78,8 @@ fn matvec_gated() {
     let seed = 3;
     let mut random = Random::new(seed);
     let fold = runner.fold();
-    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, threads) in cases(dtype, decoder, fold, turn) {
+    for (dtype, decoder) in runner.decoders() {
+        for (case, threads) in cases(dtype, decoder, fold) {
             let i = inputs(&mut random, dtype, case);
             let up_packed = random_weights(&mut random, dtype, case.rows, case.cols);
             let up_weights = padded_weights(&up_packed, dtype, case.rows, case.cols);

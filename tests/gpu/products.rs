@@ -48,42 +48,47 @@ const CASES: [Case; 14] = [
     case(11, 2049, 2, 0, Write::Set),
 ];
 
-/// All cases: with every choice of threads that tuning may make for one dtype of each size and one decoder, with what an
-/// untuned device gets for the others, by `turn` a GPU or one that computes on the CPU. How threads share a row depends
-/// on how many columns a load has, and on nothing else of it; compiling takes longer than running. Where the device has
-/// subgroups of `fold` threads or more, sums meet there by turns.
+/// Whether a dtype's products by this decoder are run with all that tuning may choose. How threads share a row depends on
+/// how many columns a load has, of which these have each number, and on nothing else of a dtype; compiling takes longer
+/// than running.
+fn is_walked(dtype: Dtype, decoder: Decoder) -> bool {
+    decoder == Decoder::Safe && matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F8E4m3)
+}
+
+/// What a dtype and decoder are for where nothing was tuned: integer products for adapters that compute on the CPU.
+fn untuned(decoder: Decoder) -> &'static [Sizes] {
+    if decoder == Decoder::Products { &[Sizes::Cpu] } else { &Sizes::ALL }
+}
+
+/// All cases: with every choice of threads for some, with the untuned ones for others. Where the device has subgroups of
+/// `fold` threads or more, untuned sums meet there, and of all choices every second one's: of BF16 the other ones'.
 pub(super) fn cases(
     dtype: Dtype,
     decoder: Decoder,
     fold: u32,
-    turn: usize,
 ) -> impl Iterator<Item = (&'static Case, Threads)> {
-    let every = decoder == Decoder::Safe && matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F8E4m3);
-    let threads = if every {
-        Sizes::ALL.iter().flat_map(|sizes| Threads::candidates(*sizes)).copied().collect()
+    let threads: Vec<Threads> = if is_walked(dtype, decoder) {
+        let all = Sizes::ALL.iter().flat_map(|sizes| Threads::candidates(*sizes));
+        let folds = [fold, 0].into_iter().cycle().skip(usize::from(dtype == Dtype::Bf16));
+        all.zip(folds).map(|(threads, fold)| threads.within(fold)).collect()
     } else {
-        vec![Threads::of(Sizes::ALL[turn % 2])]
+        untuned(decoder).iter().map(|sizes| Threads::of(*sizes).within(fold)).collect()
     };
-    // The dtypes in the middle fold where the others do not.
-    let first = if every { usize::from(dtype == Dtype::Bf16) } else { turn / 2 };
-    let threads = threads.into_iter().zip(first..);
-    let threads = threads.map(move |(threads, at)| threads.within(if at % 2 == 0 { fold } else { 0 }));
-    threads.flat_map(|threads| CASES.iter().map(move |case| (case, threads)))
+    threads.into_iter().flat_map(|threads| CASES.iter().map(move |case| (case, threads)))
 }
 
-/// All cases: with every tile for one dtype and decoder, with what an untuned device gets for the others, as
-/// [`cases`] has it. A tile walks all dtypes alike.
-pub(super) fn tiled_cases(
-    dtype: Dtype,
-    decoder: Decoder,
-    turn: usize,
-) -> impl Iterator<Item = (&'static Case, Tile)> {
-    let tiles = match (dtype, decoder) {
-        (Dtype::F8E4m3, Decoder::Safe) => {
-            Sizes::ALL.iter().flat_map(|sizes| Tile::candidates(*sizes)).copied().collect()
-        }
-        (_, Decoder::Safe) => Sizes::ALL.map(Tile::of).to_vec(),
-        _ => vec![Tile::of(Sizes::ALL[turn % 2])],
+/// Every third of [`cases`] where there are many: in the end each case, each choice of threads and each dtype are there.
+fn some_cases(dtype: Dtype, decoder: Decoder, fold: u32) -> impl Iterator<Item = (&'static Case, Threads)> {
+    cases(dtype, decoder, fold).step_by(if is_walked(dtype, decoder) { 3 } else { 1 })
+}
+
+/// All cases: with every tile for one dtype and decoder, with the untuned ones for the others. A tile walks all dtypes
+/// alike.
+pub(super) fn tiled_cases(dtype: Dtype, decoder: Decoder) -> impl Iterator<Item = (&'static Case, Tile)> {
+    let tiles: Vec<Tile> = if (dtype, decoder) == (Dtype::F8E4m3, Decoder::Safe) {
+        Sizes::ALL.iter().flat_map(|sizes| Tile::candidates(*sizes)).copied().collect()
+    } else {
+        untuned(decoder).iter().map(|sizes| Tile::of(*sizes)).collect()
     };
     tiles.into_iter().flat_map(|tile| CASES.iter().map(move |case| (case, tile)))
 }
@@ -161,8 +166,8 @@ fn matvec() {
     let seed = 1;
     let mut random = Random::new(seed);
     let fold = runner.fold();
-    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, threads) in cases(dtype, decoder, fold, turn) {
+    for (dtype, decoder) in runner.decoders() {
+        for (case, threads) in cases(dtype, decoder, fold) {
             let i = inputs(&mut random, dtype, case);
             let kernel = kernels::matvec::kernel(&i.spec, decoder, threads).unwrap();
             let grid = kernels::matvec::grid(&i.spec, case.rows, case.tokens, threads);
@@ -241,11 +246,8 @@ fn matvec_scaled() {
     let seed = 5;
     let mut random = Random::new(seed);
     let fold = runner.fold();
-    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        // Every third: in the end each case, each choice of threads and each dtype are there.
-        for ((case, threads), single) in
-            cases(dtype, decoder, fold, turn).step_by(3).zip([0, 1].into_iter().cycle())
-        {
+    for (dtype, decoder) in runner.decoders() {
+        for ((case, threads), single) in some_cases(dtype, decoder, fold).zip([0, 1].into_iter().cycle()) {
             let mut i = inputs(&mut random, dtype, case);
             i.params.single = single;
             let magnitude = [1.0, 1e-4, 300.0][case.rows as usize % 3];
@@ -287,8 +289,8 @@ fn matvec_gaining() {
     let seed = 6;
     let mut random = Random::new(seed);
     let fold = runner.fold();
-    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, threads) in cases(dtype, decoder, fold, turn).step_by(3) {
+    for (dtype, decoder) in runner.decoders() {
+        for (case, threads) in some_cases(dtype, decoder, fold) {
             let i = inputs(&mut random, dtype, case);
             let pitch = i.params.y_pitch;
             let gain = random_rows(&mut random, 1, pitch, pitch);
@@ -323,8 +325,8 @@ fn matmul() {
     let Some(mut runner) = Runner::open() else { return };
     let seed = 2;
     let mut random = Random::new(seed);
-    for (turn, (dtype, decoder)) in runner.decoders().into_iter().enumerate() {
-        for (case, tile) in tiled_cases(dtype, decoder, turn) {
+    for (dtype, decoder) in runner.decoders() {
+        for (case, tile) in tiled_cases(dtype, decoder) {
             let mut i = inputs(&mut random, dtype, case);
             let kernel = kernels::matmul::kernel(&i.spec, decoder, tile).unwrap();
             let grid = kernels::matmul::grid(case.rows, case.tokens, tile);

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -49,6 +49,31 @@ test("the stages run whole, whatever the caller's environment leaves out", (t) =
   const { stdout } = spawnSync("bash", ["build.sh", "test", "fmt"], { cwd: top, env, encoding: "utf8" });
   assert.match(stdout, /cargo fmt --check/);
   assert.doesNotMatch(stdout, /BISE_/);
+});
+
+test("every test target runs on lavapipe, once", (t) => {
+  const top = mkdtempSync(join(tmpdir(), "bise-build-"));
+  t.after(() => rmSync(top, { recursive: true }));
+  for (const folder of ["bin", "target/models/smollm2-135m"]) mkdirSync(join(top, folder), { recursive: true });
+  for (const file of ["build.sh", "tests"]) cpSync(join(TOP, file), join(top, file), { recursive: true, filter: (path) => !path.includes("node_modules") });
+  // What one lane says is in the log; either may fail the stage.
+  writeFileSync(join(top, "bin/cargo"), '#!/bin/sh\necho "cargo $*"\n[ "$FAILS" != "$3" ]\n', { mode: 0o755 });
+  const run = (/** @type {string} */ fails) => spawnSync("bash", ["build.sh", "test", "native-lavapipe"], {
+    cwd: top, encoding: "utf8", env: { ...process.env, FAILS: fails, PATH: `${join(top, "bin")}:${process.env.PATH}` },
+  });
+  const { stdout, status } = run("nothing");
+  assert.equal(status, 0, stdout);
+  const folder = readdirSync(join(TOP, "tests"), { withFileTypes: true });
+  const targets = folder.flatMap((entry) => {
+    if (entry.name.endsWith(".rs")) return entry.name.slice(0, -3);
+    return entry.isDirectory() && existsSync(join(TOP, "tests", entry.name, "main.rs")) ? entry.name : [];
+  });
+  assert.ok(targets.includes("checkpoint") && targets.includes("gpu_model"));
+  const named = [...stdout.matchAll(/--test=(\S+)/g)].map(([, name]) => name);
+  assert.deepEqual(named.toSorted(), targets.toSorted());
+  assert.match(stdout, /cargo test --doc/);
+  assert.match(stdout, /cargo test --no-fail-fast --lib --bins/);
+  for (const fails of ["--lib", "--test=memory"]) assert.equal(run(fails).status, 1, fails);
 });
 
 test("seven billion parameters are tested on request, and by themselves", () => {

@@ -203,7 +203,7 @@ impl WebGpu {
             kernels,
             decoders,
             sizes,
-            choice: Choice::of_model(gpu.tier(), &shape),
+            choice: Choice::usual(gpu.tier(), &shape),
             subgroup,
             uploader: Uploader::default(),
             allocation_scope: None,
