@@ -207,10 +207,11 @@ stage_native-lavapipe() {
     side_by_side other_tests long_tests
 }
 
-# The GPU's tests at WebGPU's default limits; then, with the smallest storage binding that they fit, those of what is
-# split over bindings, and whole models with one that splits every matrix of theirs. Single kernels get buffers of the
-# test's own sizes whatever the limit, so that they would only be compiled once more. Of the tests of whole models, those
-# that take BISE_LIMITS: the others say themselves which limits they want, and would only run once more.
+# The GPU's tests of what is split over bindings, at WebGPU's default limits, which come without subgroups, and with the
+# smallest storage binding that they fit; whole models at the former, and with a binding that splits every matrix of
+# theirs. Single kernels get buffers of the test's own sizes whatever the limit, and run without subgroups as well, so
+# that they would only be compiled once more. Of the tests of whole models, those that take BISE_LIMITS: the others say
+# themselves which limits they want, and would only run once more.
 stage_native-limits() {
     need_browsers
     local driver models=(alike bench choices layouts requests tuning)
@@ -223,8 +224,10 @@ stage_native-limits() {
     }
     small_bindings() { limited 22000 gpu_model -- "${models[@]}"; }
     other_limits() {
-        limited default gpu
-        limited 262144 gpu -- decoder merge rows sample split
+        local limits
+        for limits in default 262144; do
+            limited "$limits" gpu -- decoder merge rows sample split
+        done
         limited default gpu_model -- "${models[@]}"
     }
     side_by_side other_limits small_bindings
