@@ -44,8 +44,7 @@ impl Sizes {
     }
 }
 
-/// Multiply-adds: with 8 x 8 sums a thread 1.4 s on SwiftShader, with 4 x 4 a half more; the larger forms take some 2 s
-/// longer to compile. On lavapipe all of it is about half of that.
+/// Multiply-adds of a longest prompt below which compiling counts for more: the embedded models' have 1.5e9.
 const BRIEF: f64 = (1_u64 << 31) as f64;
 
 /// Fewest threads along a row of a matrix-vector product on a GPU.

@@ -69,8 +69,8 @@ pub(super) fn cases(
 ) -> impl Iterator<Item = (&'static Case, Threads)> {
     let threads: Vec<Threads> = if is_walked(dtype, decoder) {
         let all = Sizes::ALL.iter().flat_map(|sizes| Threads::candidates(*sizes));
-        let folds = [fold, 0].into_iter().cycle().skip(usize::from(dtype == Dtype::Bf16));
-        all.zip(folds).map(|(threads, fold)| threads.within(fold)).collect()
+        let folds = if dtype == Dtype::Bf16 { [0, fold] } else { [fold, 0] };
+        all.zip(folds.into_iter().cycle()).map(|(threads, fold)| threads.within(fold)).collect()
     } else {
         untuned(decoder).iter().map(|sizes| Threads::of(*sizes).within(fold)).collect()
     };

@@ -73,7 +73,6 @@ pub fn merge(t: Option<f64>) -> Merge<FileSource> {
     })
 }
 
-#[allow(dead_code, reason = "for some of the tests that share this file")]
 pub fn load_merge(merge: &Merge<FileSource>) -> Engine {
     let options = LoadOptions { weights: WeightMode::Checkpoint, ..webgpu(LimitChoice::Adapter) };
     load_merge_with(merge, &options)

@@ -131,7 +131,7 @@ fn nothing_takes_long() {
             let began = Instant::now();
             assert!(Recipe::parse(&yaml).is_err(), "{head}{piece}");
             let took = began.elapsed();
-            assert!(took < Duration::from_secs(20), "{head:?} and then {piece:?} took {took:?}");
+            assert!(took < Duration::from_secs(5), "{head:?} and then {piece:?} took {took:?}");
         }
     }
 }
