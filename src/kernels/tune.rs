@@ -136,10 +136,12 @@ impl Tuner {
     /// # Errors
     /// What the device says to the memory that it takes.
     pub async fn new(
-        (gpu, usual, subgroup): (&Gpu, Choice, u32),
+        gpu: &Gpu,
+        usual: Choice,
         products: &[Product],
         max_batch: u32,
         decoder: impl Fn(&MatrixSpec) -> Decoder,
+        subgroup: u32,
         budget: Duration,
     ) -> Result<Option<Tuner>, GpuError> {
         let shapes = shapes(products, gpu.tier().max_binding_bytes);

@@ -15,8 +15,8 @@ impl WebGpu {
     /// What the device says to the memory that it takes.
     pub async fn tuner(&mut self, budget: Duration) -> Result<Option<Tuner>, GpuError> {
         let decoder = |spec: &MatrixSpec| self.decoder(spec.dtype);
-        let device = (&self.gpu, self.choice, self.subgroup);
-        Tuner::new(device, &self.products, self.shape.max_batch, decoder, budget).await
+        let (gpu, most) = (&self.gpu, self.shape.max_batch);
+        Tuner::new(gpu, self.choice, &self.products, most, decoder, self.subgroup, budget).await
     }
 
     /// What a choice depends on: this program, the adapter and, after planning, the shapes that are timed.
